@@ -1,0 +1,13 @@
+"""A local Onebox to develop and test against; it needs the extra ``sandbox``, nothing else of the package.
+
+It is written from the description of the protocol alone, so that it can contradict the client. Start it
+with ``python -m airflow_provider_onebox.sandbox``, or in a test with :class:`Sandbox`.
+``POST /sandbox/<call>`` runs a method of :class:`~airflow_provider_onebox.sandbox.state.State`, with a JSON
+object as its arguments.
+"""
+
+from __future__ import annotations
+
+from .server import Sandbox
+
+__all__ = ["Sandbox"]

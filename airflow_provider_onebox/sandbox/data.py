@@ -1,0 +1,247 @@
+"""The rows the sandbox holds, each made from its Id when it is first read.
+
+A table of a million rows therefore costs a list of Ids at start, and a page costs one slice and one join.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from bisect import bisect_left, bisect_right
+from datetime import datetime, timedelta
+from functools import cache, lru_cache
+from itertools import accumulate, cycle, islice
+from typing import Any
+
+START = datetime(2017, 7, 10)
+STEP = 37
+_DAY = 86400
+
+_COMMON = {"SiteId": "%(site)s", "CreateDate": "%(created)s", "ModifyDate": "%(modified)s"}
+_PERSON = {
+    "Email": "%(mail)s",
+    "Phone": "+62 21 %(id)07d",
+    "Company": "PT Sumber Makmur %(small)d",
+    "City": "Jakarta",
+}
+_FIELDS: dict[str, dict[str, Any]] = {
+    "ticketrz": {
+        "Subject": "%(word)s %(id)d",
+        "Media": "%(media)s",
+        "Status": "%(status)s",
+        "Priority": "%(priority)s",
+        "Category": "Product/%(word)s",
+        "RequesterName": "%(name)s",
+        "RequesterEmail": "%(mail)s",
+        "RequesterPhone": "+62 21 %(id)07d",
+        "AssignTo": "agent%(small)d",
+        "Department": "Customer Care",
+        "Rating": None,
+        "Tags": ["%(word)s", "%(media)s"],
+        "Content": "Selamat pagi, mohon informasi %(word)s untuk cabang %(small)d. Terima kasih.",
+    },
+    "contactrz": {"Name": "%(name)s", **_PERSON},
+    "prospectrz": {"Name": "%(name)s", **_PERSON, "Stage": "%(status)s", "Value": "%(id)d000"},
+    "message": {
+        "ConnectionId": "%(small)d",
+        "MethodId": "2",
+        "Subject": "Re: %(word)s",
+        "From": "%(mail)s",
+        "To": "care@site%(site)s.example",
+        "Content": {
+            "Body": "<p>%(word)s</p>",
+            "BodyText": "%(word)s",
+            "ContentType": "text/html",
+            "Encoding": "utf-8",
+        },
+        "Attachments": [],
+        "Users": [],
+    },
+    "connection": {
+        "Name": "%(media)s %(small)d",
+        "Type": "%(media)s",
+        "Username": "channel%(small)d",
+        "Password": "channel-password-%(id)d",
+        "Token": "channel-token-%(id)d",
+    },
+}
+RESOURCES = tuple(_FIELDS)
+_TEMPLATES = {name: json.dumps({"Id": "%(id)d", **fields, **_COMMON}) for name, fields in _FIELDS.items()}
+
+# Escaped as JSON text here, once, because a template is filled after it was encoded.
+_WORDS, _MEDIA, _STATUS, _PRIORITY, _NAMES = (
+    [json.dumps(word)[1:-1] for word in words]
+    for words in (
+        (
+            "brosur",
+            "request brosur",
+            "komplain \u201cbarang rusak\u201d",
+            'harga 14" monitor',
+            "caf\u00e9 \u2615",
+        ),
+        ("Email", "Walk In", "WhatsApp", "Facebook", "Instagram", "Phone"),
+        ("Open", "Pending", "Closed", "Solved"),
+        ("Low", "Medium", "High"),
+        (
+            "Siti Rahma",
+            "Budi Santoso",
+            "Dewi L\u00e9stari",
+            "Agus O'Brien",
+            "Rina Wijaya",
+            "\u738b\u5c0f\u660e",
+        ),
+    )
+)
+
+
+def _lag(row_id: int) -> int:
+    """Seconds from a row's creation to its last change."""
+    return row_id * 7919 % (30 * _DAY)
+
+
+# Writing out a datetime is most of the cost of a row, so the two halves of it are kept.
+@cache
+def _date(days: int) -> str:
+    return str((START + timedelta(days=days)).date())
+
+
+@lru_cache(maxsize=_DAY)
+def _clock(seconds: int) -> str:
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _stamp(seconds: int) -> str:
+    """Write a time, given in seconds from START, as Onebox does."""
+    return f"{_date(seconds // _DAY)} {_clock(seconds % _DAY)}"
+
+
+class Table:
+    """One resource of one site, in order of Id.
+
+    :param resource: name of the resource
+    :param site: the site that owns the rows
+    :param count: rows to begin with
+    :param seed: the same seed gives the same rows
+    """
+
+    def __init__(self, resource: str, site: str, count: int, seed: int) -> None:
+        draw = random.Random(f"{seed}/{site}/{resource}")  # noqa: S311 - repeatable on purpose
+        self._template, self._site = _TEMPLATES[resource], site
+        self._gaps = cycle(draw.choices((1, 1, 1, 2, 3, 5), k=997))
+        self._first = self._last = 12000 + draw.randrange(500)
+        self.ids: list[int] = []
+        self._rows: list[bytes | None] = []
+        self._changed: dict[int, int] = {}
+        self._recent: tuple[datetime | None, list[int]] = (None, [])
+        self.add(count)
+
+    def add(self, count: int, **fields: Any) -> list[str]:
+        """Append rows, each with ``fields`` over the generated ones, and return their Ids."""
+        new = list(islice(accumulate(self._gaps, initial=self._last), 1, count + 1))
+        self._last = max(new, default=self._last)
+        rows = (
+            [json.dumps({**json.loads(self._make(i)), **fields}).encode() for i in new]
+            if fields
+            else [None] * count
+        )
+        self.ids += new
+        self._rows += rows
+        self._recent = (None, [])
+        return [str(row_id) for row_id in new]
+
+    def delete(self, row_id: int) -> bool:
+        """Remove a row; say whether it was there."""
+        at = bisect_left(self.ids, row_id)
+        if self.ids[at : at + 1] != [row_id]:
+            return False
+        del self.ids[at], self._rows[at]
+        self._recent = (None, [])
+        return True
+
+    def touch(self, row_id: int, when: datetime) -> None:
+        """Set the time of a row's last change."""
+        self._changed[row_id] = int((when - START).total_seconds())
+        row = self.find(row_id)
+        if row is None:
+            raise KeyError(row_id)
+        row = json.dumps({**json.loads(row), "ModifyDate": str(when.replace(microsecond=0))}).encode()
+        self._rows[bisect_left(self.ids, row_id)] = row
+        self._recent = (None, [])
+
+    def find(self, row_id: int) -> bytes | None:
+        """Return one row as JSON, or None."""
+        at = bisect_left(self.ids, row_id)
+        return self._slice(at, at + 1)[0] if self.ids[at : at + 1] == [row_id] else None
+
+    def page(
+        self,
+        since_id: int = -1,
+        since: datetime | None = None,
+        last_update: datetime | None = None,
+        offset: int = 0,
+        size: int = 20,
+        order: str = "ascending",
+    ) -> tuple[list[bytes], int]:
+        """Return the encoded rows of a page and how many rows match over all pages."""
+        if since:
+            since_id = max(since_id, self._first + (since - START) // timedelta(seconds=STEP))
+        start = bisect_right(self.ids, since_id)
+        if last_update is None and order in ("ascending", "page"):
+            rows = self._slice(start + offset, start + offset + size)
+            total = len(self.ids) - start
+        else:
+            places = self._updated(last_update)
+            places = places[bisect_left(places, start) :]
+            if order != "ascending":
+                places.sort(
+                    key=(lambda at: -at) if order == "descending" else (lambda at: _lag(self.ids[at]))
+                )
+            rows = [self._slice(at, at + 1)[0] for at in places[offset : offset + size]]
+            total = len(places)
+        return (rows[::-1] if order == "page" else rows), total
+
+    def _updated(self, after: datetime | None) -> list[int]:
+        """Return the places of the rows changed after a time; the last answer is kept for the next page."""
+        if after is None:
+            return list(range(len(self.ids)))
+        if self._recent[0] != after:
+            bound = (after - START).total_seconds()
+            self._recent = (after, [at for at, i in enumerate(self.ids) if self._changed_at(i) > bound])
+        return self._recent[1]
+
+    def _changed_at(self, row_id: int) -> int:
+        """Seconds from START to the row's last change."""
+        return self._changed.get(row_id, (row_id - self._first) * STEP + _lag(row_id))
+
+    def _slice(self, start: int, end: int) -> list[bytes]:
+        """Return encoded rows, making those that were never read."""
+        rows = self._rows[start:end]
+        if None in rows:
+            for at in range(len(rows)):
+                rows[at] = self._rows[start + at] = rows[at] or self._make(self.ids[start + at])
+        return rows  # type: ignore[return-value]  # no None is left
+
+    def _make(self, row_id: int) -> bytes:
+        """Encode the row that belongs to an Id."""
+        n = row_id * 31 + len(self._site)
+        created = (row_id - self._first) * STEP
+        values = {
+            "id": row_id,
+            "site": self._site,
+            "created": _stamp(created),
+            "modified": _stamp(created + _lag(row_id)),
+            "word": _WORDS[n % 5],
+            "media": _MEDIA[n % 6],
+            "status": _STATUS[n % 4],
+            "priority": _PRIORITY[n % 3],
+            "name": _NAMES[n % 6],
+            "mail": f"customer{row_id % 5000}@example.com",
+            "small": row_id % 40,
+        }
+        return (self._template % values).encode()
+
+
+def integer_id(row: bytes) -> bytes:
+    """Return the row with its Id as a JSON number."""
+    return re.sub(rb'^{"Id": "(\d+)"', rb'{"Id": \1', row)

@@ -1,0 +1,256 @@
+"""What the sandbox knows, counts and is told to do; the same calls serve a test in-process and over HTTP."""
+
+from __future__ import annotations
+
+import random
+import re
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jwt
+
+from .data import RESOURCES, Table
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Mapping
+
+# fmt: off
+KINDS = (
+    "drop_before", "drop_after", "status", "html", "empty", "truncated", "slow", "delay", "hang", "no_token",
+    "redirect", "expired", "envelope_200", "huge", "header_bomb", "not_json", "wrong_type", "raw",
+)
+_COUNTERS = (
+    "logins", "logins_by_site", "logins_by_user", "failed_logins", "requests", "tickets", "max_concurrent",
+    "connections", "faults",
+)
+# fmt: on
+ORDERS = ("ascending", "descending", "shuffled", "page")
+
+
+@dataclass
+class Settings:
+    """What can be changed while the sandbox runs; the defaults are Onebox as its pages describe it."""
+
+    token_life: float = 900  # seconds
+    latency: float = 0  # seconds before every answer
+    clock_skew: float = 0  # seconds the server's clock is ahead
+    opaque_tokens: bool = False  # a random string in place of a JWT
+    valid_until: bool = False  # beside the token in the login's reply
+    sites_as_list: bool = False  # the answer to an empty siteId is a bare list
+    quota_closed: bool = False
+    quota_login: bool = False  # the closed quota refuses logins too
+    page_overflow: int = 0  # rows a page holds beyond its limit
+    page_cap: int = 0  # rows a page never exceeds; 0 is no cap
+    since_id_ignored: bool = False
+    offset_ignored: bool = False
+    total_ignores_since_id: bool = False
+    int_ids: bool = False
+    id_order: str = "ascending"  # or descending, shuffled, or page: backwards within each page
+    grow: int = 0  # rows added after each page
+    shrink: int = 0  # oldest rows removed after each page
+    envelope_status: int = 0  # HTTP status of every error envelope; 0 is the status that belongs to it
+    fault_rate: float = 0  # share of the requests that meet a fault drawn from fault_kinds
+    fault_kinds: tuple[str, ...] = ("drop_before", "drop_after", "status", "html", "empty", "truncated")
+
+
+class Seen(NamedTuple):
+    """A request as it came in."""
+
+    method: str
+    path: str
+    query: str
+    raw_headers: list[tuple[bytes, bytes]]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, with names in lower case."""
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.raw_headers}
+
+
+class Grant(NamedTuple):
+    """What a token stands for."""
+
+    site: str
+    user: str
+    expires: float
+
+
+class State(Settings):
+    """The data, the counters and the orders of one sandbox.
+
+    :param records: rows that each resource of each site begins with
+    :param sites: Ids of the sites
+    :param accounts: passwords by e-mail
+    :param seed: for the data and for random faults
+    :param settings: fields of :class:`Settings`
+    """
+
+    def __init__(
+        self, records: int, sites: Iterable[str], accounts: Mapping[str, str], seed: int = 0, **settings: Any
+    ) -> None:
+        self._begin: dict[str, Any] = settings
+        self.records, self.sites, self.seed = records, [str(site) for site in sites], seed
+        self.accounts = dict(accounts)
+        self.secret = secrets.token_hex(32)
+        self.transports: set[asyncio.Transport] = set()
+        self.lock = threading.RLock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Go back to the start: settings, data, counters, faults and tokens."""
+        with self.lock:
+            super().__init__(**self._begin)
+            self.configure()
+            self.tokens: dict[str, Grant] = {}
+            self.faults: list[dict[str, Any]] = []
+            self.logins_by_site: Counter[str] = Counter()
+            self.logins_by_user: Counter[str] = Counter()
+            self.failed_logins = 0
+            self.requests: Counter[str] = Counter()  # "GET list", "POST authenticate", ...
+            self.tickets: list[dict[str, Any]] = []
+            self.active = self.max_concurrent = self.connections = 0
+            self.seen: deque[Seen] = deque(maxlen=1000)
+            self._tables: dict[tuple[str, str], Table] = {}
+            self._draw = random.Random(self.seed)  # noqa: S311 - repeatable on purpose
+
+    @property
+    def logins(self) -> int:
+        """Tokens created by logging in."""
+        return sum(self.logins_by_site.values())
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return counters, settings, pending faults and the last requests, ready for JSON."""
+        seen = [
+            {
+                "method": request.method,
+                "path": request.path,
+                "query": request.query,
+                "headers": request.headers,
+            }
+            for request in list(self.seen)[-100:]
+        ]
+        return {**{name: getattr(self, name) for name in _COUNTERS}, "seen": seen, "settings": asdict(self)}
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings by name."""
+        for name, value in changes.items():
+            if name not in Settings.__dataclass_fields__:
+                raise KeyError(f"no setting {name}")
+            setattr(self, name, value)
+        if self.id_order not in ORDERS:
+            raise ValueError(f"id_order is one of {', '.join(ORDERS)}")
+        if unknown := set(self.fault_kinds).difference(KINDS):
+            raise ValueError(f"no fault kind {', '.join(unknown)}")
+
+    # Data
+
+    def table(self, resource: str = "ticketrz", site: str | None = None) -> Table:
+        """Return a resource of a site (the first one by default)."""
+        key = (resource, site or self.sites[0])
+        if resource not in RESOURCES or key[1] not in self.sites:
+            raise KeyError(f"no {resource} at site {key[1]}")
+        with self.lock:
+            if key not in self._tables:
+                self._tables[key] = Table(*key, count=self.records, seed=self.seed)
+            return self._tables[key]
+
+    def add(
+        self, count: int, resource: str = "ticketrz", site: str | None = None, **fields: Any
+    ) -> list[str]:
+        """Add rows, newest last, with ``fields`` over the generated ones; return their Ids."""
+        with self.lock:
+            return self.table(resource, site).add(count, **fields)
+
+    def delete(self, ids: Iterable[str | int], resource: str = "ticketrz", site: str | None = None) -> int:
+        """Delete rows by Id; return how many were there."""
+        with self.lock:
+            return sum(self.table(resource, site).delete(int(row_id)) for row_id in ids)
+
+    def touch(
+        self, row_id: str | int, when: str, resource: str = "ticketrz", site: str | None = None
+    ) -> None:
+        """Set a row's ModifyDate (``YYYY-MM-DD HH:MM:SS``)."""
+        with self.lock:
+            self.table(resource, site).touch(int(row_id), datetime.fromisoformat(when))
+
+    def ids(self, resource: str = "ticketrz", site: str | None = None) -> list[str]:
+        """Return the Ids of all rows that exist now, ascending."""
+        with self.lock:
+            return [str(row_id) for row_id in self.table(resource, site).ids]
+
+    # Tokens
+
+    def now(self) -> float:
+        """Return the time on the server's clock."""
+        return time.time() + self.clock_skew
+
+    def issue(self, site: str, user: str, issuer: str = "localhost", life: float | None = None) -> str:
+        """Return a new token, without counting a login."""
+        life = self.token_life if life is None else life
+        now = self.now()
+        issued = int(now)
+        claims = {
+            "iss": issuer,
+            "sub": str(55 + list(self.accounts).index(user)),
+            "exp": int(issued + life),
+            "nbf": issued,
+            "iat": issued,
+            "jti": secrets.token_urlsafe(24),
+            "sid": site,
+        }
+        token = secrets.token_urlsafe(48) if self.opaque_tokens else jwt.encode(claims, self.secret, "HS256")
+        # The claims are whole seconds; a life counted from the claim would end up to a second early,
+        # and a token that lives one second would sometimes be dead on arrival.
+        self.tokens[token] = Grant(site, user, now + life)
+        return token
+
+    def revoke(self) -> int:
+        """Let every token issued so far be answered by ``Expired token``; return how many there were."""
+        with self.lock:
+            self.tokens = {token: grant._replace(expires=0) for token, grant in self.tokens.items()}
+            return len(self.tokens)
+
+    # Faults
+
+    def fail(self, kind: str, path: str = "*", times: int = 1, after: int = 0, **options: Any) -> None:
+        """Queue a fault.
+
+        :param kind: one of ``KINDS``
+        :param path: pattern that is searched in ``METHOD /path``, or ``*``
+        :param times: requests that meet it
+        :param after: matching requests that pass first
+        :param options: of that kind; ``processed=True`` does the work before the reply is spoilt
+        """
+        if kind not in KINDS:
+            raise ValueError(f"no fault kind {kind}")
+        pattern = "" if path == "*" else re.compile(path).pattern
+        with self.lock:
+            self.faults.append({"kind": kind, "path": pattern, "times": times, "after": after, **options})
+
+    def calm(self) -> None:
+        """Forget the queued faults and stop the random ones."""
+        with self.lock:
+            self.faults.clear()
+            self.fault_rate = 0
+
+    def take_fault(self, method: str, path: str) -> dict[str, Any] | None:
+        """Return the fault this request meets, if any."""
+        with self.lock:
+            for fault in self.faults:
+                if re.search(fault["path"], f"{method} {path}"):
+                    if fault["after"] > 0:
+                        fault["after"] -= 1
+                        continue
+                    fault["times"] -= 1
+                    if fault["times"] <= 0:
+                        self.faults.remove(fault)
+                    return fault
+            if self.fault_rate and self._draw.random() < self.fault_rate:
+                return {"kind": self._draw.choice(self.fault_kinds)}
+        return None
