@@ -1,0 +1,86 @@
+"""What Airflow reads about this provider. Pure data: every Airflow process imports this module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CONN_FIELDS: dict[str, dict[str, Any]] = {
+    "site_id": {
+        "label": "Site ID",
+        "description": "The number of the Onebox site to sign in to, for example 169.",
+        "schema": {"type": "string", "minLength": 1, "pattern": "^[0-9]+$"},
+    },
+    "timeout": {
+        "label": "Timeout (seconds)",
+        "description": "For connecting and for each read; a whole reply may take ten times as long. 30 if empty.",
+        "schema": {"type": ["number", "null"]},
+    },
+    "max_retries": {
+        "label": "Retries",
+        "description": "Further tries of a call after a passing fault. 3 if empty.",
+        "schema": {"type": ["integer", "null"], "minimum": 0},
+    },
+    "verify": {
+        "label": "TLS verification",
+        "description": "Empty or true, the path of a CA file on the workers, or false to switch it off.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "proxies": {
+        "label": "Proxies",
+        "description": 'Proxies by scheme, as JSON: {"https": "http://proxy.example:3128"}.',
+        "schema": {"type": ["string", "null"]},
+    },
+    "allow_http": {
+        "label": "Allow plain HTTP",
+        "description": "Without it, http:// is refused for every host but this machine.",
+        "schema": {"type": "boolean", "default": False},
+    },
+}
+"""The connection's extra fields, by the name they are stored under."""
+
+UI_FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["schema", "port"],
+    "relabeling": {"host": "Onebox URL", "login": "Email", "password": "Password"},
+    "placeholders": {
+        "host": "https://cloud.onebox.co.id",
+        "login": "name@example.com",
+        "site_id": "169",
+        "timeout": "30",
+        "max_retries": "3",
+        "verify": "true",
+    },
+}
+"""How the standard fields of the connection form are shown."""
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Describe the provider to Airflow.
+
+    :return: a dictionary that fits ``provider_info.schema.json`` of every supported Airflow.
+    """
+    integration = "Onebox"
+    return {
+        "package-name": "airflow-provider-onebox",
+        "name": "Onebox",
+        "description": "`Onebox <https://www.onebox.co.id/>`__, an omnichannel CRM cloud.",
+        "integrations": [
+            {
+                "integration-name": integration,
+                "external-doc-url": "https://cloud.onebox.co.id",
+                "tags": ["service"],
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "onebox",
+                "hook-class-name": "airflow_provider_onebox.hooks.onebox.OneboxHook",
+                "hook-name": "Onebox",
+                "ui-field-behaviour": UI_FIELD_BEHAVIOUR,
+                "conn-fields": CONN_FIELDS,
+            }
+        ],
+        "hooks": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.hooks.onebox"]}],
+        "operators": [
+            {"integration-name": integration, "python-modules": ["airflow_provider_onebox.operators.onebox"]}
+        ],
+    }
