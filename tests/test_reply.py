@@ -1,0 +1,219 @@
+"""What Onebox answers, told apart: data, or the error that says what went wrong."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+
+import pytest
+import requests
+
+from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
+    OneboxQuotaError,
+    OneboxRequestError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+)
+from airflow_provider_onebox.reply import decode, read_reply, refusal_in, retry_after
+
+QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
+
+
+def reply(status=200, body=b"", **headers):
+    """A reply as requests hands it over."""
+    response = requests.Response()
+    response.status_code = status
+    response._content = body.encode() if isinstance(body, str) else body
+    response.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return response
+
+
+def envelope(code, message, **records):
+    """Onebox's error envelope."""
+    records = {"errorCode": code, "userMessage": message, "devMessage": None, **records}
+    return json.dumps({"_meta": {"status": "ERROR", "count": 1}, "records": records})
+
+
+def read(response, login=False, clean=str):
+    """Read a reply."""
+    return read_reply(response, "GET x", login=login, clean=clean)
+
+
+def failure(expected, *args, **kwargs):
+    """The error of exactly the expected class that a reply turns into."""
+    with pytest.raises(expected) as caught:
+        read(*args, **kwargs)
+    assert type(caught.value) is expected
+    assert str(caught.value).startswith("GET x: ")
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [('{"a": 1}', {"a": 1}), ("[1, null]", [1, None]), ("{}", {}), (b"\xef\xbb\xbf{}", {}), (' "x" ', "x")],
+)
+def test_json_comes_back(body, expected):
+    """JSON of any kind under a 2xx is the answer."""
+    assert read(reply(200, body)) == expected
+    assert read(reply(201, body)) == expected
+
+
+def test_no_content_is_an_empty_answer():
+    """204 says that there is nothing to say."""
+    assert read(reply(204)) == {}
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 500])
+def test_quota_is_no_login_matter(status):
+    """The quota is told by its words, under any status, at the login too."""
+    for login in (False, True):
+        error = failure(OneboxQuotaError, reply(status, envelope("401", QUOTA)), login=login)
+        assert "18:00 - 06:00" in str(error)
+        assert (error.status, error.code, error.server_message, error.retryable) == (status, "401", QUOTA, True)
+
+
+@pytest.mark.parametrize("code", ["401", 401, 400, "403", 422])
+@pytest.mark.parametrize("status", [200, 401])
+def test_login_refused(code, status):
+    """A refusal at the login concerns the account: it fails at once."""
+    error = failure(OneboxAuthError, reply(status, envelope(code, "you are not authorized")), login=True)
+    assert "you are not authorized" in str(error)
+    assert "Check Email, Password and Site ID" in str(error)
+    assert error.retryable is False
+
+
+def test_login_fault_is_no_refusal():
+    """A fault of Onebox at the login does not blame the account."""
+    assert failure(OneboxRequestError, reply(500, envelope("500", "oops")), login=True).retryable is True
+    assert failure(OneboxAuthError, reply(403, "<html>"), login=True).status == 403
+
+
+def test_token_refused():
+    """A 401 that reaches the caller has outlived the renewal."""
+    error = failure(OneboxAuthError, reply(401, envelope(401, "Expired token")))
+    assert "had just given" in str(error)
+    assert failure(OneboxAuthError, reply(401, "<html>no</html>")).status == 401
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_unavailable(status):
+    """The passing faults, with and without an envelope, and an envelope's code under 200."""
+    for body in ("", "<html></html>", envelope(status, "busy")):
+        error = failure(OneboxUnavailableError, reply(status, body, Retry_After="7"))
+        assert (error.status, error.retry_after, error.retryable) == (status, 7.0, True)
+    assert failure(OneboxUnavailableError, reply(200, envelope(status, "busy"))).status == 200
+
+
+@pytest.mark.parametrize(("status", "retryable"), [(400, False), (404, False), (500, True)])
+def test_refused(status, retryable):
+    """Onebox's words come with the refusal; only a fault of its own may pass."""
+    for response in (reply(status, envelope(status, "no such ticket")), reply(200, envelope(status, "no such ticket"))):
+        error = failure(OneboxRequestError, response)
+        assert "no such ticket" in str(error)
+        assert error.retryable is retryable
+    assert failure(OneboxRequestError, reply(status, "<html>")).retryable is retryable
+    assert failure(OneboxRequestError, reply(status, '{"a": 1}')).status == status
+
+
+def test_refusal_without_words():
+    """An envelope with nothing in it is still a refusal."""
+    body = '{"_meta": {"status": "ERROR"}, "records": null}'
+    error = failure(OneboxRequestError, reply(200, body))
+    assert "no reason given" in str(error)
+    assert error.code is None
+    dev = envelope("x", "", devMessage="for developers")
+    assert "for developers" in str(failure(OneboxRequestError, reply(200, dev)))
+
+
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        (reply(200, ""), "empty body"),
+        (reply(200, "<!DOCTYPE html><html><title>\n Sign\nin </title>"), "HTML page titled 'Sign in'"),
+        (reply(200, "  <p>hm", Content_Type="text/html"), "a page (text/html)"),
+        (reply(200, '{"data": [{"Id": "1"', Content_Type="application/json"), "not whole JSON"),
+        (reply(200, b"\xff\xfe\x00"), "not whole JSON"),
+        (reply(200, "[" * 100000), "not whole JSON"),
+        (reply(200, '{"a": NaN}'), "not whole JSON"),
+        (reply(302, "", Location="https://dev.example/Login"), "login page: the base path"),
+        (reply(302, "<html>", Location="/login/?next=x"), "login page: the base path"),
+        (reply(301, "", Location="https://new.example/api"), "enter the new address"),
+        (reply(307), "'nowhere'"),
+        (reply(304, "{}"), "redirected (304)"),
+    ],
+)
+def test_nonsense_is_named(response, words):
+    """A reply that makes no sense says what it is and what it usually means."""
+    error = failure(OneboxResponseError, response)
+    assert words in str(error)
+    assert error.retryable is (response.status_code == 200)
+
+
+def test_server_words_are_cleaned():
+    """Secrets that a server repeats are taken out of its words, wherever they stand."""
+    for response in (
+        reply(401, envelope(401, "bad password hunter2")),
+        reply(200, "<title>hunter2</title>"),
+        reply(200, "hunter2 is wrong"),
+        reply(302, "", Location="/x?password=hunter2"),
+    ):
+        with pytest.raises((OneboxAuthError, OneboxResponseError)) as caught:
+            read(response, clean=lambda words: words.replace("hunter2", "***"))
+        assert "hunter2" not in str(caught.value)
+        assert "***" in str(caught.value)
+
+
+def test_server_words_on_one_line():
+    """A server can't forge lines of a log."""
+    error = failure(OneboxRequestError, reply(400, envelope(400, "bad\n[2026-01-01] INFO - all is well\x1b[2J")))
+    assert error.server_message == "bad [2026-01-01] INFO - all is well [2J"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "dead"),
+    [
+        (401, envelope(401, "Expired token"), True),
+        (200, envelope(401, "Expired token"), True),
+        (401, envelope("401", "jwt token not found"), True),
+        (401, envelope(None, "?"), True),
+        (401, envelope("401", QUOTA), False),
+        (200, envelope(404, "no such ticket"), False),
+    ],
+)
+def test_dead_token(status, body, dead):
+    """Only a dead token asks for a new one."""
+    assert refusal_in(status, body.encode()).is_dead_token is dead
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, "{}"), (401, "<html>"), (401, "{}"), (200, '{"_meta": 1}'), (401, '{"_meta": {"status": "OK"}}'), (500, "")],
+)
+def test_no_refusal(status, body):
+    """What is no envelope is not taken for one."""
+    assert refusal_in(status, body.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7.0), (" 0 ", 0.0), ("", None), ("soon", None), ("-1", None), ("1.5", None), ("9" * 400, None), ("٣", None)],
+)
+def test_retry_after(value, seconds):
+    """Seconds, or nothing that makes sense."""
+    assert retry_after(reply(503, Retry_After=value)) == seconds
+
+
+def test_retry_after_as_a_date():
+    """A date is as good; one that is past asks for no wait."""
+    at = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert retry_after(reply(503, Retry_After=at)) == pytest.approx(100, abs=2)
+    assert retry_after(reply(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")) == 0
+
+
+def test_decode_refuses_deep_nesting():
+    """Nesting that exhausts the stack is bad JSON, not a crash."""
+    with pytest.raises(ValueError, match=r"(?i)nest|depth|recursion"):
+        decode(b"[" * 1_000_000)
