@@ -1,0 +1,199 @@
+"""The token: what it is, how long it lives, who renews it, and how it gets onto a request.
+
+API page: https://cloud.onebox.co.id/api/authenticate (Authentication - Token).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import jwt
+from requests.auth import AuthBase
+
+from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxError
+from airflow_provider_onebox.reply import refusal_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import requests
+
+EXPIRY_MARGIN = 60.0
+"""Seconds before its end at which a token is no longer used; half its life for one that lives shorter."""
+
+MAX_LIFE = 366 * 24 * 3600
+_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
+
+
+@dataclass(frozen=True)
+class Token:
+    """A bearer token and what its claims say. They are read, not verified: only Onebox has the secret.
+
+    :param value: the token itself.
+    :param expires_at: its end by Onebox's clock, ``None`` if it is not a readable JWT.
+    :param site_id: the site that it is for, ``None`` if it does not say.
+    :param use_until: when this process stops using it, on its monotonic clock, ``None`` for never.
+    :param life: seconds that it lives, ``None`` if it does not say.
+    """
+
+    value: str = field(repr=False)
+    expires_at: datetime | None = None
+    site_id: str | None = None
+    use_until: float | None = None
+    life: float | None = None
+
+    @classmethod
+    def read(cls, value: str, *, now: float, wall: float | None = None) -> Token:
+        """Read a token that has just arrived.
+
+        Its life is ``exp - iat`` counted from ``now``, so a wrong clock on this machine does no harm.
+
+        :param value: the token.
+        :param now: the monotonic time of its arrival, in seconds.
+        :param wall: this machine's wall clock, in seconds, for a token that arrived from another task and
+            may be old; its life then ends no later than ``exp``.
+        :return: the token with what is known of it.
+        :raises ValueError: if it can't be a bearer token at all.
+        """
+        if not _TOKEN.fullmatch(value):
+            raise ValueError("not a bearer token")
+        try:
+            claims = jwt.decode(value, options={"verify_signature": False})
+            issued, expires = float(claims["iat"]), float(claims["exp"])
+            expires_at = datetime.fromtimestamp(expires, timezone.utc)
+        except (jwt.PyJWTError, KeyError, TypeError, ValueError, OverflowError, OSError, RecursionError):
+            return cls(value)
+        life = expires - issued
+        if not 0 < life <= MAX_LIFE:
+            return cls(value)
+        left = life if wall is None else min(life, expires - wall)
+        site_id = claims.get("sid")
+        return cls(
+            value,
+            expires_at=expires_at,
+            site_id=str(site_id) if isinstance(site_id, (str, int)) else None,
+            use_until=now + left - min(EXPIRY_MARGIN, life / 2),
+            life=life,
+        )
+
+
+class TokenSource:
+    """Hands out a token that is valid now; one renewal at a time, however many threads ask.
+
+    :param issue: gets a new token; its argument is the token that was refused, if any.
+    :param token: one to start with.
+    :param clock: the monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        issue: Callable[[str | None], Token],
+        token: Token | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._issue = issue
+        self._token = token
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._finished = 0
+        self._failure: OneboxError | None = None
+
+    @property
+    def current(self) -> Token | None:
+        """The token that is there, good or not; nothing is asked for."""
+        return self._token
+
+    def get(self, refused: str | None = None) -> Token:
+        """Return a token that is valid now.
+
+        :param refused: a token that Onebox has refused; it is not returned again.
+        :return: the current token, or a new one.
+        :raises OneboxError: if a new one can't be had. Threads that waited for the same attempt get the same
+            error, and refused credentials are not tried again, lest the account get locked.
+        """
+        token = self._token
+        if token and self._is_usable(token, refused):
+            return token
+        finished = self._finished
+        with self._lock:
+            token = self._token
+            if token and self._is_usable(token, refused):
+                return token
+            if self._failure and (finished != self._finished or isinstance(self._failure, OneboxAuthError)):
+                raise self._failure
+            try:
+                self._token = self._issue(refused)
+                self._failure = None
+            except OneboxError as error:
+                self._failure = error
+                raise
+            finally:
+                self._finished += 1
+            return self._token
+
+    def _is_usable(self, token: Token, refused: str | None) -> bool:
+        return token.value != refused and (token.use_until is None or self._clock() < token.use_until)
+
+    def after_fork(self) -> None:
+        """Forget a lock that a thread of the parent may have held."""
+        self._lock = threading.Lock()
+
+
+class OneboxAuth(AuthBase):
+    """Attaches the token to requests; answers a dead token's 401 with one renewal and one replay.
+
+    :param tokens: where tokens come from.
+    :param base_url: the only origin that a token is sent to.
+    """
+
+    def __init__(self, tokens: TokenSource, base_url: str) -> None:
+        self._tokens = tokens
+        self._origin = _origin(base_url)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Put the token onto a request.
+
+        :param request: the request, prepared.
+        :return: the same request.
+        :raises OneboxConfigError: if it goes to another origin than the connection's.
+        :raises OneboxError: if there is no token and none can be had.
+        """
+        if _origin(request.url or "") != self._origin:
+            raise OneboxConfigError(f"This session carries a Onebox token and sends it to {self._origin} alone.")
+        self._attach(request, self._tokens.get())
+        request.hooks["response"].append(self._replay)
+        return request
+
+    @staticmethod
+    def _attach(request: requests.PreparedRequest, token: Token) -> None:
+        request.headers["Authorization"] = f"Bearer {token.value}"
+
+    def _replay(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        # A stream under 200 is the caller's to read.
+        if response.status_code != 401 and kwargs.get("stream"):
+            return response
+        refusal = refusal_in(response.status_code, response.content)
+        dead = refusal.is_dead_token if refusal else response.status_code == 401
+        # Only a body that is held in memory can be sent twice.
+        if not dead or not isinstance(response.request.body, (bytes, str, type(None))):
+            return response
+        refused = response.request.headers["Authorization"].removeprefix("Bearer ")
+        request = response.request.copy()
+        self._attach(request, self._tokens.get(refused))
+        response.close()
+        replayed: requests.Response = response.connection.send(request, **kwargs)
+        replayed.history.append(response)
+        replayed.request = request
+        return replayed
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
