@@ -1,0 +1,452 @@
+"""The only door to the network: URL, session, retries, reply to dictionary or error, paging."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import os
+import re
+import time
+import weakref
+from base64 import b64encode
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus
+
+import requests
+import tenacity
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError
+
+from airflow_provider_onebox.auth import OneboxAuth, Token, TokenSource
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxError,
+    OneboxRequestError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+    OneboxUncertainWriteError,
+    quote,
+)
+from airflow_provider_onebox.paging import Page, walk
+from airflow_provider_onebox.reply import read_reply
+from airflow_provider_onebox.settings import is_plain_path
+from airflow_provider_onebox.transport import MAX_CONNECTIONS, OneboxSession, ReplyTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from airflow_provider_onebox.settings import Settings
+
+MAX_RETRY_AFTER = 30.0
+"""Seconds that a server may ask to wait within a call; a longer wait ends the call."""
+
+DEFAULT_PAGE_SIZE = 100
+DEFAULT_PARALLELISM = 2
+"""Requests under way at once in a listing: one is worked on while the next is on its way."""
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that may be sent again whatever became of the first try."""
+
+log = logging.getLogger(__name__)
+
+_backoff = tenacity.wait_exponential_jitter(initial=1, max=MAX_RETRY_AFTER, jitter=1)
+_clients: weakref.WeakSet[OneboxClient] = weakref.WeakSet()
+
+
+class _PassingError(Exception):
+    """A try failed in a way that a further try within the call may mend."""
+
+    def __init__(self, error: OneboxError) -> None:
+        self.error = error
+
+
+class OneboxClient:
+    """Speaks to one site of one Onebox as one user. Safe to share between threads.
+
+    :param settings: the checked connection.
+    :param tokens: where tokens come from; by default the client signs in by itself.
+    :param on_token: is told of every token as soon as it is there, before anything else can log it.
+    :param sleep: waits for that many seconds between tries.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tokens: TokenSource | None = None,
+        on_token: Callable[[str], object] = str,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.settings = settings
+        self.tokens = tokens or TokenSource(lambda _: self.login())
+        self._on_token = on_token
+        self._sleep = sleep
+        _clients.add(self)
+
+    @cached_property
+    def session(self) -> OneboxSession:
+        """A session that signs in by itself, keeps connections alive, and speaks to this Onebox alone."""
+        session = OneboxSession(self.settings)
+        session.auth = OneboxAuth(self.tokens, self.settings.base_url)
+        return session
+
+    def after_fork(self) -> None:
+        """Leave the parent's sockets and locks to the parent."""
+        self.__dict__.pop("session", None)
+        self.tokens.after_fork()
+
+    def login(self) -> Token:
+        """Sign in, whatever token there is already.
+
+        API page: Authentication - Token, ``POST {host}/api/authenticate``.
+
+        :return: the new token.
+        :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
+        :raises OneboxError: if there is no answer or one that makes no sense.
+        """
+        settings = self.settings
+        form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
+        data = self._call("POST", "authenticate", login=True, data=form)
+        value = data.get("token") if isinstance(data, dict) else None
+        if not isinstance(value, str) or not value:
+            raise OneboxResponseError(f"{self._name('POST', 'authenticate')}: {_instead_of_a_token(data)}", status=200)
+        self._on_token(value)
+        try:
+            return Token.read(value, now=time.monotonic())
+        except ValueError:
+            raise OneboxResponseError(
+                f"{self._name('POST', 'authenticate')}: the token in the reply has characters that no token has.",
+                status=200,
+            ) from None
+
+    def url_for(self, endpoint: str) -> str:
+        """Put an endpoint behind ``{host}/api/``.
+
+        :param endpoint: a path such as ``ticketrz/12250``.
+        :return: the whole URL.
+        :raises OneboxConfigError: if the endpoint is absolute or leads elsewhere.
+        """
+        if not isinstance(endpoint, str) or not is_plain_path(endpoint):
+            raise OneboxConfigError(
+                f"Endpoint {quote(self.clean(str(endpoint)))!r} is not a path below "
+                f"{self.settings.base_url}/api/: write it like 'ticketrz/12250', with no slash at either end, "
+                "and give a query as params."
+            )
+        return f"{self.settings.base_url}/api/{endpoint}"
+
+    def request(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Mapping[str, Any] | str | bytes | None = None,
+        files: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call Onebox with the token and return what it says.
+
+        Passing faults are retried; a write is sent again only if Onebox can't have acted on it.
+
+        :param method: the HTTP method.
+        :param endpoint: a path below ``{host}/api/``.
+        :param params: the query.
+        :param json: a body to send as JSON.
+        :param data: a form, or a body as it stands.
+        :param files: files to upload, as for :func:`requests.request`.
+        :return: the parsed JSON.
+        :raises OneboxError: the member of the family that fits.
+        """
+        return self._call(method.upper(), endpoint, params=params, json=json, data=data, files=files)
+
+    def list_records(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        since: datetime | str | None = None,
+        last_update: datetime | str | None = None,
+        page_size: int = DEFAULT_PAGE_SIZE,
+        max_records: int | None = None,
+        parallelism: int = DEFAULT_PARALLELISM,
+    ) -> Iterator[dict[str, Any]]:
+        """List the records of a resource, ascending by id, a few pages in memory at a time.
+
+        API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
+
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param since_id: only records with a greater id.
+        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
+        :param last_update: only records changed after this time, in the same form.
+        :param page_size: records a page.
+        :param max_records: the most records to return; all if ``None``.
+        :param parallelism: requests under way at once, 1 to 32.
+        :return: an iterator over the records, each once.
+        :raises OneboxConfigError: at once, if an argument can't work.
+        :raises OneboxError: while iterating, if a page can't be had.
+        """
+        return (
+            record
+            for page in self.list_pages(
+                resource,
+                since_id=since_id,
+                since=since,
+                last_update=last_update,
+                page_size=page_size,
+                max_records=max_records,
+                parallelism=parallelism,
+            )
+            for record in page
+        )
+
+    def list_pages(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        since: datetime | str | None = None,
+        last_update: datetime | str | None = None,
+        page_size: int = DEFAULT_PAGE_SIZE,
+        max_records: int | None = None,
+        parallelism: int = DEFAULT_PARALLELISM,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """List the records of a resource page by page; otherwise as :meth:`list_records`.
+
+        :param resource: as there, and so are the others.
+        :return: an iterator over pages of records.
+        """
+        if not re.fullmatch("[A-Za-z0-9_]+", str(resource)):
+            raise OneboxConfigError(f"Resource {quote(resource)!r} is not a name such as 'ticketrz'.")
+        if since_id is not None and not re.fullmatch("[0-9]{1,18}", str(since_id).strip()):
+            raise OneboxConfigError(f"since_id={quote(since_id)!r} is not an id: pass digits, or None for all records.")
+        for name, number, least, most in (
+            ("page_size", page_size, 1, None),
+            ("max_records", max_records, 0, None),
+            ("parallelism", parallelism, 1, MAX_CONNECTIONS),
+        ):
+            if number is not None and (type(number) is not int or number < least or number > (most or number)):
+                bounds = f"from {least} to {most}" if most else f"of at least {least}"
+                raise OneboxConfigError(f"{name}={quote(number)!r} is not a whole number {bounds}.")
+        query = {"since": format_time("since", since), "lastUpdate": format_time("last_update", last_update)}
+        start = int(since_id) if since_id is not None else 0
+
+        def fetch(after: int, offset: int, limit: int) -> Page:
+            params = {"sinceId": after or None, "limit": limit, "offset": offset or None, **query}
+            return self._page(resource, self.request("GET", resource, params=params))
+
+        return walk(
+            fetch,
+            since_id=start,
+            page_size=page_size,
+            max_records=max_records,
+            parallelism=parallelism,
+            call=self._name("GET", resource),
+        )
+
+    def clean(self, words: str) -> str:
+        """Take this client's secrets out of foreign words, in the forms in which they travel.
+
+        :param words: what the server said.
+        :return: the same with ``***`` for the password and the token.
+        """
+        token = self.tokens.current
+        for secret in (self.settings.password, token.value if token else ""):
+            for form in {secret, quote_plus(secret), b64encode(secret.encode()).decode()} - {""}:
+                words = words.replace(form, "***")
+        return words
+
+    def _name(self, method: str, endpoint: str) -> str:
+        return f"Connection {self.settings.conn_id!r}, site {self.settings.site_id}: {method} {endpoint}"
+
+    def _page(self, resource: str, reply: Any) -> Page:
+        rows = reply.get("data") if isinstance(reply, dict) else None
+        if not isinstance(rows, list):
+            raise OneboxResponseError(f"{self._name('GET', resource)}: the reply is no page: it has no list 'data'.")
+        try:
+            ids = [int(row["Id"]) for row in rows]
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise OneboxResponseError(
+                f"{self._name('GET', resource)}: the page has a row without a numeric 'Id'."
+            ) from None
+        received = len(rows)
+        total = int(reply["total"]) if re.fullmatch("[0-9]{1,18}", str(reply.get("total"))) else None
+        if any(map(operator.ge, ids, ids[1:])):
+            if total != received:
+                raise OneboxResponseError(
+                    f"{self._name('GET', resource)}: the rows are not in the order of their ids, so the list can't "
+                    "be read page by page without missing some.",
+                    retryable=False,
+                )
+            ids, rows = map(list, zip(*sorted(dict(zip(ids, rows, strict=True)).items()), strict=True))
+        return Page(ids, rows, received, total)
+
+    def _call(self, method: str, endpoint: str, *, login: bool = False, **body: Any) -> Any:
+        name = self._name(method, endpoint)
+        session = self.session
+        url = self.url_for(endpoint)
+        try:
+            # An empty auth keeps the session's own away from the login.
+            request = requests.Request(method, url, auth=(lambda r: r) if login else None, **body)
+            prepared = session.prepare_request(request)
+        except (requests.RequestException, ValueError, TypeError) as error:
+            raise OneboxConfigError(f"{name}: the arguments can't be sent: {quote(self.clean(str(error)))}.") from None
+        options = session.merge_environment_settings(prepared.url, {}, None, None, None)
+        safe = login or method in READS
+
+        def attempt() -> Any:
+            error: OneboxError
+            try:
+                response = session.send(prepared, **options)
+            except OSError as failure:
+                error, arrived = self._no_answer(name, failure), not _never_connected(failure)
+            else:
+                try:
+                    return read_reply(response, name, login=login, clean=self.clean)
+                except OneboxError as refusal:
+                    error, arrived = refusal, _may_have_acted(refusal)
+            if arrived and not safe:
+                raise self._uncertain(error) from None
+            if isinstance(error, OneboxUnavailableError) and error.retryable:
+                raise _PassingError(error) from None
+            raise error
+
+        return self._with_retries(attempt)
+
+    def _with_retries(self, attempt: Callable[[], Any]) -> Any:
+        tries = self.settings.max_retries + 1
+
+        def error_of(state: tenacity.RetryCallState) -> OneboxError:
+            fault = state.outcome.exception() if state.outcome else None
+            return fault.error if isinstance(fault, _PassingError) else OneboxError("")
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked = error_of(state).retry_after
+            return _backoff(state) if asked is None else asked
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            return state.attempt_number >= tries or (error_of(state).retry_after or 0) > MAX_RETRY_AFTER
+
+        def report(state: tenacity.RetryCallState) -> None:
+            log.warning(
+                "%s. Trying again in %.1f s (%d of %d).",
+                str(error_of(state)).rstrip("."),
+                state.upcoming_sleep,
+                state.attempt_number,
+                tries - 1,
+            )
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_PassingError),
+            wait=wait,
+            stop=stop,
+            sleep=self._sleep,
+            before_sleep=report,
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except _PassingError as fault:
+            error = fault.error
+            done = retrying.statistics["attempt_number"]
+            advice = f"Given up after {done} of {tries} tries."
+            if (error.retry_after or 0) > MAX_RETRY_AFTER:
+                advice = f"It asks to wait {error.retry_after:.0f} s, so the call was not repeated; try again then."
+            error.args = (f"{str(error).rstrip('.')}. {advice}",)
+            raise error from None
+
+    def _no_answer(self, name: str, failure: OSError) -> OneboxError:
+        cause = _root(failure)
+        words = quote(self.clean(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__))
+        if isinstance(failure, requests.exceptions.SSLError) and "certificate" in words.lower():
+            return OneboxConfigError(
+                f"{name}: the TLS certificate of {self.settings.base_url} is not trusted: {words}. If a proxy or "
+                "Onebox uses a CA of its own, put the path of that CA's file into the connection's extra field "
+                "'verify'."
+            )
+        if isinstance(failure, ReplyTooLargeError):
+            return OneboxResponseError(f"{name}: {words}.", retryable=False)
+        if isinstance(failure, ValueError) or not isinstance(failure, requests.RequestException):
+            return OneboxConfigError(
+                f"{name}: can't be sent: {words}. Check the connection's Onebox URL and its extra fields "
+                "'verify' and 'proxies'."
+            )
+        if isinstance(failure, requests.Timeout) or isinstance(cause, TimeoutError):
+            words = f"no answer within {self.settings.timeout:g} s (the connection's extra field 'timeout')"
+        return OneboxUnavailableError(f"{name}: {self.settings.base_url} can't be reached or broke off: {words}.")
+
+    @staticmethod
+    def _uncertain(error: OneboxError) -> OneboxUncertainWriteError:
+        return OneboxUncertainWriteError(
+            f"{str(error).rstrip('.')}. {OneboxUncertainWriteError.remedy}.",
+            status=error.status,
+            code=error.code,
+            server_message=error.server_message,
+        )
+
+
+def _may_have_acted(error: OneboxError) -> bool:
+    """Tell whether Onebox may have done what it was asked to do when this was its answer."""
+    if isinstance(error, OneboxResponseError):
+        return (error.status or 0) < 300
+    if isinstance(error, OneboxUnavailableError):
+        # 429 is the one passing fault that says by itself that nothing was done.
+        return error.status != 429
+    return isinstance(error, OneboxRequestError) and error.retryable
+
+
+def _never_connected(failure: OSError) -> bool:
+    """Tell whether a request failed before a byte of it was sent."""
+    reason = getattr(failure.args[0] if failure.args else None, "reason", None)
+    if isinstance(reason, ProxyError):
+        reason = reason.original_error
+    return isinstance(failure, (requests.ConnectTimeout, ValueError)) or isinstance(
+        reason, (NewConnectionError, ConnectTimeoutError)
+    )
+
+
+def _root(failure: BaseException) -> BaseException:
+    """Find the error that started it: the libraries wrap it several times."""
+    while inner := failure.__cause__ or failure.__context__:
+        failure = inner
+    return failure
+
+
+def _instead_of_a_token(data: Any) -> str:
+    sites = data.get("data") if isinstance(data, dict) else data
+    if isinstance(sites, list) and sites and all(isinstance(site, dict) and "Id" in site for site in sites):
+        listed = quote(", ".join(str(site["Id"]) for site in sites))
+        return f"Onebox answered with the account's sites ({listed}) and no token: set Site ID to one of them."
+    keys = quote(", ".join(map(str, data))) if isinstance(data, dict) else type(data).__name__
+    return f"the reply holds no token (it holds: {keys or 'nothing'}): usually a wrong Onebox URL."
+
+
+def format_time(name: str, value: datetime | str | None) -> str | None:
+    """Bring a time into the form that Onebox reads.
+
+    :param name: the argument, for the message.
+    :param value: a time without a zone: a ``datetime`` or text such as ``2026-11-24 08:30``.
+    :return: ``YYYY-MM-DD HH:MM``, or ``None`` for ``None``.
+    :raises OneboxConfigError: if it is not a time, or has a zone.
+    """
+    if value is None:
+        return None
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        raise OneboxConfigError(f"{name}={quote(value)!r} is not a time: write it like '2026-11-24 08:30'.") from None
+    if moment.tzinfo is not None:
+        raise OneboxConfigError(
+            f"{name}={quote(value)!r} has a time zone, and Onebox's times have none: convert it to the zone of "
+            "your Onebox first, for example {{ data_interval_start.in_timezone('Asia/Jakarta').format("
+            "'YYYY-MM-DD HH:mm') }}."
+        )
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,508 @@
+"""The client against the sandbox: login, calls, retries, writes, lists, and what a failure says."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from urllib.parse import quote_plus
+
+import pytest
+import requests_mock as rm
+
+from airflow_provider_onebox.client import MAX_RETRY_AFTER, OneboxClient, format_time
+from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
+    OneboxConfigError,
+    OneboxQuotaError,
+    OneboxRequestError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+    OneboxUncertainWriteError,
+)
+from airflow_provider_onebox.settings import Settings
+
+TICKET = {"fullName": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
+
+
+@pytest.fixture
+def make(sandbox):
+    """Make a client of the sandbox that does not really wait between tries."""
+
+    def build(**options):
+        waits = []
+        values = {"conn_id": "crm", "base_url": sandbox.url, "email": sandbox.email, "password": sandbox.password}
+        settings = Settings(**{**values, "site_id": "169", "timeout": 5, **options})
+        client = OneboxClient(settings, sleep=waits.append)
+        client.waits = waits
+        return client
+
+    return build
+
+
+def closed_port():
+    """A port of this machine that refuses connections."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_login(make, sandbox):
+    """The form is sent as Onebox reads it, and the token is told at once."""
+    told = []
+    client = make()
+    client._on_token = told.append
+    token = client.login()
+    assert told == [token.value]
+    assert (token.life, token.site_id) == (900, "169")
+    seen = sandbox.state.seen[-1]
+    assert seen.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert "authorization" not in seen.headers
+    assert seen.query == ""
+
+
+@pytest.mark.parametrize("options", [{"password": "wrong one"}, {"site_id": "1691"}, {"email": "who@example.com"}])
+def test_login_refused(make, sandbox, options):
+    """A refusal tells Onebox's words and is asked for once, not four times."""
+    client = make(**options)
+    with pytest.raises(OneboxAuthError, match="Check Email, Password and Site ID") as caught:
+        client.request("GET", "ticketrz")
+    assert caught.value.status == 401
+    assert "Connection 'crm', site " in str(caught.value)
+    with pytest.raises(OneboxAuthError):
+        client.request("GET", "ticketrz")
+    assert sandbox.state.failed_logins == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ({"response_code": "200", "response_status": "Success"}, "no token (it holds: response_code, response_status)"),
+        ({"token": ""}, "no token"),
+        ({"token": 5}, "no token"),
+        ({}, "holds: nothing"),
+        ([], "holds: list"),
+        ([{"Id": "169"}, {"Id": "170"}], "sites (169, 170)"),
+        ({"data": [{"Id": "169"}]}, "sites (169)"),
+        ({"token": "a\nb"}, "characters that no token has"),
+    ],
+)
+def test_login_without_a_token(make, reply, words):
+    """A reply without a token says what came instead."""
+    client = make()
+    with rm.Mocker() as mock:
+        mock.post(client.url_for("authenticate"), json=reply)
+        with pytest.raises(OneboxResponseError) as caught:
+            client.login()
+    assert words in str(caught.value)
+
+
+def test_calls_share_a_token_and_a_connection(make, sandbox):
+    """One login and one TCP connection serve many calls."""
+    client = make()
+    for _ in range(5):
+        assert client.request("get", "ticketrz", params={"limit": 1})["count"] == 1
+    assert (sandbox.state.logins, sandbox.state.connections) == (1, 1)
+    assert all("token" not in seen.query for seen in sandbox.state.seen)
+
+
+def test_dead_token_is_renewed_once(make, sandbox):
+    """A revoked token costs one login and one replay, for a write as well."""
+    client = make()
+    client.request("GET", "ticketrz")
+    sandbox.state.revoke()
+    assert client.request("POST", "ticket/create", json=TICKET)["ticketId"]
+    assert (sandbox.state.logins, len(sandbox.state.tickets)) == (2, 1)
+
+
+def test_second_401_is_an_error(make, sandbox):
+    """A token that is refused as soon as it is given ends the call."""
+    sandbox.state.fail("expired", path="ticketrz", times=5)
+    with pytest.raises(OneboxAuthError, match="had just given"):
+        make().request("GET", "ticketrz")
+    assert (sandbox.state.logins, sandbox.state.requests["GET list"]) == (2, 2)
+
+
+def test_expired_under_200(make, sandbox):
+    """An expired token is told by the envelope, whatever the status."""
+    client = make()
+    client.request("GET", "ticketrz")
+    sandbox.state.configure(envelope_status=200)
+    sandbox.state.revoke()
+    assert client.request("GET", "ticketrz")["count"]
+    assert sandbox.state.logins == 2
+
+
+def test_quota_never_causes_a_login(make, sandbox):
+    """The quota's 401 leaves the token alone."""
+    client = make()
+    client.request("GET", "ticketrz")
+    sandbox.state.configure(quota_closed=True)
+    with pytest.raises(OneboxQuotaError, match=r"18:00 - 06:00"):
+        client.request("GET", "ticketrz")
+    assert sandbox.state.logins == 1
+    assert client.waits == []
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_passing_faults_are_retried(make, sandbox, status, caplog):
+    """Reads survive passing faults, with growing waits that the log tells."""
+    sandbox.state.fail("status", path="ticketrz", times=3, status=status)
+    client = make()
+    with caplog.at_level(logging.WARNING):
+        assert client.request("GET", "ticketrz")["count"]
+    assert [2**n <= wait <= 2**n + 1 for n, wait in enumerate(client.waits)] == [True] * 3
+    assert f"({status})" in caplog.text
+    assert "(3 of 3)" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "truncated"])
+def test_dropped_connections_are_retried(make, sandbox, kind):
+    """So are connections that break, before, within or instead of the reply."""
+    sandbox.state.fail(kind, path="GET", times=2)
+    client = make()
+    assert client.request("GET", "ticketrz")["count"]
+    assert len(client.waits) == 2
+
+
+def test_given_up(make, sandbox):
+    """After the last try the error says how many there were, and that a later one can help."""
+    sandbox.state.fail("status", path="ticketrz", times=9, status=503)
+    client = make(max_retries=2)
+    with pytest.raises(OneboxUnavailableError, match=r"\(503\).*Given up after 3 of 3 tries") as caught:
+        client.request("GET", "ticketrz")
+    assert caught.value.retryable is True
+    assert len(client.waits) == 2
+
+
+def test_retry_after_is_honoured(make, sandbox):
+    """A server that says how long to wait is believed, up to a limit."""
+    sandbox.state.fail("status", path="ticketrz", status=429, headers={"Retry-After": "7"})
+    client = make()
+    assert client.request("GET", "ticketrz")["count"]
+    assert client.waits == [7]
+    wait = int(MAX_RETRY_AFTER) + 1
+    sandbox.state.fail("status", path="ticketrz", status=503, headers={"Retry-After": str(wait)})
+    with pytest.raises(OneboxUnavailableError, match=f"asks to wait {wait} s, so the call was not repeated") as caught:
+        client.request("GET", "ticketrz")
+    assert caught.value.retry_after == wait
+    assert client.waits == [7]
+
+
+def test_login_is_retried(make, sandbox):
+    """A login that meets a passing fault is tried again, but not by the call that needs it too."""
+    sandbox.state.fail("status", path="authenticate", times=2, status=502)
+    client = make()
+    assert client.request("GET", "ticketrz")["count"]
+    assert sandbox.state.logins == 1
+    sandbox.state.fail("status", path="authenticate", times=9, status=502)
+    sandbox.state.revoke()
+    with pytest.raises(OneboxUnavailableError, match="POST authenticate"):
+        client.request("GET", "ticketrz")
+    assert sandbox.state.requests["POST authenticate"] == 2 + 1 + 4
+
+
+def test_refused_connection(make):
+    """A port that nobody listens on is named, with the number of tries."""
+    client = make(base_url=f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(OneboxUnavailableError, match=r"127\.0\.0\.1:\d+ can't be reached.*Connection refused.*4 of 4"):
+        client.login()
+    with pytest.raises(OneboxUnavailableError, match="Connection refused"):
+        make(proxies=(("http", f"http://u:proxypass@127.0.0.1:{closed_port()}"),)).login()
+
+
+def test_timeout(make, sandbox):
+    """A time-out says how long it was and where it is set."""
+    sandbox.state.configure(latency=2)
+    with pytest.raises(OneboxUnavailableError, match=r"no answer within 0.2 s .*'timeout'"):
+        make(timeout=0.2, max_retries=0).login()
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "truncated", "html", "empty", "hang"])
+def test_write_that_may_have_arrived(make, sandbox, kind):
+    """A write without an answer is not sent again, and the error says to look first."""
+    sandbox.state.fail(kind, path="ticket/create", times=9, processed=True)
+    client = make(timeout=0.5)
+    with pytest.raises(OneboxUncertainWriteError, match="look in Onebox before you clear the task"):
+        client.request("POST", "ticket/create", json=TICKET)
+    assert sandbox.state.requests["POST create"] <= 1
+    assert client.waits == []
+
+
+@pytest.mark.parametrize(("status", "error"), [(500, OneboxUncertainWriteError), (502, OneboxUncertainWriteError)])
+def test_write_that_met_a_fault(make, sandbox, status, error):
+    """A fault of the server leaves a write in doubt."""
+    sandbox.state.fail("status", path="ticket/create", times=9, status=status)
+    with pytest.raises(error) as caught:
+        make().request("POST", "ticket/create", json=TICKET)
+    assert caught.value.status == status
+
+
+def test_write_that_was_not_done(make, sandbox):
+    """429 and a refused connection say that nothing was done: the write is sent again, once done."""
+    sandbox.state.fail("status", path="ticket/create", times=2, status=429)
+    client = make()
+    assert client.request("POST", "ticket/create", json=TICKET)["ticketId"]
+    assert len(sandbox.state.tickets) == 1
+    with pytest.raises(OneboxRequestError, match="400"):
+        client.request("POST", "ticket/create", json={})
+    client.settings = Settings("crm", f"http://127.0.0.1:{closed_port()}", "e", "p", "169")
+    client.after_fork()
+    client.session.auth = None
+    with pytest.raises(OneboxUnavailableError, match="Connection refused"):
+        client.request("POST", "ticket/create", json=TICKET)
+    assert len(client.waits) == 2 + 3
+
+
+def test_reply_too_large(make, sandbox, monkeypatch):
+    """A body without end is cut off; after a write it leaves in doubt what was done."""
+    monkeypatch.setattr("airflow_provider_onebox.transport.MAX_REPLY_BYTES", 2**18)
+    sandbox.state.fail("huge", path="ticket", times=2)
+    with pytest.raises(OneboxResponseError, match="fewer rows a page") as caught:
+        make().request("GET", "ticketrz")
+    assert caught.value.retryable is False
+    with pytest.raises(OneboxUncertainWriteError):
+        make().request("POST", "ticket/create", json=TICKET)
+
+
+def test_redirected_write_was_not_done(make, sandbox):
+    """A redirect answers for itself: nothing was written, and nothing in doubt."""
+    sandbox.state.fail("redirect", path="ticket/create", status=307, location="https://evil.example/api")
+    with pytest.raises(OneboxResponseError, match=r"evil\.example.*not followed"):
+        make().request("POST", "ticket/create", json=TICKET)
+
+
+def test_wrong_base_path(make, sandbox):
+    """The redirect to the login page says that the base path is wrong."""
+    with pytest.raises(OneboxResponseError, match="base path"):
+        make(base_url=sandbox.url + "/wrong").login()
+
+
+def test_base_path(make, sandbox):
+    """Onebox may live below a path."""
+    client = make(base_url="https://dev.example/feature/voc")
+    assert client.url_for("ticketrz/5") == "https://dev.example/feature/voc/api/ticketrz/5"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["//evil.example/x", "https://evil.example", "../x", "/ticketrz", "a?b=c", "", None]
+)
+def test_endpoint_refused(make, sandbox, endpoint):
+    """An endpoint that leads elsewhere is refused before anything is sent."""
+    with pytest.raises(OneboxConfigError, match="write it like 'ticketrz/12250'"):
+        make().request("GET", endpoint)
+    assert not sandbox.state.requests
+
+
+@pytest.mark.parametrize("arguments", [{"json": {1, 2}}, {"json": float("nan")}, {"params": 5}, {"files": 5}])
+def test_arguments_refused(make, arguments, sandbox):
+    """Arguments that can't be encoded are refused in the family's own words, before anything is sent."""
+    with pytest.raises(OneboxConfigError, match=r"the arguments can't be sent"):
+        make().request("POST", "message", **arguments)
+    assert sandbox.state.requests["POST message"] == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"proxies": (("http", "http://[::1"),)}, {"proxies": (("http", "nonsense://x y"),)}]
+)
+def test_unusable_settings_are_named(make, options):
+    """Settings that requests can't use are told as such."""
+    with pytest.raises(OneboxConfigError, match="'proxies'"):
+        make(**options).login()
+
+
+def test_untrusted_certificate(make, tmp_path):
+    """A certificate of an unknown CA points at the field that helps; so does a CA file that is none."""
+    import ssl
+
+    trustme = pytest.importorskip("trustme", reason="comes with the test dependencies")
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            for _ in range(2):
+                raw, _ = listener.accept()
+                try:
+                    with context.wrap_socket(raw, server_side=True) as conn:
+                        conn.recv(65536)
+                        conn.sendall(
+                            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 12\r\n\r\n" + b'{"token":"a"'
+                        )
+                except OSError:
+                    raw.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(OneboxConfigError, match=r"not trusted.*'verify'"):
+            make(base_url=url).login()
+        pem = tmp_path / "ca.pem"
+        ca.cert_pem.write_to_path(pem)
+        with pytest.raises(OneboxResponseError, match="not whole JSON"):
+            make(base_url=url, verify=str(pem)).login()
+        thread.join()
+    (tmp_path / "none.pem").write_text("nothing")
+    with pytest.raises(OneboxConfigError, match="'verify'"):
+        make(base_url=url, verify=str(tmp_path / "gone.pem")).login()
+
+
+def test_secrets_in_the_servers_words(make, sandbox):
+    """A server that repeats what it was sent does not make it public."""
+    client = make()
+    token, password = client.tokens.get().value, sandbox.password
+    forms = [token, password, quote_plus(password), base64.b64encode(password.encode()).decode()]
+    words = " | ".join(forms)
+    sandbox.state.fail("status", path="ticketrz", status=400, body=words)
+    with pytest.raises(OneboxRequestError) as caught:
+        client.request("GET", "ticketrz")
+    assert client.clean(words) == " | ".join(["***"] * 4)
+    assert not any(form in str(caught.value) for form in forms)
+    assert "***" in str(caught.value)
+
+
+def test_list(make, sandbox):
+    """All records, once, with the connection's own page size or a given one."""
+    ids = sandbox.state.ids("ticketrz")
+    client = make()
+    assert [row["Id"] for row in client.list_records("ticketrz")] == ids
+    assert [row["Id"] for row in client.list_records("ticketrz", since_id=ids[9], page_size=7)] == ids[10:]
+    assert [row["Id"] for row in client.list_records("contactrz", max_records=3)] == sandbox.state.ids("contactrz")[:3]
+    assert sandbox.state.logins == 1
+
+
+@pytest.mark.parametrize("name", ["since", "last_update"])
+def test_list_by_time(make, sandbox, name):
+    """Times are sent as Onebox reads them."""
+    list(make().list_records("ticketrz", **{name: datetime(2026, 1, 2, 3, 4, 5)}))
+    assert f"{'since' if name == 'since' else 'lastUpdate'}=2026-01-02+03%3A04" in sandbox.state.seen[-1].query
+
+
+def test_list_while_rows_come_and_go(make, sandbox):
+    """Rows that stay are given once each while others are added and removed after every page."""
+    before = sandbox.state.ids()
+    sandbox.state.configure(grow=2, shrink=1)
+    rows = [row["Id"] for row in make().list_records("ticketrz", page_size=10)]
+    assert len(rows) == len(set(rows))
+    assert set(before) & set(sandbox.state.ids()) <= set(rows)
+
+
+def test_list_with_expiry_between_pages(make, sandbox):
+    """A token that dies between two pages is renewed, and no row is lost."""
+    rows = []
+    for record in make().list_records("ticketrz", page_size=25):
+        rows.append(record["Id"])
+        if len(rows) in (60, 160):
+            sandbox.state.revoke()
+    assert rows == sandbox.state.ids()
+    assert sandbox.state.logins == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"resource": "../x"},
+        {"resource": ""},
+        {"since_id": "abc"},
+        {"since_id": -1},
+        {"since": "soon"},
+        {"page_size": 0},
+        {"page_size": "100"},
+        {"page_size": True},
+        {"max_records": -1},
+        {"parallelism": 0},
+        {"parallelism": 33},
+    ],
+)
+def test_list_arguments_refused(make, sandbox, arguments):
+    """Bad arguments are refused at the call, not at the first record, and nothing is sent."""
+    with pytest.raises(OneboxConfigError, match=next(iter(arguments)) if "resource" not in arguments else "Resource"):
+        make().list_records(**{"resource": "ticketrz", **arguments})
+    assert not sandbox.state.requests
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ([], "no page"),
+        ({"data": {}}, "no page"),
+        ({"data": [{"Name": "x"}]}, "numeric 'Id'"),
+        ({"data": [5]}, "numeric 'Id'"),
+        ({"data": [{"Id": "x"}]}, "numeric 'Id'"),
+        ({"data": [{"Id": None}]}, "numeric 'Id'"),
+        ({"data": [{"Id": "3"}, {"Id": "2"}], "total": 9}, "not in the order"),
+    ],
+)
+def test_page_that_makes_no_sense(make, page, words):
+    """A page that can't be walked says why."""
+    client = make()
+    with rm.Mocker() as mock:
+        mock.post(client.url_for("authenticate"), json={"token": "opaque"})
+        mock.get(client.url_for("ticketrz"), json=page)
+        with pytest.raises(OneboxResponseError, match=words):
+            list(client.list_records("ticketrz"))
+
+
+def test_whole_list_in_any_order(make):
+    """Order does not matter where one page is the whole list; a row that stands there twice comes once."""
+    client = make()
+    with rm.Mocker() as mock:
+        mock.post(client.url_for("authenticate"), json={"token": "opaque"})
+        mock.get(client.url_for("ticketrz"), json={"data": [{"Id": 3}, {"Id": "2"}, {"Id": "3"}], "total": "3"})
+        assert [row["Id"] for row in client.list_records("ticketrz")] == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("2026-11-24 08:30", "2026-11-24 08:30"),
+        (" 2026-11-24T08:30:59 ", "2026-11-24 08:30"),
+        ("2026-11-24", "2026-11-24 00:00"),
+        (datetime(2026, 11, 24, 8, 30), "2026-11-24 08:30"),
+    ],
+)
+def test_format_time(value, expected):
+    """Times without a zone, in the forms that templates give."""
+    assert format_time("since", value) == expected
+
+
+@pytest.mark.parametrize("value", ["2026-11-24T08:30:00+00:00", datetime(2026, 11, 24, tzinfo=timezone.utc)])
+def test_time_with_a_zone_refused(value):
+    """Onebox's times have no zone, so one that has is not guessed at."""
+    with pytest.raises(OneboxConfigError, match="in_timezone"):
+        format_time("since", value)
+
+
+def test_many_threads(make, sandbox):
+    """One client serves 32 threads with one login."""
+    client = make()
+    with ThreadPoolExecutor(32) as pool:
+        counts = list(
+            pool.map(lambda n: client.request("GET", "ticketrz", params={"limit": n + 1})["count"], range(96))
+        )
+    assert counts == list(range(1, 97))
+    assert sandbox.state.logins == 1
+
+
+def test_client_made_before_a_fork(make, sandbox):
+    """A child has sockets of its own, and its calls and its parent's do not mix."""
+    client = make()
+    assert client.request("GET", "ticketrz", params={"limit": 1})["count"] == 1
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        right = all(client.request("GET", "ticketrz", params={"limit": 2})["count"] == 2 for _ in range(20))
+        os.write(writer, b"right" if right else b"wrong")
+        os._exit(0)
+    assert all(client.request("GET", "ticketrz", params={"limit": 3})["count"] == 3 for _ in range(20))
+    os.waitpid(child, 0)
+    assert os.read(reader, 5) == b"right"
+    os.close(reader)
+    os.close(writer)
+    assert (sandbox.state.logins, sandbox.state.connections) == (1, 2)
