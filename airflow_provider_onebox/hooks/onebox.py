@@ -1,0 +1,295 @@
+"""The hook: an Airflow Connection in, a client of Onebox out, with one token per task run."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from datetime import datetime
+
+    import requests
+
+    from airflow_provider_onebox.auth import Token
+    from airflow_provider_onebox.client import OneboxClient
+
+# Task run -> (connection, site) -> client. Holds the current task run alone.
+_runs: dict[Hashable, dict[tuple[str, str | None], OneboxClient]] = {}
+
+
+class OneboxHook(BaseHook):
+    """Sign in to Onebox and make calls with the token.
+
+    Nothing is looked up or sent before a method needs it. In one task run, all hooks for the same connection
+    and site share one token; outside of a task run each hook has its own.
+
+    :param onebox_conn_id: the Airflow connection of type Onebox.
+    :param site_id: a site to use in place of the connection's own.
+    :param token: a token from an upstream task, used while it lives; afterwards the hook signs in by itself,
+        to the token's own site.
+    """
+
+    conn_name_attr = "onebox_conn_id"
+    default_conn_name = "onebox_default"
+    conn_type = "onebox"
+    hook_name = "Onebox"
+
+    def __init__(
+        self,
+        onebox_conn_id: str = default_conn_name,
+        *,
+        site_id: str | int | None = None,
+        token: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.onebox_conn_id = onebox_conn_id
+        self.site_id = site_id
+        self._token = token
+        self._client: tuple[Hashable, OneboxClient] | None = None
+
+    @property
+    def client(self) -> OneboxClient:
+        """The client behind this hook, made at first use and anew in another task run.
+
+        :raises OneboxConfigError: if the connection or the handed-in token can't work.
+        """
+        run = _task_run()
+        if self._client is None or self._client[0] != run:
+            self._client = (run, self._make_client(run))
+        return self._client[1]
+
+    def get_token(self) -> str:
+        """Return a token that is valid now, signing in if there is none.
+
+        API page: Authentication - Token, ``POST {host}/api/authenticate``.
+
+        :return: the bearer token.
+        :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
+        :raises OneboxError: if a token can't be had for another reason.
+        """
+        return self.client.tokens.get().value
+
+    def get_conn(self) -> requests.Session:
+        """Return a session that signs in by itself and renews a dead token.
+
+        It sends to this Onebox alone (addresses from :meth:`url_for`), follows no redirects, and answers as
+        :mod:`requests` does: statuses and Onebox's error envelope are the caller's to check.
+
+        :return: the session; all hooks of the same task run, connection and site share it.
+        :raises OneboxConfigError: if the connection can't work.
+        """
+        return self.client.session
+
+    def url_for(self, endpoint: str) -> str:
+        """Put an endpoint behind the connection's ``{host}/api/``.
+
+        :param endpoint: a path such as ``ticketrz/12250``.
+        :return: the whole URL, for use with :meth:`get_conn`.
+        :raises OneboxConfigError: if the endpoint is absolute or leads elsewhere.
+        """
+        return self.client.url_for(endpoint)
+
+    def request(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Mapping[str, Any] | str | bytes | None = None,
+        files: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Make one call and return what Onebox says.
+
+        Passing faults are retried; a write is sent again only if Onebox can't have acted on it.
+
+        :param method: the HTTP method.
+        :param endpoint: a path below ``{host}/api/``, such as ``ticket/create``.
+        :param params: the query.
+        :param json: a body to send as JSON.
+        :param data: a form, or a body as it stands.
+        :param files: files to upload, as for :func:`requests.request`.
+        :return: the parsed JSON.
+        :raises OneboxError: the member of the family that fits what went wrong.
+        """
+        return self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
+
+    def list_records(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        since: datetime | str | None = None,
+        last_update: datetime | str | None = None,
+        page_size: int = 100,
+        max_records: int | None = None,
+        parallelism: int = 2,
+    ) -> Iterator[dict[str, Any]]:
+        """List the records of a resource, ascending by id, a few pages in memory at a time.
+
+        Gives no record twice and misses none that was there from start to end, also while others come and go.
+
+        API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
+
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param since_id: only records with a greater id.
+        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
+        :param last_update: only records changed after this time, in the same form.
+        :param page_size: records a page.
+        :param max_records: the most records to return; all if ``None``.
+        :param parallelism: requests under way at once, 1 to 32.
+        :return: an iterator over the records.
+        :raises OneboxConfigError: at once, if an argument can't work.
+        :raises OneboxError: while iterating, if a page can't be had.
+        """
+        return self.client.list_records(
+            resource,
+            since_id=since_id,
+            since=since,
+            last_update=last_update,
+            page_size=page_size,
+            max_records=max_records,
+            parallelism=parallelism,
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Sign in for real, past every cache, for the Test button of the Connections page.
+
+        :return: whether it worked, and a sentence: where, as whom and for how long, or what to change.
+        """
+        try:
+            client = self._new_client(self.site_id)
+            token = client.login()
+        except OneboxError as error:
+            return False, str(error)
+        settings = client.settings
+        life = "for a time that they do not tell" if token.life is None else f"{token.life / 60:.4g} minutes"
+        return True, (
+            f"Signed in to {settings.base_url} as {settings.email} for site {settings.site_id}; tokens live {life}."
+        )
+
+    def _make_client(self, run: Hashable) -> OneboxClient:
+        token = self._read_token()
+        site_id = self.site_id
+        if token and token.site_id:
+            if site_id is not None and str(site_id).strip() != token.site_id:
+                raise OneboxConfigError(
+                    f"The token is for site {token.site_id}, but site_id is {site_id!r}: leave site_id out, or pass "
+                    "the token of that site."
+                )
+            site_id = token.site_id
+        clients = {} if run is None else _runs.setdefault(run, {})
+        for other in set(_runs) - {run}:
+            _runs.pop(other, None)
+        key = (self.onebox_conn_id, None if site_id is None else str(site_id))
+        client = clients.get(key)
+        if client is None:
+            client = self._new_client(site_id)
+            # Of several threads that come here at once, all get the client of the first.
+            client = clients[key] = clients.setdefault((self.onebox_conn_id, client.settings.site_id), client)
+        if token is None:
+            return client
+        from airflow_provider_onebox.auth import TokenSource
+        from airflow_provider_onebox.client import OneboxClient
+
+        return OneboxClient(client.settings, tokens=TokenSource(client.tokens.get, token))
+
+    def _new_client(self, site_id: str | int | None) -> OneboxClient:
+        from airflow_provider_onebox.client import OneboxClient
+        from airflow_provider_onebox.settings import settings_from_connection
+
+        settings = settings_from_connection(self.get_connection(self.onebox_conn_id), site_id)
+        _mask(settings.password)
+        for _, proxy in settings.proxies:
+            _mask(urlsplit(proxy).password or "")
+        return OneboxClient(settings, on_token=_mask)
+
+    def _read_token(self) -> Token | None:
+        if self._token is None:
+            return None
+        import time
+
+        from airflow_provider_onebox.auth import Token
+
+        _mask(self._token)
+        # A template that finds no XCom renders as an empty string or as None.
+        if self._token in ("", "None"):
+            raise OneboxConfigError(
+                "The token handed in is empty: the upstream task has pushed none, or the template names another "
+                "task or key."
+            )
+        try:
+            return Token.read(self._token, now=time.monotonic(), wall=time.time())
+        except ValueError:
+            raise OneboxConfigError(
+                "The token handed in is no bearer token: pass the string that the upstream task returned, as it is."
+            ) from None
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Tell Airflow 2.11 to 3.1 how to show the standard fields; later ones read the provider info.
+
+        :return: the same declaration in the older spelling.
+        """
+        return {key.replace("-", "_"): value for key, value in UI_FIELD_BEHAVIOUR.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Give Airflow 2.11 to 3.1 the extra fields of the form; later ones read the provider info.
+
+        :return: a WTForms field for each entry of the declaration, by its name.
+        """
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import BooleanField, IntegerField, StringField
+        from wtforms.validators import InputRequired, NumberRange, Optional, Regexp
+
+        widgets: dict[str, Any] = {}
+        for name, declared in CONN_FIELDS.items():
+            schema = declared["schema"]
+            types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+            options: dict[str, Any] = {"label": declared["label"], "description": declared["description"]}
+            if "boolean" in types:
+                widgets[name] = BooleanField(default=schema["default"], **options)
+                continue
+            validators: list[Any] = [InputRequired() if schema.get("minLength") else Optional()]
+            if "pattern" in schema:
+                validators.append(Regexp(schema["pattern"]))
+            if "minimum" in schema:
+                validators.append(NumberRange(min=schema["minimum"]))
+            field = IntegerField if "integer" in types else StringField
+            widgets[name] = field(widget=BS3TextFieldWidget(), validators=validators, **options)
+        return widgets
+
+
+@cache
+def _context_getter() -> Callable[[], Mapping[str, Any]]:
+    # Resolving the name costs more than the call, and a DAG file that only imports operators needs neither.
+    from airflow.providers.common.compat.sdk import get_current_context
+
+    return get_current_context
+
+
+def _task_run() -> Hashable:
+    """Identify the task run that this process is in, ``None`` outside of one."""
+    try:
+        ti = _context_getter()()["ti"]
+    except (AirflowException, RuntimeError, KeyError):
+        return None
+    return (getattr(ti, "id", None), ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
+
+
+def _mask(secret: str) -> None:
+    """Have Airflow replace a secret in this process's logs from now on."""
+    try:
+        from airflow.sdk.log import mask_secret
+    except ImportError:
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
+    if secret:
+        mask_secret(secret)
