@@ -21,27 +21,19 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the sandbox."""
-    parser = argparse.ArgumentParser(
-        prog="python -m airflow_provider_onebox.sandbox", description="A local Onebox."
-    )
+    parser = argparse.ArgumentParser(prog="python -m airflow_provider_onebox.sandbox", description="A local Onebox.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
     parser.add_argument("--base-path", default="", metavar="PATH", help="such as /feature/voc")
-    parser.add_argument(
-        "--records", type=int, default=1000, metavar="N", help="rows of each resource of each site"
-    )
+    parser.add_argument("--records", type=int, default=1000, metavar="N", help="rows of each resource of each site")
     parser.add_argument("--sites", default="169,170", metavar="ID,ID", help="default %(default)s")
     parser.add_argument("--email", default=EMAIL, help="default %(default)s")
     parser.add_argument("--password", default=PASSWORD)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the data and the random faults")
     parser.add_argument("--token-life", type=float, default=900, metavar="S")
     parser.add_argument("--latency", type=float, default=0, metavar="MS")
-    parser.add_argument(
-        "--fault-rate", type=float, default=0, metavar="SHARE", help="of the requests, 0 to 1"
-    )
-    parser.add_argument(
-        "--fault-kinds", default=",".join(Settings.fault_kinds), help=f"of {', '.join(sorted(KINDS))}"
-    )
+    parser.add_argument("--fault-rate", type=float, default=0, metavar="SHARE", help="of the requests, 0 to 1")
+    parser.add_argument("--fault-kinds", default=",".join(Settings.fault_kinds), help=f"of {', '.join(sorted(KINDS))}")
     parser.add_argument(
         "--set",
         type=_setting,

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Message, Receive, Scope, Send
 
-LOGIN_PAGE = (
-    "<!DOCTYPE html><html><head><title>Onebox - Login</title></head><body><form>Login</form></body></html>"
-)
+LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Onebox - Login</title></head><body><form>Login</form></body></html>"
 QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
 TICKET_FIELDS = ("fullName", "contact", "subject", "category", "content")
 CALLS = ("configure", "fail", "calm", "add", "delete", "touch", "ids", "revoke", "reset", "snapshot")
@@ -44,9 +42,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, no mistake
     :param blank: the value of the fields that say nothing
     """
 
-    def __init__(
-        self, status: int, message: str, code: int | str | None = None, blank: str | None = ""
-    ) -> None:
+    def __init__(self, status: int, message: str, code: int | str | None = None, blank: str | None = "") -> None:
         super().__init__(message)
         self.status = status
         self.body = {
@@ -68,9 +64,7 @@ def kind_of(path: str) -> str:
         return "authenticate"
     if parts[:1] == ["ticket"]:
         return "create" if parts[1:] == ["create"] else "conversations"
-    return (
-        {1: "list", 2: "record"}.get(len(parts), "other") if parts[:1] and parts[0] in RESOURCES else "other"
-    )
+    return {1: "list", 2: "record"}.get(len(parts), "other") if parts[:1] and parts[0] in RESOURCES else "other"
 
 
 class App:
@@ -213,9 +207,7 @@ class App:
                 table.delete(row_id)
         if state.int_ids:
             rows = [integer_id(row) for row in rows]
-        head = json.dumps(
-            {"limit": query.get("limit", 20), "offset": query.get("offset", 0), "count": len(rows)}
-        )
+        head = json.dumps({"limit": query.get("limit", 20), "offset": query.get("offset", 0), "count": len(rows)})
         body = b'%b, "total": %d, "data": [%b]}' % (head[:-1].encode(), total, b",".join(rows))
         return Response(body, media_type=JSON)
 
@@ -242,11 +234,7 @@ class App:
         """Return the row the path names, or refuse."""
         site, row_id = self.grant(request).site, request.path_params["id"]
         with self.state.lock:
-            row = (
-                self.state.table(resource, site).find(int(row_id))
-                if re.fullmatch("[0-9]{1,18}", row_id)
-                else None
-            )
+            row = self.state.table(resource, site).find(int(row_id)) if re.fullmatch("[0-9]{1,18}", row_id) else None
         if row is None:
             raise Refusal(404, f"{resource} {row_id[:18]} not found")
         return integer_id(row) if self.state.int_ids else row

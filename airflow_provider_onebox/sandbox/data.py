@@ -140,11 +140,7 @@ class Table:
         """Append rows, each with ``fields`` over the generated ones, and return their Ids."""
         new = list(islice(accumulate(self._gaps, initial=self._last), 1, count + 1))
         self._last = max(new, default=self._last)
-        rows = (
-            [json.dumps({**json.loads(self._make(i)), **fields}).encode() for i in new]
-            if fields
-            else [None] * count
-        )
+        rows = [json.dumps({**json.loads(self._make(i)), **fields}).encode() for i in new] if fields else [None] * count
         self.ids += new
         self._rows += rows
         self._recent = (None, [])
@@ -194,9 +190,7 @@ class Table:
             places = self._updated(last_update)
             places = places[bisect_left(places, start) :]
             if order != "ascending":
-                places.sort(
-                    key=(lambda at: -at) if order == "descending" else (lambda at: _lag(self.ids[at]))
-                )
+                places.sort(key=(lambda at: -at) if order == "descending" else (lambda at: _lag(self.ids[at])))
             rows = [self._slice(at, at + 1)[0] for at in places[offset : offset + size]]
             total = len(places)
         return (rows[::-1] if order == "page" else rows), total

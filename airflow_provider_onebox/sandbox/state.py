@@ -160,9 +160,7 @@ class State(Settings):
                 self._tables[key] = Table(*key, count=self.records, seed=self.seed)
             return self._tables[key]
 
-    def add(
-        self, count: int, resource: str = "ticketrz", site: str | None = None, **fields: Any
-    ) -> list[str]:
+    def add(self, count: int, resource: str = "ticketrz", site: str | None = None, **fields: Any) -> list[str]:
         """Add rows, newest last, with ``fields`` over the generated ones; return their Ids."""
         with self.lock:
             return self.table(resource, site).add(count, **fields)
@@ -172,9 +170,7 @@ class State(Settings):
         with self.lock:
             return sum(self.table(resource, site).delete(int(row_id)) for row_id in ids)
 
-    def touch(
-        self, row_id: str | int, when: str, resource: str = "ticketrz", site: str | None = None
-    ) -> None:
+    def touch(self, row_id: str | int, when: str, resource: str = "ticketrz", site: str | None = None) -> None:
         """Set a row's ModifyDate (``YYYY-MM-DD HH:MM:SS``)."""
         with self.lock:
             self.table(resource, site).touch(int(row_id), datetime.fromisoformat(when))
