@@ -8,7 +8,8 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "site_id": {
         "label": "Site ID",
         "description": "The number of the Onebox site to sign in to, for example 169.",
-        "schema": {"type": "string", "minLength": 1, "pattern": "^[0-9]+$"},
+        # Airflow's page requires what may not be null, and keeps letters out of a number; it reads no pattern.
+        "schema": {"type": "integer", "minimum": 1},
     },
     "timeout": {
         "label": "Timeout (seconds)",
@@ -33,7 +34,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "allow_http": {
         "label": "Allow plain HTTP",
         "description": "Without it, http:// is refused for every host but this machine.",
-        "schema": {"type": "boolean", "default": False},
+        "schema": {"type": ["boolean", "null"], "default": False},
     },
 }
 """The connection's extra fields, by the name they are stored under."""

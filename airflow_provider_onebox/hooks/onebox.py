@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from airflow_provider_onebox.auth import Token
     from airflow_provider_onebox.client import OneboxClient
 
+MIN_MASKED = 5
+"""Characters of the shortest secret that Airflow masks in logs."""
+
 # Task run -> (connection, site) -> client. Holds the current task run alone.
 _runs: dict[Hashable, dict[tuple[str, str | None], OneboxClient]] = {}
 
@@ -246,25 +249,21 @@ class OneboxHook(BaseHook):
 
         :return: a WTForms field for each entry of the declaration, by its name.
         """
+        # Only names and arguments that Airflow 3.0 and 3.1 have stand-ins for. Airflow 2 has one form for all
+        # connection types, so a field that is required here would be required everywhere.
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import BooleanField, IntegerField, StringField
-        from wtforms.validators import InputRequired, NumberRange, Optional, Regexp
+        from wtforms.validators import Optional
 
+        fields = {"integer": IntegerField, "boolean": BooleanField}
         widgets: dict[str, Any] = {}
         for name, declared in CONN_FIELDS.items():
-            schema = declared["schema"]
-            types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-            options: dict[str, Any] = {"label": declared["label"], "description": declared["description"]}
-            if "boolean" in types:
-                widgets[name] = BooleanField(default=schema["default"], **options)
-                continue
-            validators: list[Any] = [InputRequired() if schema.get("minLength") else Optional()]
-            if "pattern" in schema:
-                validators.append(Regexp(schema["pattern"]))
-            if "minimum" in schema:
-                validators.append(NumberRange(min=schema["minimum"]))
-            field = IntegerField if "integer" in types else StringField
-            widgets[name] = field(widget=BS3TextFieldWidget(), validators=validators, **options)
+            kind = declared["schema"]["type"]
+            kind = kind if isinstance(kind, str) else kind[0]
+            options: dict[str, Any] = {} if kind == "boolean" else {"widget": BS3TextFieldWidget()}
+            widgets[name] = fields.get(kind, StringField)(
+                declared["label"], validators=[Optional()], description=declared["description"], **options
+            )
         return widgets
 
 
@@ -291,5 +290,6 @@ def _mask(secret: str) -> None:
         from airflow.sdk.log import mask_secret
     except ImportError:
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
-    if secret:
+    # Airflow 3 skips shorter ones by itself; Airflow 2 would punch holes into every log.
+    if len(secret) >= MIN_MASKED:
         mask_secret(secret)
