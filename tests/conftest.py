@@ -1,14 +1,60 @@
-"""Fixtures for the whole suite."""
+"""Fixtures, and an Airflow in the tests' own process that reads no file of the user's and writes none."""
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
 
-from airflow_provider_onebox.sandbox import Sandbox
+# Airflow reads its configuration when it is first imported: all of this has to stand before that.
+for _name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
+    del os.environ[_name]
+_home = tempfile.TemporaryDirectory(prefix="airflow-unit-", ignore_cleanup_errors=True)
+os.environ |= {
+    "AIRFLOW_HOME": _home.name,
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home.name}/airflow.db",
+    "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+
+from airflow_home import AIRFLOW_3, AirflowHome  # noqa: E402 - reads the environment set above
+
+from airflow_provider_onebox.sandbox import Sandbox  # noqa: E402 - likewise
+
+if not AIRFLOW_3:
+    os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def airflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the migrated database of this session is kept, once there is one."""
+    return tmp_path_factory.mktemp("airflow-template") / "airflow.db"
+
+
+@pytest.fixture
+def airflow_home(tmp_path: Path, airflow_template: Path) -> Iterator[Callable[..., AirflowHome]]:
+    """Make homes with a migrated database; what is started in them ends with the test."""
+    with ExitStack() as stack:
+
+        def make(*args: Any, **options: Any) -> AirflowHome:
+            folder = tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}"
+            home = stack.enter_context(AirflowHome(folder, *args, template=airflow_template, **options))
+            home.migrate()
+            return home
+
+        yield make
 
 
 @pytest.fixture

@@ -1,0 +1,467 @@
+"""A real Airflow in a folder of its own, for the tests, the demo and the browser: 2.11 and every 3.x.
+
+Everything is set by environment variables, listens on loopback alone and ends with the ``with`` block::
+
+    with AirflowHome(tmp_path, [dag_file]) as home:
+        home.migrate()
+        result = home.test_dag("my_dag")            # one process, no scheduler
+        home.start("api-server", "scheduler")        # or the real thing
+        run_id = home.trigger("my_dag")
+        assert home.wait("my_dag", run_id) == "success"
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+AIRFLOW_VERSION = tuple(int(part) for part in version("apache-airflow").split(".")[:2])
+AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
+
+# Short intervals and few processes, for a small machine. SQLite gives up waiting for a lock after 5 s by
+# default, and several processes write to it here.
+_SETTINGS = """
+core dags_folder={home}/dags plugins_folder={home}/plugins load_examples=False fernet_key={fernet}
+core dags_are_paused_at_creation=False parallelism=4
+database sql_alchemy_conn=sqlite:///{home}/airflow.db?timeout=30
+logging base_log_folder={home}/logs colored_console_log=False
+logging worker_log_server_port={worker_log_port} trigger_log_server_port={trigger_log_port}
+scheduler job_heartbeat_sec=1 scheduler_heartbeat_sec=1 scheduler_idle_sleep_time=0.2
+triggerer job_heartbeat_sec=1
+usage_data_collection enabled=False
+"""
+_SETTINGS_2 = """
+api auth_backends=airflow.api.auth.backend.default
+database load_default_connections=False
+metrics timer_unit_consistency=True
+scheduler dag_dir_list_interval=2 parsing_processes=1
+webserver base_url=http://127.0.0.1:{port} web_server_host=127.0.0.1 web_server_port={port}
+webserver workers=1 secret_key={secret} config_file={home}/webserver_config.py
+"""
+_SETTINGS_3 = """
+api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret_key={secret}
+api_auth jwt_secret={secret}
+core execution_api_server_url=http://127.0.0.1:{port}/execution/
+core simple_auth_manager_all_admins=True simple_auth_manager_passwords_file={home}/passwords.json
+dag_processor parsing_processes=1 refresh_interval=2 bundle_refresh_check_interval=1
+"""
+_TAG = "AIRFLOW_HOME_COMPONENT"
+_MARK = "\x1eairflow-home dag "
+_JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class AirflowHomeError(Exception):
+    """Airflow did not do what was asked; the message holds the end of its output."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run left behind: states as Airflow spells them, XComs decoded from JSON."""
+
+    run_id: str
+    state: str
+    tasks: dict[tuple[str, int], str | None]
+    xcoms: dict[tuple[str, int, str], Any]
+    output: str = ""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _tail(text: str, lines: int = 40) -> str:
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _settings(home: Path, port: int) -> dict[tuple[str, str], str]:
+    """Return the configuration of a home."""
+    values = {
+        "home": home,
+        "port": port,
+        "worker_log_port": free_port(),
+        "trigger_log_port": free_port(),
+        "fernet": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "secret": secrets.token_urlsafe(64),
+    }
+    settings = {}
+    for line in (_SETTINGS + (_SETTINGS_3 if AIRFLOW_3 else _SETTINGS_2)).split("\n"):
+        section, *options = line.split() or [""]
+        for option in options:
+            key, _, value = option.partition("=")
+            settings[section, key] = value.format(**values)
+    return settings
+
+
+class AirflowHome:
+    """One Airflow installation: folder, configuration, database and the processes started in it.
+
+    :param home: the folder, new or empty.
+    :param dags: a folder of DAG files, or the files; they are copied.
+    :param connections: connection id to URI or JSON, for ``AIRFLOW_CONN_*``.
+    :param env: more environment variables.
+    :param config: ``(section, key)`` to value, on top of the settings of this module.
+    :param executor: the executor of the scheduler.
+    :param template: a migrated SQLite file to copy; it is made by the first ``migrate`` that misses it.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags: Path | Iterable[Path] = (),
+        *,
+        connections: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        config: Mapping[tuple[str, str], Any] | None = None,
+        executor: str = "LocalExecutor",
+        template: Path | None = None,
+    ) -> None:
+        self.home = home.resolve()
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.template = template
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.started: set[str] = set()
+        (self.home / "processes").mkdir(parents=True, exist_ok=True)
+        if isinstance(dags, Path):
+            shutil.copytree(dags, self.home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            (self.home / "dags").mkdir()
+            for file in dags:
+                shutil.copy(file, self.home / "dags")
+        # A page without login, for the browser; Airflow 3 has a setting for it.
+        (self.home / "webserver_config.py").write_text("AUTH_ROLE_PUBLIC = 'Admin'\n")
+        self.config = _settings(self.home, self.port) | {("core", "executor"): executor} | dict(config or {})
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW_")}
+        self.env |= {f"AIRFLOW__{s}__{k}".upper(): str(value) for (s, k), value in self.config.items()}
+        self.env |= {f"AIRFLOW_CONN_{name.upper()}": uri for name, uri in (connections or {}).items()}
+        self.env |= {
+            "AIRFLOW_HOME": str(self.home),
+            "NO_COLOR": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "PYTHONUNBUFFERED": "1",
+            "SCARF_ANALYTICS": "false",
+            # Keeps the environment of renamed processes readable, so that orphans can be told.
+            "SPT_NOENV": "1",
+            # Airflow 2 refuses SQLite under any executor that runs two tasks at once.
+            "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
+            **(env or {}),
+        }
+
+    def __enter__(self) -> AirflowHome:
+        """Return the home itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every process that was started."""
+        self.stop()
+
+    def run(self, *args: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``airflow`` with these arguments and return its output, stderr included."""
+        return self._python("-m", "airflow", *args, timeout=timeout, check=check)
+
+    def _python(self, *args: str, timeout: float, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, *args],
+            env=self.env,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AirflowHomeError(f"{shlex.join(args)} ended with {done.returncode}:\n{_tail(done.stdout)}")
+        return done
+
+    # --- database
+
+    def migrate(self) -> None:
+        """Bring the database to this Airflow's schema; with a template, by copying it."""
+        file = self.home / "airflow.db"
+        if self.template is None or not self.config["database", "sql_alchemy_conn"].startswith("sqlite"):
+            self.run("db", "migrate", timeout=300)
+        elif self.template.exists():
+            # Not a file copy: what is still in the write-ahead log belongs to the database.
+            with closing(sqlite3.connect(self.template)) as source, closing(sqlite3.connect(file)) as target:
+                source.backup(target)
+        else:
+            self.run("db", "migrate", timeout=300)
+            # Readers do not block the writer then; Airflow 3 does the same by itself.
+            with closing(sqlite3.connect(file)) as source:
+                source.execute("PRAGMA journal_mode=WAL")
+                with closing(sqlite3.connect(f"{self.template}.new")) as target:
+                    source.backup(target)
+            Path(f"{self.template}.new").replace(self.template)
+
+    def database(self, query: str, **params: Any) -> list[dict[str, Any]]:
+        """Return the rows of an SQL query (``:name`` parameters) on the metadata database."""
+        engine = create_engine(self.config["database", "sql_alchemy_conn"], poolclass=NullPool)
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(text(query), params).mappings()]
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[tuple[str, int], str | None]:
+        """Return the state of every task instance of a run, by task id and map index."""
+        query = "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = :dag AND run_id = :run"
+        rows = self.database(query, dag=dag_id, run=run_id)
+        return {(row["task_id"], row["map_index"]): row["state"] for row in rows}
+
+    def xcoms(self, dag_id: str, run_id: str) -> dict[tuple[str, int, str], Any]:
+        """Return every XCom of a run as its reader gets it, by task id, map index and key."""
+        # JSON text in bytes on Airflow 2, of the database's JSON type since.
+        value = "CAST(value AS TEXT) AS value" if AIRFLOW_3 else "value"
+        query = f"SELECT task_id, map_index, key, {value} FROM xcom"  # noqa: S608
+        rows = self.database(f"{query} WHERE dag_id = :dag AND run_id = :run", dag=dag_id, run=run_id)
+        decode = json.loads if AIRFLOW_3 else lambda value: json.loads(bytes(value))
+        return {(row["task_id"], row["map_index"], row["key"]): decode(row["value"]) for row in rows}
+
+    def import_errors(self) -> dict[str, str]:
+        """Return the traceback of every DAG file that could not be imported."""
+        rows = self.database("SELECT filename, stacktrace FROM import_error")
+        return {row["filename"]: row["stacktrace"] for row in rows}
+
+    def result(self, dag_id: str, run_id: str, output: str = "") -> Run:
+        """Return states and XComs of a run."""
+        query = "SELECT state FROM dag_run WHERE dag_id = :dag AND run_id = :run"
+        state = self.database(query, dag=dag_id, run=run_id)[0]["state"]
+        tasks, xcoms = self.task_states(dag_id, run_id), self.xcoms(dag_id, run_id)
+        return Run(run_id, state, tasks, xcoms, output)
+
+    # --- one process
+
+    def test_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 180) -> Run:
+        """Run one DAG as ``airflow dags test`` does."""
+        return self.test_dags({dag_id: conf}, timeout)[dag_id]
+
+    def test_dags(
+        self, dags: Iterable[str] | Mapping[str, Mapping[str, Any] | None], timeout: float = 300
+    ) -> dict[str, Run]:
+        """Run several DAGs one after the other in a single process: Airflow is imported once.
+
+        :param dags: DAG ids, or a mapping of them to the configuration of their runs.
+        """
+        confs = dict(dags) if isinstance(dags, Mapping) else dict.fromkeys(dags)
+        last = self.database("SELECT coalesce(max(id), 0) AS id FROM dag_run")[0]["id"]
+        output = self._python(__file__, json.dumps(confs), timeout=timeout).stdout
+        query = "SELECT run_id FROM dag_run WHERE dag_id = :dag AND id > :last ORDER BY id DESC"
+        runs = {}
+        for part in output.split(_MARK)[1:]:
+            dag_id, _, printed = part.partition("\n")
+            rows = self.database(query, dag=dag_id, last=last)
+            if not rows:
+                raise AirflowHomeError(f"No run of {dag_id} was made:\n{_tail(output)}")
+            runs[dag_id] = self.result(dag_id, rows[0]["run_id"], printed)
+        return runs
+
+    # --- real processes
+
+    def start(self, *components: str, timeout: float = 120) -> None:
+        """Start components and wait until each is healthy.
+
+        A component is one of ``api-server`` (the webserver on Airflow 2), ``scheduler``, ``triggerer`` and
+        ``dag-processor`` (part of the scheduler on Airflow 2), or the command line of another one, such as
+        ``celery worker``, which counts as healthy once it runs. ``processes`` lists each under its name here.
+        """
+        last = self.database("SELECT coalesce(max(id), 0) AS id FROM job")[0]["id"]
+        started = [name for name in components if AIRFLOW_3 or name != "dag-processor"]
+        self.started.update(started)
+        for name in started:
+            command = shlex.split(name if AIRFLOW_3 else name.replace("api-server", "webserver"))
+            if name in ("scheduler", "triggerer"):
+                command.append("--skip-serve-logs")
+            with self._log(name).open("ab") as log:
+                self.processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "airflow", *command],
+                    env=self.env | {_TAG: f"{self.home} {name}"},
+                    cwd=self.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        try:
+            for name in started:
+                self.until(partial(self._healthy, name, last), f"{name} is healthy", timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _log(self, name: str) -> Path:
+        return self.home / "processes" / f"{name.replace(' ', '-')}.log"
+
+    def _healthy(self, name: str, last: int) -> bool:
+        if name == "api-server":
+            with suppress(OSError, AirflowHomeError):
+                return bool(self.request("GET", "/api/v2/monitor/health" if AIRFLOW_3 else "/health"))
+            return False
+        query = "SELECT id FROM job WHERE id > :last AND job_type = :type AND state = 'running'"
+        return name not in _JOBS or bool(self.database(query, last=last, type=_JOBS[name]))
+
+    def until(self, done: Callable[[], Any], what: str, timeout: float) -> Any:
+        """Wait until ``done()`` is true and return it; a process that ends meanwhile ends the wait."""
+        deadline = time.monotonic() + timeout
+        while not (answer := done()):
+            ended = [name for name, process in self.processes.items() if process.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                why = f"{', '.join(ended)} ended" if ended else f"not within {timeout} s"
+                logs = [f"--- {n}\n{_tail(self._log(n).read_text())}" for n in ended or self.processes]
+                raise AirflowHomeError("\n".join([f"Waited until {what}: {why}", *logs]))
+            time.sleep(0.1)
+        return answer
+
+    def alive(self, *components: str) -> list[psutil.Process]:
+        """Return the processes of components (all that were started by default), orphans included."""
+        tags = {f"{self.home} {name}" for name in components or self.started}
+        found = psutil.process_iter(["environ", "cmdline"])
+        return [process for process in found if (process.info["environ"] or {}).get(_TAG) in tags]
+
+    def stop(self, *components: str, grace: float = 20) -> list[str]:
+        """End components (all by default); return the command lines of what had to be killed."""
+        names = list(components or self.processes)
+        killed = []
+        # Tasks that end still talk to the API server: it goes last.
+        for group in ([n for n in names if n != "api-server"], [n for n in names if n == "api-server"]):
+            family = self.alive(*group) if group else []
+            for name in group:
+                self.processes[name].terminate()
+            _, left = psutil.wait_procs(family, 3)
+            if left and "triggerer" in group and AIRFLOW_3:
+                # It waits out 10 s for a runner that has long gone; a second signal ends that.
+                self.processes["triggerer"].terminate()
+            psutil.wait_procs(left, grace)
+            killed += self.kill(*group) if group else []
+        return killed
+
+    def kill(self, *components: str) -> list[str]:
+        """Kill components with their children at once; return their command lines."""
+        family = self.alive(*components)
+        killed = [" ".join(process.info["cmdline"] or ()) for process in family]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, 10)
+        for name in components:
+            self.processes.pop(name).wait()
+        return killed
+
+    # --- runs
+
+    def request(self, method: str, path: str, body: Any = None, token: str = "") -> Any:
+        """Call the API server and return its JSON."""
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
+        try:
+            with _OPENER.open(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AirflowHomeError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the public REST API, signed in; ``path`` follows ``/api/v2`` (``/api/v1`` on Airflow 2)."""
+        token = self.request("GET", "/auth/token")["access_token"] if AIRFLOW_3 else ""
+        return self.request(method, f"/api/v{2 if AIRFLOW_3 else 1}{path}", body, token)
+
+    def trigger(
+        self,
+        dag_id: str,
+        conf: Mapping[str, Any] | None = None,
+        logical_date: datetime | None = None,
+        timeout: float = 60,
+    ) -> str:
+        """Start a run as soon as the DAG is parsed and return its run id."""
+        self.until(lambda: self._parsed(dag_id), f"{dag_id} is parsed", timeout)
+        run_id = f"run_{secrets.token_hex(6)}"
+        if "api-server" in self.processes:
+            body: dict[str, Any] = {"dag_run_id": run_id, "conf": dict(conf or {})}
+            if AIRFLOW_3 or logical_date:
+                body["logical_date"] = logical_date and logical_date.isoformat()
+            self.api("POST", f"/dags/{dag_id}/dagRuns", body)
+        else:
+            date = ["-l" if AIRFLOW_3 else "-e", logical_date.isoformat()] if logical_date else []
+            self.run("dags", "trigger", "-r", run_id, "-c", json.dumps(conf or {}), *date, dag_id)
+        return run_id
+
+    def _parsed(self, dag_id: str) -> bool:
+        if errors := self.import_errors():
+            raise AirflowHomeError("\n".join(f"{file}:\n{text}" for file, text in errors.items()))
+        return bool(self.database("SELECT 1 FROM serialized_dag WHERE dag_id = :dag", dag=dag_id))
+
+    def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+        """Wait until the run is over and return its state."""
+        query = """SELECT state FROM dag_run WHERE dag_id = :dag AND run_id = :run
+                   AND state IN ('success', 'failed')"""
+        what = f"run {run_id} of {dag_id} is over"
+        rows = self.until(lambda: self.database(query, dag=dag_id, run=run_id), what, timeout)
+        return str(rows[0]["state"])
+
+    # --- logs
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> str:
+        """Return the log of one try and of its triggers as it lies on the disk (JSON lines on Airflow 3)."""
+        folder = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
+        if map_index >= 0:
+            folder /= f"map_index={map_index}"
+        return "".join(file.read_text() for file in sorted(folder.glob(f"attempt={try_number}.log*")))
+
+    def log_files(self) -> list[Path]:
+        """Return every log file of the home: tasks, DAG parsing and the components."""
+        return sorted(f for d in ("logs", "processes") for f in (self.home / d).rglob("*") if f.is_file())
+
+
+def _main(confs: dict[str, Any]) -> None:
+    """Serialise the DAGs of the home, then test each of ``confs``, with a mark in the output before each."""
+    import traceback
+
+    from airflow.__main__ import main
+
+    tests = [(dag, ["dags", "test", dag, *(["-c", json.dumps(c)] if c else [])]) for dag, c in confs.items()]
+    for dag_id, arguments in [("", ["dags", "reserialize"]), *tests]:
+        print(f"{_MARK}{dag_id}" if dag_id else "", flush=True)  # noqa: T201
+        sys.argv = ["airflow", *arguments]
+        try:
+            main()  # type: ignore[no-untyped-call]
+        except SystemExit as end:
+            print(end, flush=True)  # noqa: T201
+        except Exception:  # noqa: BLE001 - the next DAG has to run; the caller misses the run of this one
+            traceback.print_exc()
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the tests are not what the DAGs may import
+    _main(json.loads(sys.argv[1]))

@@ -1,0 +1,68 @@
+"""DAGs without Onebox: what the harness of the tests proves itself with."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+try:
+    from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+    from airflow.sdk import BaseOperator, dag, task
+except ImportError:
+    from airflow.decorators import dag, task
+    from airflow.models.baseoperator import BaseOperator
+    from airflow.triggers.temporal import TimeDeltaTrigger
+
+
+class Deferred(BaseOperator):
+    """Sleep in the triggerer for a second."""
+
+    def execute(self, context: Any) -> None:  # noqa: ARG002
+        """Defer."""
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="resume")
+
+    def resume(self, context: Any, event: Any) -> str:  # noqa: ARG002
+        """Say that the trigger fired."""
+        return "resumed"
+
+
+@dag(schedule=None)
+def passing() -> None:
+    """Pass an XCom on."""
+
+    @task
+    def first(**context: Any) -> dict[str, Any]:
+        return {"numbers": [1, 2], "name": context["dag_run"].conf.get("name", "nobody")}
+
+    @task
+    def second(given: dict[str, Any]) -> str:
+        print("given:", given)  # noqa: T201
+        return f"hello {given['name']}"
+
+    second(first())
+
+
+@dag(schedule=None)
+def every_kind() -> None:
+    """Hold a task that passes, one that fails, a mapped one and a deferred one."""
+
+    @task
+    def plain() -> list[int]:
+        return [1, 2]
+
+    @task
+    def failing() -> None:
+        raise ValueError("as it should")
+
+    @task
+    def mapped(number: int) -> int:
+        print(f"number is {number}")  # noqa: T201
+        return number * 10
+
+    mapped.expand(number=plain())
+    failing()
+    Deferred(task_id="deferred")
+
+
+passing()
+every_kind()
