@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -66,7 +67,7 @@ webserver workers=1 secret_key={secret} config_file={home}/webserver_config.py
 """
 _SETTINGS_3 = """
 api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret_key={secret}
-api_auth jwt_secret={secret}
+api_auth jwt_secret={secret} jwt_issuer=airflow-home
 core execution_api_server_url=http://127.0.0.1:{port}/execution/
 core simple_auth_manager_all_admins=True simple_auth_manager_passwords_file={home}/passwords.json
 dag_processor parsing_processes=1 refresh_interval=2 bundle_refresh_check_interval=1
@@ -319,7 +320,7 @@ class AirflowHome:
             raise
 
     def _log(self, name: str) -> Path:
-        return self.home / "processes" / f"{name.replace(' ', '-')}.log"
+        return self.home / "processes" / f"{re.sub('[^a-zA-Z0-9]+', '-', name)}.log"
 
     def _healthy(self, name: str, last: int) -> bool:
         if name == "api-server":
