@@ -46,23 +46,27 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    sandbox = Sandbox(
-        records=options.records,
-        sites=options.sites.split(","),
-        email=options.email,
-        password=options.password,
-        base_path=options.base_path,
-        host=options.host,
-        port=options.port,
-        seed=options.seed,
-        **{
-            "token_life": options.token_life,
-            "latency": options.latency / 1000,
-            "fault_rate": options.fault_rate,
-            "fault_kinds": options.fault_kinds.split(","),
-            **dict(options.set),
-        },
-    )
+    settings = {
+        "token_life": options.token_life,
+        "latency": options.latency / 1000,
+        "fault_rate": options.fault_rate,
+        "fault_kinds": options.fault_kinds.split(","),
+        **dict(options.set),
+    }
+    try:
+        sandbox = Sandbox(
+            records=options.records,
+            sites=options.sites.split(","),
+            email=options.email,
+            password=options.password,
+            base_path=options.base_path,
+            host=options.host,
+            port=options.port,
+            seed=options.seed,
+            **settings,
+        )
+    except (TypeError, ValueError) as problem:
+        parser.error(str(problem))
     with sandbox:
         sys.stdout.write(f"{sandbox.url}\n")
         sys.stdout.flush()

@@ -328,8 +328,11 @@ class App:
             reply: Response
             if kind == "truncated":
                 reply = Response(half, status, media_type=JSON)
-            elif kind in ("slow", "delay"):
+            elif kind == "slow":
                 reply = StreamingResponse(in_pieces(body, **fault), status, headers)
+            elif kind == "delay":
+                await asyncio.sleep(fault.get("pause", 1))
+                reply = Response(body, status, headers)
             elif kind == "no_token":
                 reply = JSONResponse({k: v for k, v in json.loads(body).items() if k != "token"}, status)
             elif kind == "huge":
@@ -374,9 +377,9 @@ def encoded(body: Any) -> bytes:
     return body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
-async def in_pieces(body: bytes, pieces: int = 4, pause: float = 0.05, **fault: Any) -> AsyncIterator[bytes]:
-    """Send a body in pieces with a pause before each; ``delay`` sends it at once after one pause."""
-    size = len(body) if fault["kind"] == "delay" else -(-len(body) // pieces)
+async def in_pieces(body: bytes, pieces: int = 4, pause: float = 0.05, **_: Any) -> AsyncIterator[bytes]:
+    """Send a body in pieces with a pause before each."""
+    size = -(-len(body) // pieces)
     for start in range(0, len(body), size):
         await asyncio.sleep(pause)
         yield body[start : start + size]

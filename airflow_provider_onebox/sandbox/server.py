@@ -161,8 +161,13 @@ class Sandbox:
 
     def disconnect(self) -> None:
         """Abort every open connection, idle ones too."""
-        for transport in list(self.state.transports):
-            self._server.loop.call_soon_threadsafe(transport.abort)
+
+        async def abort() -> None:
+            for transport in list(self.state.transports):
+                transport.abort()
+            await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(abort(), self._server.loop).result()
 
     def __enter__(self) -> Sandbox:
         self.start()

@@ -1,0 +1,119 @@
+"""The sandbox keeps to the contract, in ``contract.yaml`` and as schemathesis reads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import settings
+from schemathesis.checks import (
+    positive_data_acceptance,
+    status_code_conformance,
+    unsupported_method,
+)
+from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
+from schemathesis.core.failures import FailureGroup
+
+from airflow_provider_onebox.sandbox import Sandbox
+from airflow_provider_onebox.sandbox.data import RESOURCES
+
+EXAMPLES = 40
+CONFIG = SchemathesisConfig(
+    seed=1,
+    projects=ProjectsConfig(
+        default=ProjectConfig(
+            generation=GenerationConfig(deterministic=True, max_examples=EXAMPLES), request_timeout=5
+        )
+    ),
+)
+SCHEMA = schemathesis.openapi.from_path(Path(__file__).with_name("contract.yaml"), config=CONFIG)
+TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d", re.ASCII)
+# Documented in words only, so to the contract they are methods that should not exist.
+IN_WORDS = re.compile("POST /api/(message|contactrz)|DELETE /api/ticketrz/[0-9]+")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Serve all the examples from one sandbox."""
+    with Sandbox(records=30) as sandbox:
+        yield sandbox
+
+
+def is_error(reply):
+    """Say whether a reply is the error envelope."""
+    body = reply.json()
+    return body["_meta"]["status"] == "ERROR" and {"errorCode", "userMessage"} <= set(body["records"])
+
+
+def excluded_checks(case, reply):
+    """Return the checks that cannot hold for this request, because the contract does not say all."""
+    excluded = []
+    if reply.status_code in (400, 404):
+        # The contract lists no answer to a request that breaks it; the envelope is the same everywhere.
+        assert is_error(reply)
+        parameters = case.path_parameters or {}
+        assert reply.status_code == 400 or "id" in parameters or parameters["resource"] not in RESOURCES
+        excluded.append(status_code_conformance)
+        times = [case.query[name] for name in ("since", "lastUpdate") if name in case.query]
+        if reply.status_code == 400 and not all(TIME.fullmatch(str(time)) for time in times):
+            # Any text is a time to the contract; its form is given in words.
+            excluded.append(positive_data_acceptance)
+    if IN_WORDS.fullmatch(f"{case.method} {case.formatted_path}"):
+        excluded.append(unsupported_method)
+    return excluded
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+def test_contract(case, server):
+    """Whatever a client with a token sends, right or wrong, the answer is one that the contract knows."""
+    token = server.state.issue("169", server.email)
+    headers = {} if case.path == "/api/authenticate" else {"Authorization": f"Bearer {token}"}
+    reply = case.call(base_url=server.url, headers=headers)
+    case.validate_response(reply, excluded_checks=excluded_checks(case, reply), headers=headers)
+
+
+@SCHEMA.include(method="GET").parametrize()
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+def test_contract_without_token(case, server):
+    """Without a token every well-formed path is a 401 in the form of the contract."""
+    reply = case.call(base_url=server.url)
+    case.validate_response(reply, excluded_checks=excluded_checks(case, reply))
+    assert reply.status_code in (401, 404, 405)
+
+
+def test_login_that_succeeds(server):
+    """The reply to a good login, which no generated one is, keeps to the contract."""
+    case = SCHEMA["/api/authenticate"]["POST"].Case(
+        body=server.credentials, media_type="application/x-www-form-urlencoded"
+    )
+    assert case.call_and_validate(base_url=server.url).status_code == 200
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_rows_that_exist(server, resource):
+    """Lists and records of every resource keep to the contract."""
+    headers = {"Authorization": f"Bearer {server.state.issue('169', server.email)}"}
+    pages = SCHEMA["/api/{resource}"]["GET"].Case(
+        path_parameters={"resource": resource}, query={"sinceId": 1, "limit": 30}, headers=headers
+    )
+    assert pages.call_and_validate(base_url=server.url).json()["total"] >= 30
+    parameters = {"resource": resource, "id": server.state.ids(resource)[0]}
+    record = SCHEMA["/api/{resource}/{id}"]["GET"].Case(path_parameters=parameters, headers=headers)
+    assert record.call_and_validate(base_url=server.url).status_code == 200
+
+
+def test_the_contract_can_be_broken(server):
+    """A sandbox that breaks the contract fails the checks, so they do look."""
+    headers = {"Authorization": f"Bearer {server.state.issue('169', server.email)}"}
+    case = SCHEMA["/api/{resource}"]["GET"].Case(path_parameters={"resource": "ticketrz"}, headers=headers)
+    for kind in ("wrong_type", "html", "status"):
+        server.state.fail(kind)
+        with pytest.raises(FailureGroup):
+            case.call_and_validate(base_url=server.url)
+    server.state.int_ids = True
+    with pytest.raises(FailureGroup):
+        case.call_and_validate(base_url=server.url)
+    server.state.int_ids = False

@@ -1,0 +1,398 @@
+"""Every control and every fault does what it says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import jwt
+import pytest
+import requests
+from requests.exceptions import ChunkedEncodingError, JSONDecodeError, ReadTimeout
+from requests.exceptions import ConnectionError as Dropped
+
+from airflow_provider_onebox.sandbox import Sandbox
+from airflow_provider_onebox.sandbox.state import KINDS
+
+TICKET = {"fullName": "Siti", "contact": "s@example.com", "subject": "s", "category": "c", "content": "x"}
+QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
+
+
+def message(reply):
+    """Return the userMessage of an error envelope."""
+    return reply.json()["records"]["userMessage"]
+
+
+# Settings
+
+
+def test_token_life_and_clock_skew(caller, sandbox):
+    """The claims, the server's clock and its own check go together."""
+    sandbox.state.configure(token_life=30, clock_skew=3600)
+    claims = jwt.decode(caller.sign_in(), options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == 30
+    assert 3590 < claims["iat"] - time.time() < 3610
+    assert caller.page()["count"] == 20
+    sandbox.state.clock_skew += 31
+    assert message(caller.get("/api/ticketrz")) == "Expired token"
+
+
+def test_short_life_is_lived_to_its_end(caller, sandbox):
+    """A token of a fraction of a second works at once and is dead afterwards."""
+    sandbox.state.token_life = 0.5
+    caller.sign_in()
+    assert caller.page()["count"] == 20
+    time.sleep(0.5)
+    assert message(caller.get("/api/ticketrz")) == "Expired token"
+
+
+def test_opaque_tokens_and_valid_until(caller, sandbox):
+    """A token can be no JWT at all, and its end can stand beside it."""
+    sandbox.state.configure(opaque_tokens=True, valid_until=True)
+    reply = caller.login().json()
+    assert "." not in reply["token"]
+    assert len(reply["valid_until"]) == len("2026-01-01 00:00:00")
+    caller.sign_in()
+    assert caller.page()["count"] == 20
+
+
+def test_quota(user, sandbox):
+    """The closed quota refuses every call but the login, and the login too when told so."""
+    sandbox.state.quota_closed = True
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, message(reply), reply.json()["records"]["errorCode"]) == (401, QUOTA, "401")
+    assert user.login().status_code == 200
+    sandbox.state.quota_login = True
+    assert message(user.login()) == QUOTA
+
+
+def test_page_sizes(user, sandbox):
+    """A page can hold more than asked for, and never more than a cap."""
+    sandbox.state.page_overflow = 1
+    page = user.page(limit=2)
+    assert (page["limit"], page["count"], len(page["data"])) == ("2", 3, 3)
+    sandbox.state.configure(page_cap=5)
+    assert user.page(limit=50)["count"] == 5
+
+
+def test_ignored_parameters(user, sandbox):
+    """The server can repeat itself, and can count what it should not."""
+    ids = sandbox.state.ids()
+    sandbox.state.total_ignores_since_id = True
+    assert user.page(sinceId=ids[49])["total"] == 60
+    sandbox.state.since_id_ignored = True
+    assert user.page(sinceId=ids[49])["data"][0]["Id"] == ids[0]
+    assert user.page(offset=30)["data"][0]["Id"] == ids[30]
+    sandbox.state.offset_ignored = True
+    assert user.page(offset=30)["data"][0]["Id"] == ids[0]
+
+
+def test_integer_ids(user, sandbox):
+    """Ids can be numbers, in lists and in records."""
+    sandbox.state.int_ids = True
+    first = int(sandbox.state.ids()[0])
+    assert user.page(limit=1)["data"][0]["Id"] == first
+    assert user.get(f"/api/ticketrz/{first}").json()["Id"] == first
+
+
+@pytest.mark.parametrize("order", ["descending", "shuffled", "page"])
+def test_order(user, sandbox, order):
+    """Rows can come in another order, and all of them do."""
+    sandbox.state.configure(id_order=order)
+    ids = sandbox.state.ids()
+    found = [row["Id"] for offset in range(0, 60, 20) for row in user.page(offset=offset)["data"]]
+    assert found != ids
+    assert sorted(found) == ids
+    if order == "descending":
+        assert found == ids[::-1]
+    if order == "page":
+        assert found[:20] == ids[19::-1]
+
+
+def test_grow_and_shrink(user, sandbox):
+    """Rows can come and go between two pages."""
+    ids = sandbox.state.ids()
+    sandbox.state.configure(grow=2, shrink=1)
+    assert user.page(limit=5)["total"] == 60
+    assert user.page(limit=5)["total"] == 61
+    assert sandbox.state.ids()[:58] == ids[2:]
+
+
+def test_envelope_status(user, sandbox):
+    """Error envelopes can come under 200."""
+    sandbox.state.envelope_status = 200
+    reply = user.get("/api/ticketrz/1")
+    assert (reply.status_code, reply.json()["_meta"]["status"]) == (200, "ERROR")
+
+
+def test_settings_are_checked(sandbox):
+    """A setting, an order or a fault that does not exist is an error, not silence."""
+    with pytest.raises(KeyError, match="no setting tokenlife"):
+        sandbox.state.configure(tokenlife=1)
+    with pytest.raises(ValueError, match="id_order is one of"):
+        sandbox.state.configure(id_order="up")
+    sandbox.state.id_order = "ascending"
+    with pytest.raises(ValueError, match="no fault kind nosuch"):
+        sandbox.state.configure(fault_kinds=["nosuch"])
+    with pytest.raises(ValueError, match="no fault kind nosuch"):
+        sandbox.state.fail("nosuch")
+    with pytest.raises(KeyError, match="no ticketrz at site 1"):
+        sandbox.state.add(1, site="1")
+
+
+# Data, tokens and counters
+
+
+def test_rows_are_changed(user, sandbox):
+    """Rows are added, deleted and touched, and the truth can be asked for."""
+    state = sandbox.state
+    ids = state.ids()
+    new = state.add(3, Subject="new", CreateDate=None)
+    assert state.delete([ids[0], "1"]) == 1
+    assert state.ids() == ids[1:] + new
+    row = user.page(sinceId=ids[-1])["data"][0]
+    assert (row["Id"], row["Subject"], row["CreateDate"]) == (new[0], "new", None)
+    state.touch(ids[5], "2030-01-01 00:00:00")
+    assert [row["Id"] for row in user.page(lastUpdate="2029-12-31 23:59")["data"]] == [ids[5]]
+    with pytest.raises(KeyError):
+        state.touch("1", "2030-01-01 00:00:00")
+
+
+def test_rows_repeat():
+    """The same seed gives the same rows, another seed others."""
+    rows = [Sandbox(records=5, seed=seed).state.table().page()[0] for seed in (1, 1, 2)]
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_revoke(user, sandbox):
+    """Every token issued so far is dead afterwards, and a new one works."""
+    assert sandbox.state.revoke() == 1
+    assert message(user.get("/api/ticketrz")) == "Expired token"
+    user.sign_in()
+    assert user.page()["count"] == 20
+
+
+def test_requests_are_seen(user, sandbox):
+    """Headers, paths and queries can be asserted on, in-process and over HTTP."""
+    user.get("/api/ticketrz?limit=1&x=%20", headers={"X-Test": "Yes"})
+    seen = sandbox.state.seen[-1]
+    assert (seen.method, seen.path, seen.query) == ("GET", "/api/ticketrz", "limit=1&x=%20")
+    assert seen.headers["x-test"] == "Yes"
+    snapshot = user.get("/sandbox/snapshot").json()
+    assert snapshot["seen"][-1]["headers"]["x-test"] == "Yes"
+    assert snapshot["requests"] == {"GET list": 1}
+    assert snapshot["settings"]["token_life"] == 900
+
+
+def test_concurrency_and_latency(user, sandbox):
+    """Requests that wait together are counted together, each on a connection of its own."""
+    sandbox.state.latency = 0.2
+    token = user.headers["Authorization"]
+    url = f"{sandbox.url}/api/ticketrz"
+    start = time.monotonic()
+    threads = [
+        threading.Thread(
+            target=requests.get, args=(url,), kwargs={"headers": {"Authorization": token}, "timeout": 5}
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.2 <= time.monotonic() - start < 0.75
+    assert (sandbox.state.max_concurrent, sandbox.state.connections) == (4, 4)
+
+
+def test_control_over_http(user, sandbox):
+    """Each call of the state can be made over HTTP, and mistakes are told."""
+
+    def call(name, **arguments):
+        reply = user.post(f"/sandbox/{name}", json=arguments)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    call("configure", page_cap=1)
+    assert user.page()["count"] == 1
+    assert call("add", count=1, resource="message") == call("ids", resource="message")[-1:]
+    assert call("delete", ids=sandbox.state.ids()[:2]) == 2
+    call("touch", row_id=sandbox.state.ids()[0], when="2030-01-01 00:00:00")
+    call("fail", kind="status", times=2)
+    assert len(call("snapshot")["faults"]) == 1
+    call("calm")
+    assert call("revoke") == 1
+    call("reset")
+    assert len(sandbox.state.ids()) == 60
+    for path, body in [("configure", {"nosuch": 1}), ("fail", {"kind": "status", "path": "("}), ("add", {})]:
+        assert user.post(f"/sandbox/{path}", json=body).status_code == 400
+    assert user.post("/sandbox/add", data="{").status_code == 400
+    assert user.get("/sandbox/secret").status_code == 404
+    assert sandbox.state.requests == {}
+
+
+def test_disconnect(user, sandbox):
+    """An idle connection is dropped, and the next request opens another."""
+    user.page()
+    sandbox.disconnect()
+    user.page()
+    assert sandbox.state.connections == 2
+
+
+# Faults
+
+
+def test_every_kind_is_tried():
+    """No kind of fault lacks a test in this file."""
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [kind for kind in KINDS if f'fail("{kind}"' not in text] == []
+
+
+def test_drop_before(user, sandbox):
+    """The connection is gone and nothing was done; the next request is answered."""
+    sandbox.state.fail("drop_before")
+    with pytest.raises(Dropped, match="closed connection"):
+        user.post("/api/ticket/create", json=TICKET)
+    assert sandbox.state.tickets == []
+    assert user.page()["count"] == 20
+
+
+def test_drop_by_reset(user, sandbox):
+    """The connection can end in a TCP reset."""
+    sandbox.state.fail("drop_before", reset=True)
+    with pytest.raises(Dropped, match="reset by peer"):
+        user.get("/api/ticketrz")
+
+
+def test_drop_after(user, sandbox):
+    """The connection is gone and the ticket was created."""
+    sandbox.state.fail("drop_after", path="POST /api/ticket/create")
+    assert user.page()["count"] == 20
+    with pytest.raises(Dropped):
+        user.post("/api/ticket/create", json=TICKET)
+    assert len(sandbox.state.tickets) == 1
+
+
+def test_times_and_after(user, sandbox):
+    """A fault lets some requests pass, meets some, and is over."""
+    sandbox.state.fail("status", path="ticketrz", times=2, after=1)
+    statuses = [user.get("/api/ticketrz").status_code for _ in range(4)]
+    assert statuses == [200, 503, 503, 200]
+
+
+def test_status(user, sandbox):
+    """Any status, with headers and a body, before or after the work was done."""
+    sandbox.state.fail("status", status=429, headers={"Retry-After": "7"}, body={"a": 1})
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, reply.headers["retry-after"], reply.json()) == (429, "7", {"a": 1})
+    sandbox.state.fail("status", status=504, processed=True)
+    assert user.post("/api/ticket/create", json=TICKET).status_code == 504
+    assert len(sandbox.state.tickets) == 1
+
+
+def test_bodies_that_make_no_sense(user, sandbox):
+    """A page of HTML, nothing, text, and JSON of another type, all under 200."""
+    sandbox.state.fail("html")
+    reply = user.get("/api/ticketrz")
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "<form>" in reply.text
+    sandbox.state.fail("empty")
+    assert user.get("/api/ticketrz").content == b""
+    sandbox.state.fail("not_json")
+    with pytest.raises(JSONDecodeError):
+        user.get("/api/ticketrz").json()
+    sandbox.state.fail("not_json", body=b"\xff")
+    assert user.get("/api/ticketrz").content == b"\xff"
+    for value in ([], 7, None):
+        sandbox.state.fail("wrong_type", value=value)
+        assert user.get("/api/ticketrz").json() == value
+
+
+def test_truncated(user, sandbox):
+    """A body ends too early, by its length or by its JSON."""
+    sandbox.state.fail("truncated")
+    with pytest.raises((ChunkedEncodingError, Dropped), match="IncompleteRead"):
+        user.get("/api/ticketrz")
+    sandbox.state.fail("truncated", variant="json")
+    reply = user.get("/api/ticketrz")
+    assert reply.status_code == 200
+    with pytest.raises(JSONDecodeError):
+        reply.json()
+
+
+def test_slow_and_delay(user, sandbox):
+    """A body comes in pieces, or whole after a while."""
+    whole = user.get("/api/ticketrz").content
+    sandbox.state.fail("slow", pieces=3, pause=0.05)
+    start = time.monotonic()
+    assert user.get("/api/ticketrz").content == whole
+    assert time.monotonic() - start >= 0.15
+    sandbox.state.fail("delay", pause=0.3)
+    with pytest.raises(ReadTimeout):
+        user.get("/api/ticketrz", timeout=0.1)
+
+
+def test_hang(user, sandbox):
+    """No answer comes at all."""
+    sandbox.state.fail("hang")
+    with pytest.raises(ReadTimeout):
+        user.get("/api/ticketrz", timeout=0.1)
+
+
+def test_login_faults(user, sandbox):
+    """A login without a token was a login, one that is redirected was none."""
+    sandbox.state.fail("no_token", path="authenticate")
+    assert user.login().json() == {"response_code": "200", "response_status": "Success"}
+    assert sandbox.state.logins == 1
+    sandbox.state.fail("redirect", status=308, location="http://elsewhere.example/")
+    reply = user.login()
+    assert (reply.status_code, reply.headers["location"]) == (308, "http://elsewhere.example/")
+    assert sandbox.state.logins == 1
+
+
+def test_envelopes(user, sandbox):
+    """A token can be refused once, and an error can pretend to be none."""
+    sandbox.state.fail("expired")
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, message(reply), reply.json()["records"]["errorCode"]) == (
+        401,
+        "Expired token",
+        401,
+    )
+    sandbox.state.fail("envelope_200", message="no way", code=500)
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, message(reply)) == (200, "no way")
+
+
+def test_too_much(user, sandbox):
+    """A body without an end, and more headers than anybody reads; the server lives on."""
+    sandbox.state.fail("huge")
+    with user.get("/api/ticketrz", stream=True) as reply:
+        assert len(reply.raw.read(2_000_000)) == 2_000_000
+    sandbox.state.fail("header_bomb")
+    with pytest.raises(Dropped, match="more than 100 headers"):
+        user.get("/api/ticketrz")
+    assert user.page()["count"] == 20
+
+
+def test_raw(user, sandbox):
+    """What comes back is not even HTTP."""
+    sandbox.state.fail("raw", data=b"SSH-2.0-x\r\n")
+    with pytest.raises(Dropped, match="SSH-2"):
+        user.get("/api/ticketrz")
+
+
+def test_random_faults_repeat(user, sandbox):
+    """A sequential client meets the same random faults each time, until they are calmed."""
+    runs = []
+    for _ in range(2):
+        sandbox.state.reset()
+        user.headers["Authorization"] = f"Bearer {sandbox.state.issue('169', sandbox.email)}"
+        sandbox.state.configure(fault_rate=0.3, fault_kinds=["status", "empty"])
+        replies = [user.get("/api/ticketrz?limit=1") for _ in range(40)]
+        runs.append([(reply.status_code, len(reply.content)) for reply in replies])
+    assert runs[0] == runs[1]
+    assert len({status for status, _ in runs[0]}) == 2
+    assert 3 < sum(size == 0 for _, size in runs[0]) < 25
+    sandbox.state.calm()
+    assert all(user.get("/api/ticketrz").ok for _ in range(20))

@@ -1,0 +1,97 @@
+"""The sandbox starts, says where it is, and stops."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+
+from airflow_provider_onebox.sandbox import Sandbox
+
+COMMAND = [sys.executable, "-W", "error", "-m", "airflow_provider_onebox.sandbox"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_command_line(number):
+    """The first line is the address, it answers at once, and a signal ends it well and silently."""
+    options = [
+        "--records",
+        "1000000",
+        "--sites",
+        "7",
+        "--email",
+        "a@b.c",
+        "--password",
+        "p w",
+        "--token-life",
+        "5",
+    ]
+    options += ["--latency", "1", "--base-path", "/feature/voc", "--seed", "3", "--set", "page_cap=2"]
+    with subprocess.Popen(
+        [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().rstrip("\n")
+        assert url.startswith("http://127.0.0.1:")
+        assert url.endswith("/feature/voc")
+        form = {"email": "a@b.c", "password": "p w", "siteId": "7"}
+        with requests.Session() as session:
+            token = session.post(f"{url}/api/authenticate", data=form, timeout=5).json()["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            page = session.get(f"{url}/api/ticketrz", headers=headers, timeout=5).json()
+        assert (page["count"], page["total"]) == (2, 1_000_000)
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=5)
+        assert (process.returncode, out, errors) == (0, "", "")
+
+
+@pytest.mark.parametrize("option", [["--set", "nosuch=1"], ["--set", "latency"], ["--fault-kinds", "nosuch"]])
+def test_command_line_refuses(option):
+    """A setting that does not exist is a usage error, told without a traceback."""
+    done = subprocess.run([*COMMAND, *option], capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "error:" in done.stderr
+
+
+def test_port_in_use():
+    """A port that is taken is an error of the caller's, and nothing is left open."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            Sandbox(port=taken.getsockname()[1]).start()
+
+
+def test_start_and_stop_are_quick():
+    """A test can afford a sandbox of its own, and one that is stopped in the middle of a request."""
+    start = time.monotonic()
+    with Sandbox(records=10) as sandbox:
+        assert time.monotonic() - start < 0.5
+        sandbox.state.fail("hang")
+        with pytest.raises(requests.exceptions.ReadTimeout):
+            requests.get(f"{sandbox.url}/api/ticketrz", timeout=0.05)
+        sandbox.state.configure(latency=30)
+        with pytest.raises(requests.exceptions.ReadTimeout):
+            requests.get(f"{sandbox.url}/api/ticketrz", timeout=0.05)
+        start = time.monotonic()
+    assert time.monotonic() - start < 0.5
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(sandbox.url, timeout=1)
+
+
+def test_nothing_else_is_imported():
+    """The sandbox stands alone: neither Airflow nor the rest of the package is loaded with it."""
+    code = (
+        "import sys, airflow_provider_onebox.sandbox.__main__\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('airflow', 'requests')"
+        " or name.startswith('airflow_provider_onebox.') and '.sandbox' not in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
