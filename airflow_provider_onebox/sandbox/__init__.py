@@ -8,6 +8,11 @@ object as its arguments.
 
 from __future__ import annotations
 
-from .server import Sandbox
+try:
+    from .server import Sandbox
+except ModuleNotFoundError as problem:
+    raise ModuleNotFoundError(
+        f"{problem}; the sandbox needs: pip install 'airflow-provider-onebox[sandbox]'", name=problem.name
+    ) from problem
 
 __all__ = ["Sandbox"]

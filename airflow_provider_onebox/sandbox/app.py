@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Onebox - Login</title></head><body><form>Login</form></body></html>"
 QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
 TICKET_FIELDS = ("fullName", "contact", "subject", "category", "content")
-CALLS = ("configure", "fail", "calm", "add", "delete", "touch", "ids", "revoke", "reset", "snapshot")
+CALLS = ("configure", "fail", "calm", "add", "delete", "touch", "ids", "warm", "revoke", "reset", "snapshot")
 JSON = "application/json"
 
 
@@ -304,8 +304,8 @@ class App:
         if client is None or client.host not in ("127.0.0.1", "::1") or call not in CALLS:
             raise Refusal(404, "Not Found")
         try:
-            arguments = await request.body() or b"{}"
-            return JSONResponse(getattr(self.state, call)(**json.loads(arguments)))
+            arguments = json.loads(await request.body() or b"{}")
+            return JSONResponse(getattr(self.state, call)(**request.query_params, **arguments))
         except (KeyError, TypeError, ValueError, re.error) as problem:
             raise Refusal(400, str(problem)) from problem
 
@@ -334,7 +334,7 @@ class App:
                 await asyncio.sleep(fault.get("pause", 1))
                 reply = Response(body, status, headers)
             elif kind == "no_token":
-                reply = JSONResponse({k: v for k, v in json.loads(body).items() if k != "token"}, status)
+                reply = Response(re.sub(rb',?"token":"[^"]*"', b"", body), status, media_type=JSON)
             elif kind == "huge":
                 reply = StreamingResponse(endless(), media_type=JSON)
             else:

@@ -100,6 +100,7 @@ class State(Settings):
         self.secret = secrets.token_hex(32)
         self.transports: set[asyncio.Transport] = set()
         self.lock = threading.RLock()
+        self.active = 0
         self.reset()
 
     def reset(self) -> None:
@@ -114,7 +115,7 @@ class State(Settings):
             self.failed_logins = 0
             self.requests: Counter[str] = Counter()  # "GET list", "POST authenticate", ...
             self.tickets: list[dict[str, Any]] = []
-            self.active = self.max_concurrent = self.connections = 0
+            self.max_concurrent, self.connections = self.active, 0
             self.seen: deque[Seen] = deque(maxlen=1000)
             self._tables: dict[tuple[str, str], Table] = {}
             self._draw = random.Random(self.seed)  # noqa: S311 - repeatable on purpose
@@ -180,6 +181,11 @@ class State(Settings):
         with self.lock:
             return [str(row_id) for row_id in self.table(resource, site).ids]
 
+    def warm(self, count: int, resource: str = "ticketrz", site: str | None = None) -> None:
+        """Make the first rows now, so that a measurement does not pay for it."""
+        with self.lock:
+            self.table(resource, site).page(size=count)
+
     # Tokens
 
     def now(self) -> float:
@@ -203,7 +209,8 @@ class State(Settings):
         token = secrets.token_urlsafe(48) if self.opaque_tokens else jwt.encode(claims, self.secret, "HS256")
         # The claims are whole seconds; a life counted from the claim would end up to a second early,
         # and a token that lives one second would sometimes be dead on arrival.
-        self.tokens[token] = Grant(site, user, now + life)
+        with self.lock:
+            self.tokens[token] = Grant(site, user, now + life)
         return token
 
     def revoke(self) -> int:

@@ -217,6 +217,8 @@ def test_control_over_http(user, sandbox):
     assert user.page()["count"] == 1
     assert call("add", count=1, resource="message") == call("ids", resource="message")[-1:]
     assert call("delete", ids=sandbox.state.ids()[:2]) == 2
+    call("warm", count=5)
+    assert user.get("/sandbox/ids?resource=message").json() == sandbox.state.ids("message")
     call("touch", row_id=sandbox.state.ids()[0], when="2030-01-01 00:00:00")
     call("fail", kind="status", times=2)
     assert len(call("snapshot")["faults"]) == 1

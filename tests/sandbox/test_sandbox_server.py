@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import requests
 
 from airflow_provider_onebox.sandbox import Sandbox
+from airflow_provider_onebox.sandbox.app import App
 
 COMMAND = [sys.executable, "-W", "error", "-m", "airflow_provider_onebox.sandbox"]
 
@@ -95,3 +97,26 @@ def test_nothing_else_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_missing_extra_is_named():
+    """Without the extra's libraries the error says what to install."""
+    code = "import sys; sys.modules['uvicorn'] = None; import airflow_provider_onebox.sandbox"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'airflow-provider-onebox[sandbox]'" in done.stderr
+
+
+@pytest.mark.parametrize(("client", "status"), [(("127.0.0.1", 1), 200), (("10.0.0.1", 1), 404), (None, 404)])
+def test_control_is_for_loopback(client, status):
+    """Whatever address is bound, only this machine can change the sandbox."""
+    scope = {"type": "http", "method": "POST", "path": "/sandbox/calm", "query_string": b"", "headers": []}
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(App(Sandbox().state)({**scope, "client": client}, receive, send))
+    assert sent[0]["status"] == status
