@@ -218,7 +218,7 @@ class App:
     async def conversations(self, request: Request) -> Response:
         """Answer what was said about a ticket."""
         ticket = json.loads(self.row(request, "ticketrz"))
-        names = (ticket.get("RequesterName"), "Agent")
+        names = (ticket.get("RequesterName"), "Customer Care")
         data = [
             {
                 "Id": f"{ticket['Id']}{n}",

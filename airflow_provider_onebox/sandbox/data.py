@@ -35,7 +35,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "RequesterName": "%(name)s",
         "RequesterEmail": "%(mail)s",
         "RequesterPhone": "+62 21 %(id)07d",
-        "AssignTo": "agent%(small)d",
+        "AssignTo": "staff%(small)d",
         "Department": "Customer Care",
         "Rating": None,
         "Tags": ["%(word)s", "%(media)s"],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-EMAIL = "agent@example.com"
+EMAIL = "care@example.com"
 PASSWORD = "sandbox p&ss=w%rd"  # noqa: S105 - shown in the documentation; odd on purpose, to catch wrong encoding
 
 
