@@ -75,7 +75,7 @@ def test_start_and_stop_are_quick():
     """A test can afford a sandbox of its own, and one that is stopped in the middle of a request."""
     start = time.monotonic()
     with Sandbox(records=10) as sandbox:
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 2
         sandbox.state.fail("hang")
         with pytest.raises(requests.exceptions.ReadTimeout):
             requests.get(f"{sandbox.url}/api/ticketrz", timeout=0.05)
@@ -83,7 +83,7 @@ def test_start_and_stop_are_quick():
         with pytest.raises(requests.exceptions.ReadTimeout):
             requests.get(f"{sandbox.url}/api/ticketrz", timeout=0.05)
         start = time.monotonic()
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 2
     with pytest.raises(requests.exceptions.ConnectionError):
         requests.get(sandbox.url, timeout=1)
 
