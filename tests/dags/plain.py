@@ -17,11 +17,11 @@ except ImportError:
 class Deferred(BaseOperator):
     """Sleep in the triggerer for a second."""
 
-    def execute(self, context: Any) -> None:  # noqa: ARG002
+    def execute(self, context: Any) -> None:
         """Defer."""
         self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="resume")
 
-    def resume(self, context: Any, event: Any) -> str:  # noqa: ARG002
+    def resume(self, context: Any, event: Any) -> str:
         """Say that the trigger fired."""
         return "resumed"
 

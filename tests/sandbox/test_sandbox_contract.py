@@ -23,9 +23,7 @@ EXAMPLES = 40
 CONFIG = SchemathesisConfig(
     seed=1,
     projects=ProjectsConfig(
-        default=ProjectConfig(
-            generation=GenerationConfig(deterministic=True, max_examples=EXAMPLES), request_timeout=5
-        )
+        default=ProjectConfig(generation=GenerationConfig(deterministic=True, max_examples=EXAMPLES), request_timeout=5)
     ),
 )
 SCHEMA = schemathesis.openapi.from_path(Path(__file__).with_name("contract.yaml"), config=CONFIG)

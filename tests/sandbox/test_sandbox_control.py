@@ -192,9 +192,7 @@ def test_concurrency_and_latency(user, sandbox):
     url = f"{sandbox.url}/api/ticketrz"
     start = time.monotonic()
     threads = [
-        threading.Thread(
-            target=requests.get, args=(url,), kwargs={"headers": {"Authorization": token}, "timeout": 5}
-        )
+        threading.Thread(target=requests.get, args=(url,), kwargs={"headers": {"Authorization": token}, "timeout": 5})
         for _ in range(4)
     ]
     for thread in threads:

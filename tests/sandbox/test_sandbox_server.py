@@ -34,9 +34,7 @@ def test_command_line(number):
         "5",
     ]
     options += ["--latency", "1", "--base-path", "/feature/voc", "--seed", "3", "--set", "page_cap=2"]
-    with subprocess.Popen(
-        [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().rstrip("\n")
         assert url.startswith("http://127.0.0.1:")
