@@ -323,6 +323,8 @@ class AirflowHome:
         return self.home / "processes" / f"{re.sub('[^a-zA-Z0-9]+', '-', name)}.log"
 
     def _healthy(self, name: str, last: int) -> bool:
+        if self.processes[name].poll() is not None:
+            return False
         if name == "api-server":
             with suppress(OSError, AirflowHomeError):
                 return bool(self.request("GET", "/api/v2/monitor/health" if AIRFLOW_3 else "/health"))

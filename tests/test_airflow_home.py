@@ -75,7 +75,8 @@ def test_real_processes(airflow_home: Callable[..., AirflowHome]) -> None:
 def test_a_component_that_ends(airflow_home: Callable[..., AirflowHome]) -> None:
     """A component that ends at once is reported with the end of its log, and nothing is left."""
     home = airflow_home()
-    with pytest.raises(AirflowHomeError, match=r"(?s)ended.*--- scheduler --no-such-option\n.*Usage"):
-        home.start("scheduler --no-such-option", "scheduler")
+    home.env["AIRFLOW__CORE__EXECUTOR"] = "NoSuchExecutor"
+    with pytest.raises(AirflowHomeError, match=r"(?s)scheduler ended\n--- scheduler\n.*NoSuchExecutor"):
+        home.start("triggerer", "scheduler")
     assert home.processes == {}
     assert home.alive() == []
