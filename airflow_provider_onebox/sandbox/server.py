@@ -63,6 +63,13 @@ class _Server(uvicorn.Server):
         await self.stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        # A connection that was accepted just now gets its protocol in the next turns of the loop, and asyncio
+        # loses it if the listener is closed before that.
+        for server in self.servers:
+            for listener in server.sockets:
+                self.loop.remove_reader(listener.fileno())
+        for _ in range(4):
+            await asyncio.sleep(0)
         for server in self.servers:
             server.close()
         for transport in list(self.state.transports):
