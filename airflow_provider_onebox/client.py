@@ -6,6 +6,7 @@ import logging
 import operator
 import os
 import re
+import threading
 import time
 import weakref
 from base64 import b64encode
@@ -28,7 +29,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxUncertainWriteError,
     quote,
 )
-from airflow_provider_onebox.paging import Page, walk
+from airflow_provider_onebox.paging import Batch, Page, walk
 from airflow_provider_onebox.reply import read_reply
 from airflow_provider_onebox.settings import is_plain_path
 from airflow_provider_onebox.transport import MAX_CONNECTIONS, OneboxSession, ReplyTooLargeError
@@ -67,7 +68,7 @@ class OneboxClient:
     :param settings: the checked connection.
     :param tokens: where tokens come from; by default the client signs in by itself.
     :param on_token: is told of every token as soon as it is there, before anything else can log it.
-    :param sleep: waits for that many seconds between tries.
+    :param pause: waits between tries: for that many seconds, or until the event says that nobody waits any more.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class OneboxClient:
         *,
         tokens: TokenSource | None = None,
         on_token: Callable[[str], object] = str,
-        sleep: Callable[[float], None] = time.sleep,
+        pause: Callable[[threading.Event, float], Any] = threading.Event.wait,
     ) -> None:
         self.settings = settings
         self.tokens = tokens or TokenSource(lambda _: self.login())
         self._on_token = on_token
-        self._sleep = sleep
+        self._pause = pause
         _clients.add(self)
 
     @cached_property
@@ -160,46 +161,6 @@ class OneboxClient:
         """
         return self._call(method.upper(), endpoint, params=params, json=json, data=data, files=files)
 
-    def list_records(
-        self,
-        resource: str,
-        *,
-        since_id: int | str | None = None,
-        since: datetime | str | None = None,
-        last_update: datetime | str | None = None,
-        page_size: int = DEFAULT_PAGE_SIZE,
-        max_records: int | None = None,
-        parallelism: int = DEFAULT_PARALLELISM,
-    ) -> Iterator[dict[str, Any]]:
-        """List the records of a resource, ascending by id, a few pages in memory at a time.
-
-        API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
-
-        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
-        :param since_id: only records with a greater id.
-        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
-        :param last_update: only records changed after this time, in the same form.
-        :param page_size: records a page.
-        :param max_records: the most records to return; all if ``None``.
-        :param parallelism: requests under way at once, 1 to 32.
-        :return: an iterator over the records, each once.
-        :raises OneboxConfigError: at once, if an argument can't work.
-        :raises OneboxError: while iterating, if a page can't be had.
-        """
-        return (
-            record
-            for page in self.list_pages(
-                resource,
-                since_id=since_id,
-                since=since,
-                last_update=last_update,
-                page_size=page_size,
-                max_records=max_records,
-                parallelism=parallelism,
-            )
-            for record in page
-        )
-
     def list_pages(
         self,
         resource: str,
@@ -210,16 +171,15 @@ class OneboxClient:
         page_size: int = DEFAULT_PAGE_SIZE,
         max_records: int | None = None,
         parallelism: int = DEFAULT_PARALLELISM,
-    ) -> Iterator[list[dict[str, Any]]]:
-        """List the records of a resource page by page; otherwise as :meth:`list_records`.
+    ) -> Iterator[Batch]:
+        """List the records of a resource page by page; the arguments are those of ``OneboxHook.list_records``.
 
-        :param resource: as there, and so are the others.
-        :return: an iterator over pages of records.
+        :return: batches of records, with the last id and the total so far known.
+        :raises OneboxConfigError: at once, if an argument can't work.
+        :raises OneboxError: while iterating, if a page can't be had.
         """
-        if not re.fullmatch("[A-Za-z0-9_]+", str(resource)):
-            raise OneboxConfigError(f"Resource {quote(resource)!r} is not a name such as 'ticketrz'.")
-        if since_id is not None and not re.fullmatch("[0-9]{1,18}", str(since_id).strip()):
-            raise OneboxConfigError(f"since_id={quote(since_id)!r} is not an id: pass digits, or None for all records.")
+        abandoned = threading.Event()
+        get_page = self._pager(resource, since=since, last_update=last_update, abandoned=abandoned)
         for name, number, least, most in (
             ("page_size", page_size, 1, None),
             ("max_records", max_records, 0, None),
@@ -228,21 +188,70 @@ class OneboxClient:
             if number is not None and (type(number) is not int or number < least or number > (most or number)):
                 bounds = f"from {least} to {most}" if most else f"of at least {least}"
                 raise OneboxConfigError(f"{name}={quote(number)!r} is not a whole number {bounds}.")
-        query = {"since": format_time("since", since), "lastUpdate": format_time("last_update", last_update)}
-        start = int(since_id) if since_id is not None else 0
-
-        def fetch(after: int, offset: int, limit: int) -> Page:
-            params = {"sinceId": after or None, "limit": limit, "offset": offset or None, **query}
-            return self._page(resource, self.request("GET", resource, params=params))
-
-        return walk(
-            fetch,
-            since_id=start,
+        batches = walk(
+            get_page,
+            since_id=as_id(since_id),
             page_size=page_size,
             max_records=max_records,
             parallelism=parallelism,
             call=self._name("GET", resource),
         )
+
+        def until_abandoned() -> Iterator[Batch]:
+            try:
+                yield from batches
+            finally:
+                # Else pages that are under way would be tried again and again behind the caller's back.
+                abandoned.set()
+
+        return until_abandoned()
+
+    def count_records(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        since: datetime | str | None = None,
+        last_update: datetime | str | None = None,
+    ) -> tuple[int, int | None]:
+        """Count the records that match; the arguments are those of ``OneboxHook.count_records``.
+
+        :return: how many there are, and the id of the last one, ``None`` if there is none.
+        :raises OneboxConfigError: if an argument can't work.
+        :raises OneboxError: if Onebox can't be asked.
+        """
+        get_page = self._pager(resource, since=since, last_update=last_update)
+        after = as_id(since_id)
+        first = get_page(after, 0, 1)
+        if not first.ids or first.total == len(first.ids):
+            return len(first.ids), max(first.ids, default=None)
+        if first.total is not None:
+            newest = get_page(after, first.total - 1, 1)
+            if newest.ids and newest.ids[0] > after:
+                return first.total, newest.ids[-1]
+        # A total that leads nowhere is not one to report.
+        count, last = 0, None
+        for batch in self.list_pages(resource, since_id=since_id, since=since, last_update=last_update):
+            count, last = count + len(batch.rows), batch.last_id
+        return count, last
+
+    def _pager(
+        self,
+        resource: str,
+        *,
+        since: datetime | str | None,
+        last_update: datetime | str | None,
+        abandoned: threading.Event | None = None,
+    ) -> Callable[[int, int, int], Page]:
+        if not re.fullmatch("[A-Za-z0-9_]+", str(resource)):
+            raise OneboxConfigError(f"Resource {quote(resource)!r} is not a name such as 'ticketrz'.")
+        query = {"since": format_time("since", since), "lastUpdate": format_time("last_update", last_update)}
+
+        def get_page(after: int, offset: int, limit: int) -> Page:
+            params = {"sinceId": after or None, "limit": limit, "offset": offset or None, **query}
+            return self._page(resource, self._call("GET", resource, abandoned=abandoned, params=params))
+
+        return get_page
 
     def clean(self, words: str) -> str:
         """Take this client's secrets out of foreign words, in the forms in which they travel.
@@ -281,7 +290,15 @@ class OneboxClient:
             ids, rows = map(list, zip(*sorted(dict(zip(ids, rows, strict=True)).items()), strict=True))
         return Page(ids, rows, received, total)
 
-    def _call(self, method: str, endpoint: str, *, login: bool = False, **body: Any) -> Any:
+    def _call(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        login: bool = False,
+        abandoned: threading.Event | None = None,
+        **body: Any,
+    ) -> Any:
         name = self._name(method, endpoint)
         session = self.session
         url = self.url_for(endpoint)
@@ -293,8 +310,11 @@ class OneboxClient:
             raise OneboxConfigError(f"{name}: the arguments can't be sent: {quote(self.clean(str(error)))}.") from None
         options = session.merge_environment_settings(prepared.url, {}, None, None, None)
         safe = login or method in READS
+        abandoned = abandoned or threading.Event()
 
         def attempt() -> Any:
+            if abandoned.is_set():
+                raise OneboxUnavailableError(f"{name}: nobody waits for it any more.")
             error: OneboxError
             try:
                 response = session.send(prepared, **options)
@@ -311,9 +331,9 @@ class OneboxClient:
                 raise _PassingError(error) from None
             raise error
 
-        return self._with_retries(attempt)
+        return self._with_retries(attempt, abandoned)
 
-    def _with_retries(self, attempt: Callable[[], Any]) -> Any:
+    def _with_retries(self, attempt: Callable[[], Any], abandoned: threading.Event) -> Any:
         tries = self.settings.max_retries + 1
 
         def error_of(state: tenacity.RetryCallState) -> OneboxError:
@@ -340,7 +360,7 @@ class OneboxClient:
             retry=tenacity.retry_if_exception_type(_PassingError),
             wait=wait,
             stop=stop,
-            sleep=self._sleep,
+            sleep=lambda seconds: self._pause(abandoned, seconds),
             before_sleep=report,
             reraise=True,
         )
@@ -419,6 +439,20 @@ def _instead_of_a_token(data: Any) -> str:
         return f"Onebox answered with the account's sites ({listed}) and no token: set Site ID to one of them."
     keys = quote(", ".join(map(str, data))) if isinstance(data, dict) else type(data).__name__
     return f"the reply holds no token (it holds: {keys or 'nothing'}): usually a wrong Onebox URL."
+
+
+def as_id(since_id: int | str | None) -> int:
+    """Read an id that a template may have rendered.
+
+    :param since_id: digits, a number, or ``None`` for the beginning.
+    :return: the id; 0 for the beginning.
+    :raises OneboxConfigError: if it is no id.
+    """
+    if since_id is None:
+        return 0
+    if not re.fullmatch("[0-9]{1,18}", str(since_id).strip()):
+        raise OneboxConfigError(f"since_id={quote(since_id)!r} is not an id: pass digits, or None for all records.")
+    return int(since_id)
 
 
 def format_time(name: str, value: datetime | str | None) -> str | None:

@@ -25,6 +25,20 @@ MAX_MISSES = 3
 
 
 @dataclass(frozen=True)
+class Batch:
+    """New rows, ready to be given out.
+
+    :param rows: the rows, none of which was given out before.
+    :param last_id: the id of the last of them.
+    :param total: how many the listing will give in all, as far as is known now; ``None`` if it is not.
+    """
+
+    rows: list[dict[str, Any]]
+    last_id: int
+    total: int | None
+
+
+@dataclass(frozen=True)
 class Page:
     """One page as the server gave it.
 
@@ -48,7 +62,7 @@ def walk(
     max_records: int | None,
     parallelism: int,
     call: str,
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[Batch]:
     """Yield the new rows of page after page.
 
     :param fetch: gets a page, given ``(since_id, offset, limit)``; is called from several threads.
@@ -57,7 +71,7 @@ def walk(
     :param max_records: rows after which to stop, ``None`` for all.
     :param parallelism: requests under way at the same time.
     :param call: who asks for what, to begin messages with.
-    :return: lists of rows, ascending by id, none empty.
+    :return: batches of rows, ascending by id, none empty.
     :raises OneboxResponseError: if the server gives rows again that it has given, and no new ones.
     """
     last = since_id
@@ -89,7 +103,8 @@ def walk(
                     retryable=False,
                 )
             last = page.ids[-1]
-            rows = page.rows[new:] if max_records is None else page.rows[new : new + max_records - given]
+            end = None if max_records is None else new + max_records - given
+            rows = page.rows[new:end]
             given += len(rows)
             left = math.inf if page.total is None else page.total - offset - page.received
             wanted = left if max_records is None else min(left, max_records - given)
@@ -99,7 +114,7 @@ def walk(
             while len(ahead) < width and len(ahead) * stride < wanted:
                 skip = max(0, len(ahead) * stride - 1)
                 ahead.append((skip, pool.submit(fetch, last, skip, page_size + bool(skip))))
-            yield rows
+            yield Batch(rows, page.ids[new:end][-1], None if wanted == math.inf else int(given + wanted))
             if left <= 0:
                 return
     finally:

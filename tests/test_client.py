@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from urllib.parse import quote_plus
@@ -37,11 +38,16 @@ def make(sandbox):
         waits = []
         values = {"conn_id": "crm", "base_url": sandbox.url, "email": sandbox.email, "password": sandbox.password}
         settings = Settings(**{**values, "site_id": "169", "timeout": 5, **options})
-        client = OneboxClient(settings, sleep=waits.append)
+        client = OneboxClient(settings, pause=lambda abandoned, seconds: waits.append(seconds))
         client.waits = waits
         return client
 
     return build
+
+
+def records(client, resource, **arguments):
+    """List records one by one."""
+    return (row for batch in client.list_pages(resource, **arguments) for row in batch.rows)
 
 
 def closed_port():
@@ -370,16 +376,16 @@ def test_list(make, sandbox):
     """All records, once, with the connection's own page size or a given one."""
     ids = sandbox.state.ids("ticketrz")
     client = make()
-    assert [row["Id"] for row in client.list_records("ticketrz")] == ids
-    assert [row["Id"] for row in client.list_records("ticketrz", since_id=ids[9], page_size=7)] == ids[10:]
-    assert [row["Id"] for row in client.list_records("contactrz", max_records=3)] == sandbox.state.ids("contactrz")[:3]
+    assert [row["Id"] for row in records(client, "ticketrz")] == ids
+    assert [row["Id"] for row in records(client, "ticketrz", since_id=ids[9], page_size=7)] == ids[10:]
+    assert [row["Id"] for row in records(client, "contactrz", max_records=3)] == sandbox.state.ids("contactrz")[:3]
     assert sandbox.state.logins == 1
 
 
 @pytest.mark.parametrize("name", ["since", "last_update"])
 def test_list_by_time(make, sandbox, name):
     """Times are sent as Onebox reads them."""
-    list(make().list_records("ticketrz", **{name: datetime(2026, 1, 2, 3, 4, 5)}))
+    list(records(make(), "ticketrz", **{name: datetime(2026, 1, 2, 3, 4, 5)}))
     assert f"{'since' if name == 'since' else 'lastUpdate'}=2026-01-02+03%3A04" in sandbox.state.seen[-1].query
 
 
@@ -387,7 +393,7 @@ def test_list_while_rows_come_and_go(make, sandbox):
     """Rows that stay are given once each while others are added and removed after every page."""
     before = sandbox.state.ids()
     sandbox.state.configure(grow=2, shrink=1)
-    rows = [row["Id"] for row in make().list_records("ticketrz", page_size=10)]
+    rows = [row["Id"] for row in records(make(), "ticketrz", page_size=10)]
     assert len(rows) == len(set(rows))
     assert set(before) & set(sandbox.state.ids()) <= set(rows)
 
@@ -395,12 +401,31 @@ def test_list_while_rows_come_and_go(make, sandbox):
 def test_list_with_expiry_between_pages(make, sandbox):
     """A token that dies between two pages is renewed, and no row is lost."""
     rows = []
-    for record in make().list_records("ticketrz", page_size=25):
+    for record in records(make(), "ticketrz", page_size=25):
         rows.append(record["Id"])
         if len(rows) in (60, 160):
             sandbox.state.revoke()
     assert rows == sandbox.state.ids()
     assert sandbox.state.logins == 3
+
+
+def test_abandoned_listing_leaves_nothing_under_way(make, sandbox):
+    """When a listing ends early, pages ahead of it are not tried again behind the caller's back."""
+    client = make()
+    client._pause = threading.Event.wait
+    batches = client.list_pages("ticketrz", page_size=20, parallelism=4)
+    next(batches)
+    sandbox.state.fail("status", path="ticketrz", times=99, status=503)
+    next(batches)
+    time.sleep(0.3)
+    batches.close()
+    time.sleep(0.1)
+    asked = sandbox.state.requests["GET list"]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("onebox-page")]
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads)
+    assert sandbox.state.requests["GET list"] <= asked + 4
 
 
 @pytest.mark.parametrize(
@@ -422,7 +447,7 @@ def test_list_with_expiry_between_pages(make, sandbox):
 def test_list_arguments_refused(make, sandbox, arguments):
     """Bad arguments are refused at the call, not at the first record, and nothing is sent."""
     with pytest.raises(OneboxConfigError, match=next(iter(arguments)) if "resource" not in arguments else "Resource"):
-        make().list_records(**{"resource": "ticketrz", **arguments})
+        make().list_pages(**{"resource": "ticketrz", **arguments})
     assert not sandbox.state.requests
 
 
@@ -445,7 +470,7 @@ def test_page_that_makes_no_sense(make, page, words):
         mock.post(client.url_for("authenticate"), json={"token": "opaque"})
         mock.get(client.url_for("ticketrz"), json=page)
         with pytest.raises(OneboxResponseError, match=words):
-            list(client.list_records("ticketrz"))
+            list(records(client, "ticketrz"))
 
 
 def test_whole_list_in_any_order(make):
@@ -454,7 +479,7 @@ def test_whole_list_in_any_order(make):
     with rm.Mocker() as mock:
         mock.post(client.url_for("authenticate"), json={"token": "opaque"})
         mock.get(client.url_for("ticketrz"), json={"data": [{"Id": 3}, {"Id": "2"}, {"Id": "3"}], "total": "3"})
-        assert [row["Id"] for row in client.list_records("ticketrz")] == ["2", "3"]
+        assert [row["Id"] for row in records(client, "ticketrz")] == ["2", "3"]
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,15 @@ class Server:
         return Page(rows, [{"Id": str(i)} for i in rows], len(rows), total)
 
     def walk(self, since_id=0, page_size=10, max_records=None, parallelism=2):
-        pages = walk(
+        ids = []
+        for batch in walk(
             self, since_id=since_id, page_size=page_size, max_records=max_records, parallelism=parallelism, call="c"
-        )
-        return [int(row["Id"]) for page in pages for row in page]
+        ):
+            assert batch.rows
+            ids += [int(row["Id"]) for row in batch.rows]
+            assert batch.last_id == ids[-1]
+            self.announced = batch.total
+        return ids
 
 
 @pytest.mark.parametrize("parallelism", [1, 2, 4, 7])
@@ -59,6 +64,17 @@ def test_max_records(most, parallelism):
     server = Server(range(1, 101))
     assert server.walk(max_records=most, parallelism=parallelism) == server.ids[:most]
     assert len(server.calls) == -(-min(most, 100) // 10)
+
+
+@pytest.mark.parametrize(("most", "total"), [(None, 95), (1000, 95), (30, 30)])
+def test_total(most, total):
+    """Each batch tells how many records there will be in all, where the server does."""
+    server = Server(range(1, 96))
+    server.walk(max_records=most)
+    assert server.announced == total
+    server.total = None
+    server.walk()
+    assert server.announced is None
 
 
 @pytest.mark.parametrize("parallelism", [1, 2, 4])
@@ -95,8 +111,8 @@ def test_fault_reaches_the_consumer():
     given_out = []
 
     def consume():
-        for page in walk(server, since_id=0, page_size=10, max_records=None, parallelism=2, call="c"):
-            given_out.extend(int(row["Id"]) for row in page)
+        for batch in walk(server, since_id=0, page_size=10, max_records=None, parallelism=2, call="c"):
+            given_out.extend(int(row["Id"]) for row in batch.rows)
 
     with pytest.raises(OneboxResponseError, match="broken"):
         consume()

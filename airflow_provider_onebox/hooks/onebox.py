@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUncertainWriteError
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class OneboxHook(BaseHook):
         :raises OneboxConfigError: at once, if an argument can't work.
         :raises OneboxError: while iterating, if a page can't be had.
         """
-        return self.client.list_records(
+        batches = self.client.list_pages(
             resource,
             since_id=since_id,
             since=since,
@@ -161,6 +161,76 @@ class OneboxHook(BaseHook):
             max_records=max_records,
             parallelism=parallelism,
         )
+        return (record for batch in batches for record in batch.rows)
+
+    def count_records(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        since: datetime | str | None = None,
+        last_update: datetime | str | None = None,
+    ) -> tuple[int, int | None]:
+        """Count the records that match, with one or two small requests.
+
+        API pages: those of :meth:`list_records`.
+
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param since_id: only records with a greater id.
+        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
+        :param last_update: only records changed after this time, in the same form.
+        :return: how many there are, and the id of the last one, ``None`` if there is none.
+        :raises OneboxConfigError: if an argument can't work.
+        :raises OneboxError: if Onebox can't be asked.
+        """
+        return self.client.count_records(resource, since_id=since_id, since=since, last_update=last_update)
+
+    def create_ticket(
+        self,
+        *,
+        full_name: str,
+        contact: str,
+        subject: str,
+        category: str,
+        content: str,
+        coordinate: str | None = None,
+    ) -> str:
+        """Open a ticket.
+
+        API page: Create a ticket, ``POST {host}/api/ticket/create``.
+
+        :param full_name: who reports.
+        :param contact: that person's e-mail address.
+        :param subject: the subject.
+        :param category: the category, one that the site has.
+        :param content: the text.
+        :param coordinate: where, ``latitude,longitude``.
+        :return: the ticket's id.
+        :raises OneboxConfigError: if a field is empty; nothing is sent then.
+        :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
+        :raises OneboxError: if Onebox refuses it or can't be reached.
+        """
+        fields = {
+            "fullName": full_name,
+            "contact": contact,
+            "subject": subject,
+            "category": category,
+            "content": content,
+        }
+        missing = [name for name, value in fields.items() if not str(value or "").strip()]
+        if missing:
+            raise OneboxConfigError(f"A ticket needs {', '.join(fields)}, but empty: {', '.join(missing)}.")
+        if coordinate:
+            fields["coordinate"] = coordinate
+        reply = self.request("POST", "ticket/create", json=fields)
+        ticket_id = reply.get("ticketId") if isinstance(reply, dict) else None
+        if not ticket_id:
+            raise OneboxUncertainWriteError(
+                f"Connection {self.onebox_conn_id!r}: POST ticket/create: the answer holds no ticketId. "
+                f"{OneboxUncertainWriteError.remedy}.",
+                status=200,
+            )
+        return str(ticket_id)
 
     def test_connection(self) -> tuple[bool, str]:
         """Sign in for real, past every cache, for the Test button of the Connections page.
