@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_onebox.paging import Batch
+
+MAX_XCOM_BYTES = 1024 * 1024
+"""The most JSON that :class:`OneboxListOperator` returns; XComs live in Airflow's database."""
 
 
 class OneboxAuthenticateOperator(BaseOperator):
@@ -65,3 +73,310 @@ class OneboxAuthenticateOperator(BaseOperator):
         context["ti"].xcom_push(key="expires_at", value=expires_at)
         context["ti"].xcom_push(key="site_id", value=client.settings.site_id)
         return token.value
+
+
+class _OneboxOperator(BaseOperator):
+    """What all operators that call Onebox share: connection, site, and a token from upstream.
+
+    Not for use in DAGs.
+    """
+
+    template_fields: Sequence[str] = ("onebox_conn_id", "site_id", "token")
+    ui_color = "#e5f3ff"
+
+    def __init__(
+        self,
+        *,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.onebox_conn_id = onebox_conn_id
+        self.site_id = site_id
+        self.token = token
+
+    @cached_property
+    def hook(self) -> OneboxHook:
+        """A hook with this operator's connection, site and token, as they are when it is first used."""
+        return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
+
+
+class OneboxListOperator(_OneboxOperator):
+    """List the records of a resource: into an XCom if they are few, into a JSON Lines file if not.
+
+    Without ``output_path`` the task returns the records, up to :data:`MAX_XCOM_BYTES` of JSON. With it, they
+    are written as they come, and the task returns ``{"path", "count", "first_id", "last_id"}``. The file appears
+    whole or not at all: when a run fails or is killed, the earlier file stays as it was.
+
+    With ``incremental`` a run begins after the last id that an earlier run of the task has written. That mark is
+    moved only after the file is in place, and a run that is repeated writes the same range again, so no record
+    is lost and none comes twice. The mark is kept per connection, site and resource: on Airflow 3.3 in the
+    state store of the task's outlet asset, if it has just one; else in the Variable
+    ``onebox_mark.<dag_id>.<task_id>.<connection>.<site>.<resource>``. Give each run a path of its own, such as
+    one with ``{{ ts_nodash }}``.
+
+    Records of ``connection`` come without their ``Password`` and ``Token``.
+
+    API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
+
+    :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``. (templated)
+    :param since_id: only records with a greater id; where ``incremental`` begins the first time. (templated)
+    :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
+    :param last_update: only records changed after this time, in the same form. (templated)
+    :param page_size: records a page.
+    :param max_records: the most records to list; all if ``None``.
+    :param parallelism: requests under way at once, 1 to 32.
+    :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
+    :param incremental: whether to begin after what was written before; needs ``output_path``.
+    :param include_secrets: whether records of ``connection`` keep their secrets.
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    :param token: a token from an upstream task; without it the task signs in by itself. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *_OneboxOperator.template_fields,
+        "resource",
+        "since_id",
+        "since",
+        "last_update",
+        "output_path",
+    )
+
+    def __init__(
+        self,
+        *,
+        resource: str,
+        since_id: int | str | None = None,
+        since: datetime | str | None = None,
+        last_update: datetime | str | None = None,
+        page_size: int = 100,
+        max_records: int | None = None,
+        parallelism: int = 2,
+        output_path: str | None = None,
+        incremental: bool = False,
+        include_secrets: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.resource = resource
+        self.since_id = since_id
+        self.since = since
+        self.last_update = last_update
+        self.page_size = page_size
+        self.max_records = max_records
+        self.parallelism = parallelism
+        self.output_path = output_path
+        self.incremental = incremental
+        self.include_secrets = include_secrets
+        if incremental and output_path is None:
+            raise ValueError("incremental=True needs output_path: the mark moves when the file is in place.")
+        if incremental and last_update is not None:
+            raise ValueError("incremental=True goes by id, and last_update finds older ids again: use one of them.")
+
+    def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
+        """List the records.
+
+        :param context: the task's context.
+        :return: the records; with ``output_path``, what was written.
+        :raises OneboxConfigError: if an argument can't work, or the records are too many for an XCom.
+        :raises OneboxError: if the list can't be had whole.
+        """
+        if self.output_path is None:
+            return self._return_records()
+        return self._write_file(self.output_path, context)
+
+    def _batches(self, since_id: int | str | None) -> Iterable[Batch]:
+        from airflow_provider_onebox.output import with_progress
+
+        batches = self.hook.client.list_pages(
+            self.resource,
+            since_id=since_id,
+            since=self.since,
+            last_update=self.last_update,
+            page_size=self.page_size,
+            max_records=self.max_records,
+            parallelism=self.parallelism,
+        )
+        return with_progress(batches, self.resource)
+
+    def _public(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self.resource != "connection" or self.include_secrets:
+            return records
+        from airflow_provider_onebox.output import without_secrets
+
+        return [without_secrets(record) for record in records]
+
+    def _return_records(self) -> list[dict[str, Any]]:
+        import msgspec
+
+        records: list[dict[str, Any]] = []
+        size = 0
+        for batch in self._batches(self.since_id):
+            rows = self._public(batch.rows)
+            size += len(msgspec.json.encode(rows))
+            if size > MAX_XCOM_BYTES:
+                raise OneboxConfigError(
+                    f"{self.resource}: the first {len(records) + len(rows)} records are {size:,} bytes of JSON, and an "
+                    f"XCom takes {MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or max_records."
+                )
+            records += rows
+        return records
+
+    def _write_file(self, output_path: str, context: Context) -> dict[str, Any]:
+        from airflow_provider_onebox.client import as_id
+        from airflow_provider_onebox.incremental import Mark
+        from airflow_provider_onebox.output import JsonLinesFile
+
+        after, upto = as_id(self.since_id), None
+        mark = None
+        if self.incremental:
+            scope = (self.onebox_conn_id, self.hook.client.settings.site_id, self.resource)
+            mark = Mark(context, self.outlets, scope)
+            after, upto = mark.begin(after)
+            self.log.info("Listing %s after Id %s (mark %s).", self.resource, after, mark.key)
+        count, first_id, last_id = 0, None, None
+        with JsonLinesFile(output_path) as file:
+            for batch in self._batches(after):
+                rows = batch.rows
+                if upto is not None and batch.last_id > upto:
+                    rows = [row for row in rows if int(row["Id"]) <= upto]
+                if rows:
+                    file.write(self._public(rows))
+                    count += len(rows)
+                    first_id = first_id or str(rows[0]["Id"])
+                    last_id = str(rows[-1]["Id"])
+                if len(rows) < len(batch.rows):
+                    break
+            file.finish()
+            last = after if last_id is None else int(last_id)
+            if mark:
+                mark.announce(output_path, file.digest(), after, last)
+            file.put_in_place()
+            if mark:
+                mark.move(after, last if upto is None else upto)
+        self.log.info("Wrote %s %s records to %s.", f"{count:,}", self.resource, output_path)
+        return {"path": output_path, "count": count, "first_id": first_id, "last_id": last_id}
+
+
+class OneboxRequestOperator(_OneboxOperator):
+    """Make one call to Onebox and return its JSON.
+
+    A read is retried after passing faults. A write is sent again only if Onebox can't have acted on it; if it may
+    have been done and no answer came, the task fails at once and is not retried by Airflow either.
+
+    The answer goes to an XCom as it is: that of ``connection`` holds secrets of the customer's own channels.
+
+    :param endpoint: a path below ``{host}/api/``, such as ``ticketrz/12250``. (templated)
+    :param method: the HTTP method. (templated)
+    :param query: the query; called so because ``params`` is every Airflow operator's own. (templated)
+    :param json: a body to send as JSON. (templated)
+    :param data: a form, or a body as it stands. (templated)
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    :param token: a token from an upstream task; without it the task signs in by itself. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *_OneboxOperator.template_fields,
+        "endpoint",
+        "method",
+        "query",
+        "json",
+        "data",
+    )
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        method: str = "GET",
+        query: dict[str, Any] | None = None,
+        json: Any = None,
+        data: dict[str, Any] | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.endpoint = endpoint
+        self.method = method
+        self.query = query
+        self.json = json
+        self.data = data
+
+    def execute(self, context: Context) -> Any:  # noqa: ARG002 - the signature of every operator
+        """Make the call.
+
+        :param context: the task's context.
+        :return: the parsed JSON.
+        :raises OneboxError: the member of the family that fits what went wrong.
+        """
+        return self.hook.request(self.method, self.endpoint, params=self.query, json=self.json, data=self.data)
+
+
+class OneboxCreateTicketOperator(_OneboxOperator):
+    """Open a ticket and return its id.
+
+    If the answer gets lost on the way, the ticket may have been opened: the task then fails at once and is not
+    retried by Airflow either, so that no ticket is opened twice.
+
+    API page: Create a ticket, ``POST {host}/api/ticket/create``.
+
+    :param full_name: who reports. (templated)
+    :param contact: that person's e-mail address. (templated)
+    :param subject: the subject. (templated)
+    :param category: the category, one that the site has. (templated)
+    :param content: the text. (templated)
+    :param coordinate: where, ``latitude,longitude``. (templated)
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    :param token: a token from an upstream task; without it the task signs in by itself. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *_OneboxOperator.template_fields,
+        "full_name",
+        "contact",
+        "subject",
+        "category",
+        "content",
+        "coordinate",
+    )
+
+    def __init__(
+        self,
+        *,
+        full_name: str,
+        contact: str,
+        subject: str,
+        category: str,
+        content: str,
+        coordinate: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.full_name = full_name
+        self.contact = contact
+        self.subject = subject
+        self.category = category
+        self.content = content
+        self.coordinate = coordinate
+
+    def execute(self, context: Context) -> str:  # noqa: ARG002 - the signature of every operator
+        """Open the ticket.
+
+        :param context: the task's context.
+        :return: the ticket's id.
+        :raises OneboxConfigError: if a field is empty; nothing is sent then.
+        :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
+        :raises OneboxError: if Onebox refuses it or can't be reached.
+        """
+        return self.hook.create_ticket(
+            full_name=self.full_name,
+            contact=self.contact,
+            subject=self.subject,
+            category=self.category,
+            content=self.content,
+            coordinate=self.coordinate,
+        )
