@@ -1,0 +1,207 @@
+"""The sensor: wait until Onebox has new records."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseOperator,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_provider_onebox import exceptions
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from airflow.providers.common.compat.sdk import Context
+
+BACKSTOP = timedelta(minutes=5)
+"""How much later than the trigger's own deadline Airflow ends the wait, should the trigger not."""
+
+
+class OneboxRecordSensor(BaseSensorOperator):
+    """Wait until a resource has new records; return ``{"count", "last_id"}``.
+
+    Poke, reschedule and deferrable mode take the same options, time out alike and raise the same errors. Up to
+    :data:`~airflow_provider_onebox.triggers.onebox.MAX_FAILED_POLLS` polls in a row may fail in a way that can pass;
+    in reschedule mode, where nothing is kept between polls, any number may, until the time-out.
+
+    API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
+
+    :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``. (templated)
+    :param since_id: only records with a greater id count. (templated)
+    :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
+    :param last_update: only records changed after this time count, in the same form. (templated)
+    :param min_count: how many there must be.
+    :param deferrable: whether to wait in the triggerer; the deployment's ``[operators] default_deferrable`` if
+        ``None``.
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    :param token: a token from an upstream task, used while it lives; a trigger signs in by itself. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        "onebox_conn_id",
+        "site_id",
+        "token",
+        "resource",
+        "since_id",
+        "since",
+        "last_update",
+    )
+    ui_color = "#e5f3ff"
+
+    def __init__(
+        self,
+        *,
+        resource: str,
+        since_id: int | str | None = None,
+        since: datetime | str | None = None,
+        last_update: datetime | str | None = None,
+        min_count: int = 1,
+        deferrable: bool | None = None,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.resource = resource
+        self.since_id = since_id
+        self.since = since
+        self.last_update = last_update
+        self.min_count = min_count
+        if deferrable is None:
+            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        self.deferrable = deferrable
+        self.onebox_conn_id = onebox_conn_id
+        self.site_id = site_id
+        self.token = token
+        self._failures = 0
+        if min_count < 1:
+            raise ValueError(f"min_count={min_count!r} is not a number of at least 1.")
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the signature of every sensor
+        """Ask once.
+
+        :param context: the task's context.
+        :return: whether there are enough new records, and which.
+        :raises OneboxError: if asking is hopeless, or has failed too often in a row.
+        """
+        from airflow_provider_onebox.triggers.onebox import is_tolerable
+
+        if self.since_id is None and self.since is None and self.last_update is None:
+            raise OneboxConfigError("Nothing says which records are new: pass since_id, since or last_update.")
+        hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
+        try:
+            count, last_id = hook.count_records(
+                self.resource, since_id=self.since_id, since=self.since, last_update=self.last_update
+            )
+        except OneboxError as error:
+            self._failures += 1
+            if not is_tolerable(error, self._failures, self.silent_fail):
+                raise
+            self.log.warning("Poll failed (%d in a row), going on: %s", self._failures, error)
+            return PokeReturnValue(is_done=False)
+        self._failures = 0
+        self.log.info("Found %d of %d new %s records.", count, self.min_count, self.resource)
+        return PokeReturnValue(count >= self.min_count, {"count": count, "last_id": str(last_id)})
+
+    def execute(self, context: Context) -> Any:
+        """Wait, here or in the triggerer.
+
+        :param context: the task's context.
+        :return: ``{"count", "last_id"}``.
+        :raises AirflowSensorTimeout: if there are not enough new records in time.
+        :raises OneboxError: if asking is hopeless, or has failed too often in a row.
+        """
+        if not self.deferrable:
+            return super().execute(context)
+        deadline = time.time() + self.timeout
+        found = self._like_poke_mode(lambda: self.poke(context))
+        if found.is_done:
+            return found.xcom_value
+        from airflow_provider_onebox.client import format_time
+        from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
+
+        # The site of a token from upstream is known here alone: the trigger does not get the token.
+        hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
+        return self.defer(
+            trigger=OneboxRecordTrigger(
+                self.resource,
+                since_id=self.since_id,
+                since=format_time("since", self.since),
+                last_update=format_time("last_update", self.last_update),
+                min_count=self.min_count,
+                poke_interval=self.poke_interval,
+                exponential_backoff=bool(self.exponential_backoff),
+                max_wait=self.max_wait.total_seconds() if self.max_wait else None,
+                silent_fail=self.silent_fail,
+                deadline=deadline,
+                onebox_conn_id=self.onebox_conn_id,
+                site_id=hook.client.settings.site_id,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout) + BACKSTOP,
+        )
+
+    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:  # noqa: ARG002
+        """Take over from the trigger.
+
+        :param context: the task's context.
+        :param event: what the trigger found.
+        :return: ``{"count", "last_id"}``.
+        :raises AirflowSensorTimeout: if there were not enough new records in time.
+        :raises OneboxError: the trigger's error, or one that says that its event makes no sense.
+        """
+        status = event.get("status") if isinstance(event, dict) else None
+        if status == "success":
+            return {"count": event["count"], "last_id": event["last_id"]}
+        if status == "timeout":
+            raise AirflowSensorTimeout(
+                f"Sensor has timed out: there were not {self.min_count} new {self.resource} records within "
+                f"{self.timeout} s."
+            )
+        if status == "error":
+            error = getattr(exceptions, str(event.get("error")), OneboxError)(str(event.get("message")))
+            vars(error).update(event.get("evidence") or {})
+            raise error
+        raise OneboxError(f"The trigger ended with an event that makes no sense: {exceptions.quote(event)!r}.")
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after the wait; errors are treated as in poke mode.
+
+        :param next_method: the method to call.
+        :param next_kwargs: its arguments.
+        :param context: the task's context.
+        :return: what that method returns.
+        """
+        # The base class skips on every error with soft_fail, and differs from version to version.
+        return self._like_poke_mode(lambda: BaseOperator.resume_execution(self, next_method, next_kwargs, context))
+
+    def _like_poke_mode(self, step: Any) -> Any:
+        try:
+            return step()
+        except AirflowSkipException:
+            raise
+        except Exception as error:
+            failure: Exception = error
+            if type(error).__name__ in ("TaskDeferralTimeout", "TaskDeferralError") and "timeout" in str(error).lower():
+                failure = AirflowSensorTimeout(f"Sensor has timed out: {error}")
+            final = isinstance(failure, (AirflowSensorTimeout, AirflowFailException))
+            if self.never_fail or (final and self.soft_fail):
+                raise AirflowSkipException(f"Skipping instead of failing: {failure}") from error
+            if failure is error:
+                raise
+            raise failure from error

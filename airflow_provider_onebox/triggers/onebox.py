@@ -1,0 +1,250 @@
+"""Triggers: the hook's own poll, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowOptionalProviderFeatureException
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+try:
+    from airflow.triggers.base import BaseEventTrigger
+except ImportError:
+    BaseEventTrigger = BaseTrigger  # type: ignore[misc,assignment]
+
+from airflow_provider_onebox.exceptions import OneboxError
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MAX_FAILED_POLLS = 5
+"""Polls that may fail in a row, each after the retries of its call, before the wait fails."""
+
+MAX_POLL_INTERVAL = 3600.0
+"""Seconds that waits between polls grow to at the most, with exponential back-off."""
+
+
+def is_tolerable(error: OneboxError, failures: int, silent_fail: bool) -> bool:
+    """Decide whether a wait goes on after a failed poll; the sensor asks this too.
+
+    :param error: what the poll raised.
+    :param failures: how many polls have failed in a row, this one included.
+    :param silent_fail: the sensor's option.
+    :return: whether to poll again.
+    """
+    if isinstance(error, AirflowFailException):
+        return False
+    return silent_fail or (error.retryable and failures <= MAX_FAILED_POLLS)
+
+
+async def in_thread(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run blocking code off the event loop, where it may still look up connections.
+
+    :param function: what to run.
+    :param args: its arguments.
+    :param kwargs: its named arguments.
+    :return: what it returns.
+    """
+    # asyncio.to_thread would do, but on Airflow 3.0 and 3.1 a look-up from a thread that asgiref has not made
+    # ends the triggerer.
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+
+
+class OneboxRecordTrigger(BaseTrigger):
+    """Wait until a resource has new records.
+
+    Carries ids and an absolute deadline, and no secret, so that it can begin anew in another triggerer at any
+    time. Its event holds ``status``: ``success`` with ``count`` and ``last_id``, ``timeout``, or ``error`` with the
+    error's class, message and evidence.
+
+    :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+    :param since_id: only records with a greater id count.
+    :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone.
+    :param last_update: only records changed after this time count, in the same form.
+    :param min_count: how many there must be.
+    :param poke_interval: seconds between polls.
+    :param exponential_backoff: whether that time doubles with each poll.
+    :param max_wait: seconds that it grows to at the most.
+    :param silent_fail: whether to go on after any failed poll that does not rule out success.
+    :param deadline: when to give up, in seconds of Unix time; ``None`` for never.
+    :param onebox_conn_id: the Airflow connection of type Onebox.
+    :param site_id: a site to use in place of the connection's own.
+    """
+
+    def __init__(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        since: str | None = None,
+        last_update: str | None = None,
+        min_count: int = 1,
+        poke_interval: float = 60.0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        silent_fail: bool = False,
+        deadline: float | None = None,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.resource = resource
+        self.since_id = since_id
+        self.since = since
+        self.last_update = last_update
+        self.min_count = min_count
+        self.poke_interval = poke_interval
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+        self.silent_fail = silent_fail
+        self.deadline = deadline
+        self.onebox_conn_id = onebox_conn_id
+        self.site_id = site_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Describe this trigger to Airflow.
+
+        :return: the path of the class and the arguments to make it with.
+        """
+        names = (
+            "resource since_id since last_update min_count poke_interval exponential_backoff max_wait silent_fail "
+            "deadline onebox_conn_id site_id"
+        )
+        return _path(type(self)), {name: getattr(self, name) for name in names.split()}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll until there are enough new records, time is up, or polling is hopeless.
+
+        :return: one event.
+        """
+        hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id)
+        failures, interval = 0, self.poke_interval
+        while True:
+            try:
+                count, last_id = await in_thread(
+                    hook.count_records,
+                    self.resource,
+                    since_id=self.since_id,
+                    since=self.since,
+                    last_update=self.last_update,
+                )
+                failures = 0
+                if count >= self.min_count:
+                    yield TriggerEvent({"status": "success", "count": count, "last_id": _text(last_id)})
+                    return
+            except OneboxError as error:
+                failures += 1
+                if not is_tolerable(error, failures, self.silent_fail):
+                    yield TriggerEvent({"status": "error", **describe(error)})
+                    return
+                self.log.warning("Poll failed (%d in a row), going on: %s", failures, error)
+            left = float("inf") if self.deadline is None else self.deadline - time.time()
+            if left <= 0:
+                yield TriggerEvent({"status": "timeout"})
+                return
+            await asyncio.sleep(min(interval, left))
+            if self.exponential_backoff:
+                interval = min(interval * 2, self.max_wait or MAX_POLL_INTERVAL)
+
+
+def describe(error: OneboxError) -> dict[str, Any]:
+    """Put an error into an event, so that the task raises the same.
+
+    :param error: the error.
+    :return: its class, message and evidence, as JSON has it.
+    """
+    return {"error": type(error).__name__, "message": str(error), "evidence": vars(error)}
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _text(record_id: int | None) -> str | None:
+    return None if record_id is None else str(record_id)
+
+
+class OneboxNewRecordsTrigger(BaseEventTrigger):
+    """Watch a resource for an asset: each time there are new records, an event says which.
+
+    For use with ``AssetWatcher``. The event's payload is ``{"resource", "count", "since_id", "last_id"}``: records
+    with ids greater than ``since_id`` up to ``last_id``, so a DAG that it schedules knows what to list. An event can
+    come twice after a restart of the triggerer, and none is left out; on Airflow 3.0 to 3.2, which keep no
+    state for watchers, a restart begins again at ``since_id``, or at the present if there is none.
+
+    :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+    :param since_id: where to begin the first time; at the present if ``None``.
+    :param poll_interval: seconds between polls.
+    :param onebox_conn_id: the Airflow connection of type Onebox.
+    :param site_id: a site to use in place of the connection's own.
+    :raises AirflowOptionalProviderFeatureException: on Airflow 2.11.
+    """
+
+    def __init__(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        poll_interval: float = 60.0,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+    ) -> None:
+        if BaseEventTrigger is BaseTrigger:
+            raise AirflowOptionalProviderFeatureException(
+                "OneboxNewRecordsTrigger schedules DAGs by events, which Airflow has from 3.0 on. On Airflow 2.11 use "
+                "OneboxRecordSensor at the start of a scheduled DAG."
+            )
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.resource = resource
+        self.since_id = since_id
+        self.poll_interval = poll_interval
+        self.onebox_conn_id = onebox_conn_id
+        self.site_id = site_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Describe this trigger to Airflow.
+
+        :return: the path of the class and the arguments to make it with.
+        """
+        names = "resource since_id poll_interval onebox_conn_id site_id"
+        return _path(type(self)), {name: getattr(self, name) for name in names.split()}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll for ever; a failed poll is logged, and the next one goes on from the same place.
+
+        :return: an event for each time that there are new records.
+        """
+        hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id)
+        store = getattr(self, "asset_state_store", None)
+        key = f"onebox_mark.{self.onebox_conn_id}.{self.site_id or ''}.{self.resource}"
+        after: Any = None if store is None else await store.aget(key)
+        after = self.since_id if after is None else after
+        while True:
+            try:
+                if after is None:
+                    _, after = await in_thread(hook.count_records, self.resource)
+                    after = after or 0
+                    if store is not None:
+                        await store.aset(key, after)
+                count, last_id = await in_thread(hook.count_records, self.resource, since_id=after)
+            except OneboxError as error:
+                self.log.error("Poll for new %s records failed, going on: %s", self.resource, error)
+                count, last_id = 0, None
+            if last_id is not None:
+                payload = {
+                    "resource": self.resource,
+                    "count": count,
+                    "since_id": str(after),
+                    "last_id": str(last_id),
+                }
+                yield TriggerEvent(payload)
+                # In this order an event comes twice rather than never.
+                after = last_id
+                if store is not None:
+                    await store.aset(key, after)
+            await asyncio.sleep(self.poll_interval)

@@ -1,0 +1,251 @@
+"""The triggers: the hook's own poll, off the event loop, with a deadline and no secret."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
+from airflow.triggers.base import BaseTrigger
+from airflow_home import AIRFLOW_3
+
+from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxUnavailableError
+from airflow_provider_onebox.triggers import onebox
+from airflow_provider_onebox.triggers.onebox import (
+    MAX_FAILED_POLLS,
+    OneboxNewRecordsTrigger,
+    OneboxRecordTrigger,
+    is_tolerable,
+)
+
+QUICK = {"poke_interval": 0.02, "onebox_conn_id": "onebox_default"}
+
+
+async def first(trigger):
+    """Wait for a trigger's first event."""
+    async for event in trigger.run():
+        return event.payload
+    raise AssertionError("no event")
+
+
+def rebuilt(trigger):
+    """Make a trigger anew from what Airflow stores of it, as another triggerer would."""
+    path, kwargs = trigger.serialize()
+    assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
+    return type(trigger)(**kwargs)
+
+
+def test_serialize():
+    """What is stored makes the same trigger again, and holds no secret."""
+    trigger = OneboxRecordTrigger("ticketrz", since_id=5, deadline=time.time() + 9, site_id="170", max_wait=7.0)
+    assert vars(rebuilt(trigger)) == vars(trigger)
+    assert not {"token", "password"} & set(trigger.serialize()[1])
+
+
+def test_success(connected):
+    """Records that are there already end the wait at once."""
+    ids = connected.state.ids()
+    event = asyncio.run(first(rebuilt(OneboxRecordTrigger("ticketrz", since_id=ids[9], **QUICK))))
+    assert event == {"status": "success", "count": 240, "last_id": ids[-1]}
+
+
+def test_wait_and_min_count(connected):
+    """Records that come later end it when there are enough; polls share one login."""
+    last = connected.state.ids()[-1]
+
+    async def scenario():
+        waiting = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last, min_count=2, **QUICK)))
+        connected.state.add(1)
+        polls = connected.state.requests["GET list"]
+        await until(lambda: connected.state.requests["GET list"] > polls + 3)
+        assert not waiting.done()
+        connected.state.add(1)
+        return await waiting
+
+    assert asyncio.run(scenario())["count"] == 2
+    assert connected.state.logins == 1
+
+
+def test_deadline(connected):
+    """The wait ends at an absolute time, also for a trigger that begins anew after it."""
+    last = connected.state.ids()[-1]
+    start = time.time()
+    trigger = OneboxRecordTrigger("ticketrz", since_id=last, deadline=start + 0.3, **{**QUICK, "poke_interval": 60})
+    assert asyncio.run(first(trigger)) == {"status": "timeout"}
+    assert 0.3 <= time.time() - start < 5
+    assert asyncio.run(first(rebuilt(trigger))) == {"status": "timeout"}
+
+
+def test_backoff(connected, monkeypatch):
+    """With exponential back-off the pauses double, up to the most that is allowed."""
+    pauses = []
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            connected.state.add(1)
+
+    monkeypatch.setattr(onebox.asyncio, "sleep", sleep)
+    last = connected.state.ids()[-1]
+    trigger = OneboxRecordTrigger("ticketrz", since_id=last, poke_interval=1, exponential_backoff=True, max_wait=3)
+    assert asyncio.run(first(trigger))["count"] == 1
+    assert pauses == [1, 2, 3, 3]
+
+
+def test_loop_stays_free(connected):
+    """While a poll waits for Onebox the event loop goes on."""
+    connected.state.configure(latency=0.3)
+
+    async def scenario():
+        task = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
+        longest, last = 0.0, time.monotonic()
+        while not task.done():
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        return longest, await task
+
+    longest, event = asyncio.run(scenario())
+    assert event["status"] == "success"
+    assert longest < 0.25
+
+
+def test_few_failed_polls_are_tolerated(connected, connect):
+    """Faults that pass are waited out, as long as they are few in a row."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
+    assert asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))["status"] == "success"
+    connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS + 1, status=503)
+    event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
+    assert (event["status"], event["error"]) == ("error", "OneboxUnavailableError")
+    assert event["evidence"]["status"] == 503
+    connected.state.fail("status", path="ticketrz", times=2 * MAX_FAILED_POLLS, status=404)
+    event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, silent_fail=True, **QUICK)))
+    assert event["status"] == "success"
+
+
+def test_hopeless_poll(connected, connect):
+    """A refused password ends the wait at once, whatever the options."""
+    connect(connected.url, login=connected.email, password="wrong password")
+    event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, silent_fail=True, **QUICK)))
+    assert event["error"] == "OneboxAuthError"
+    assert connected.state.failed_logins == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "silent", "goes_on"),
+    [
+        (OneboxUnavailableError("x"), MAX_FAILED_POLLS, False, True),
+        (OneboxUnavailableError("x"), MAX_FAILED_POLLS + 1, False, False),
+        (OneboxUnavailableError("x"), MAX_FAILED_POLLS + 1, True, True),
+        (OneboxUnavailableError("x", retryable=False), 1, False, False),
+        (OneboxAuthError("x"), 1, True, False),
+    ],
+)
+def test_is_tolerable(error, failures, silent, goes_on):
+    """Sensor and trigger decide alike."""
+    assert is_tolerable(error, failures, silent) is goes_on
+
+
+class Store(dict):
+    """The state store of a watched asset, as Airflow 3.3 injects it."""
+
+    async def aget(self, key):
+        return self.get(key)
+
+    async def aset(self, key, value):
+        self[key] = value
+
+
+async def until(done):
+    """Wait until something is true."""
+    for _ in range(1000):
+        if done():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+async def watch(trigger, sandbox, rounds=(), events=0):
+    """Take a watcher's events while records are added in rounds, each after the one before was noticed."""
+    taken = []
+
+    async def take():
+        async for event in trigger.run():
+            taken.append(event.payload)
+
+    async def polls(more):
+        seen = sandbox.state.requests["GET list"] + more
+        await until(lambda: sandbox.state.requests["GET list"] >= seen)
+
+    task = asyncio.ensure_future(take())
+    await polls(3)
+    for n, count in enumerate(rounds):
+        sandbox.state.add(count)
+        await until(lambda n=n: len(taken) > n)
+    await polls(3)
+    await until(lambda: len(taken) >= events)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return taken
+
+
+@pytest.mark.skipif(AIRFLOW_3, reason="Airflow 3 has event triggers")
+def test_watcher_on_airflow_2():
+    """On Airflow 2.11 it says what it lacks and what to use."""
+    assert issubclass(OneboxNewRecordsTrigger, BaseTrigger)
+    with pytest.raises(AirflowOptionalProviderFeatureException, match="OneboxRecordSensor"):
+        OneboxNewRecordsTrigger("ticketrz")
+
+
+@pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 has no event triggers")
+class TestWatcher:
+    """The watcher, on the versions that have event triggers."""
+
+    def test_serialize(self):
+        """What is stored makes the same trigger again."""
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id="5", site_id="170", poll_interval=7.0)
+        assert vars(rebuilt(trigger)) == vars(trigger)
+
+    def test_events(self, connected):
+        """It begins at the present and tells each set of new records once, with their range."""
+        last = connected.state.ids()[-1]
+        trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=0.02)
+        events = asyncio.run(watch(trigger, connected, [2, 3]))
+        ids = connected.state.ids()
+        assert [event["count"] for event in events] == [2, 3]
+        assert [event["since_id"] for event in events] == [last, ids[-4]]
+        assert [event["last_id"] for event in events] == [ids[-4], ids[-1]]
+
+    def test_faults_do_not_end_it(self, connected, connect):
+        """A watcher outlives whatever Onebox does, and a wrong password."""
+        connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+        last = connected.state.ids()[-1]
+        connected.state.fail("html", path="ticketrz", times=3)
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=last, poll_interval=0.02)
+        assert [event["count"] for event in asyncio.run(watch(trigger, connected, [2]))] == [2]
+
+    def test_restart(self, connected):
+        """Where Airflow keeps its state, a watcher goes on where it was."""
+        store = Store()
+        trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=0.02)
+        trigger.asset_state_store = store
+        assert [event["count"] for event in asyncio.run(watch(trigger, connected, [2]))] == [2]
+        connected.state.add(4)
+        again = rebuilt(trigger)
+        again.asset_state_store = store
+        assert [event["count"] for event in asyncio.run(watch(again, connected, events=1))] == [4]
+        empty = OneboxNewRecordsTrigger("prospectrz", poll_interval=0.02)
+        empty.asset_state_store = store
+        connected.state.delete(connected.state.ids("prospectrz"), "prospectrz")
+        assert asyncio.run(watch(empty, connected)) == []
+        assert store["onebox_mark.onebox_default..prospectrz"] == 0
+
+
+def test_no_thread_is_left(connected):
+    """Polls leave no thread of their own behind."""
+    before = threading.active_count()
+    for _ in range(3):
+        asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
+    assert threading.active_count() <= before + 1
