@@ -84,4 +84,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": integration, "python-modules": ["airflow_provider_onebox.operators.onebox"]}
         ],
+        "sensors": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.sensors.onebox"]}],
+        "triggers": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.triggers.onebox"]}],
+        "notifications": ["airflow_provider_onebox.notifications.onebox.OneboxTicketNotifier"],
     }
