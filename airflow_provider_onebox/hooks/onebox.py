@@ -35,8 +35,8 @@ class OneboxHook(BaseHook):
 
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
-    :param token: a token from an upstream task, used while it lives; afterwards the hook signs in by itself,
-        to the token's own site.
+    :param token: a token from an upstream task, sealed or not, used while it lives; afterwards the hook signs in
+        by itself, to the token's own site. It is masked in this process's logs from its first use.
     """
 
     conn_name_attr = "onebox_conn_id"
@@ -290,16 +290,18 @@ class OneboxHook(BaseHook):
         import time
 
         from airflow_provider_onebox.auth import Token
+        from airflow_provider_onebox.seal import unseal
 
-        _mask(self._token)
+        token = unseal(self._token)
+        _mask(token)
         # A template that finds no XCom renders as an empty string or as None.
-        if self._token in ("", "None"):
+        if token in ("", "None"):
             raise OneboxConfigError(
                 "The token handed in is empty: the upstream task has pushed none, or the template names another "
                 "task or key."
             )
         try:
-            return Token.read(self._token, now=time.monotonic(), wall=time.time())
+            return Token.read(token, now=time.monotonic(), wall=time.time())
         except ValueError:
             raise OneboxConfigError(
                 "The token handed in is no bearer token: pass the string that the upstream task returned, as it is."

@@ -32,8 +32,12 @@ class OneboxAuthenticateOperator(BaseOperator):
     the user of the connection until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.
     OneboxHook` with the connection signs in by itself and needs no token from upstream.
 
+    With ``seal`` the published string is encrypted with the deployment's Fernet key: readers of XComs see
+    ciphertext, and :class:`OneboxHook` and every operator with ``token=`` open it by themselves.
+
     API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
+    :param seal: whether to publish the token sealed.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     """
@@ -44,11 +48,13 @@ class OneboxAuthenticateOperator(BaseOperator):
     def __init__(
         self,
         *,
+        seal: bool = False,
         onebox_conn_id: str = OneboxHook.default_conn_name,
         site_id: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.seal = seal
         self.onebox_conn_id = onebox_conn_id
         self.site_id = site_id
 
@@ -56,10 +62,15 @@ class OneboxAuthenticateOperator(BaseOperator):
         """Sign in.
 
         :param context: the task's context.
-        :return: the token.
+        :return: the token, sealed if so wished.
+        :raises OneboxConfigError: if the connection can't work, or the token can't be sealed; nothing is sent then.
         :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
         :raises OneboxError: if a token can't be had for another reason.
         """
+        from airflow_provider_onebox.seal import get_fernet, seal
+
+        if self.seal:
+            get_fernet()
         client = OneboxHook(self.onebox_conn_id, site_id=self.site_id).client
         token = client.tokens.get()
         expires_at = token.expires_at.isoformat() if token.expires_at else None
@@ -72,7 +83,7 @@ class OneboxAuthenticateOperator(BaseOperator):
         )
         context["ti"].xcom_push(key="expires_at", value=expires_at)
         context["ti"].xcom_push(key="site_id", value=client.settings.site_id)
-        return token.value
+        return seal(token.value) if self.seal else token.value
 
 
 class _OneboxOperator(BaseOperator):

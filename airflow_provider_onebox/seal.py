@@ -1,0 +1,60 @@
+"""A token sealed with the deployment's Fernet key, so that who reads XComs reads ciphertext."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_onebox.exceptions import OneboxConfigError
+
+PREFIX = "onebox-sealed:"
+"""What a sealed token begins with."""
+
+
+def seal(token: str) -> str:
+    """Seal a token.
+
+    :param token: the token.
+    :return: a string that only a holder of the deployment's Fernet key can open.
+    :raises OneboxConfigError: if the deployment has no Fernet key.
+    """
+    return PREFIX + str(get_fernet().encrypt(token.encode()).decode())
+
+
+def unseal(token: str) -> str:
+    """Open a sealed token; leave another one as it is.
+
+    :param token: a token from upstream, sealed or not.
+    :return: the token.
+    :raises OneboxConfigError: if this process does not have the key that it was sealed with.
+    """
+    if not token.startswith(PREFIX):
+        return token
+    from cryptography.fernet import InvalidToken
+
+    try:
+        return str(get_fernet().decrypt(token.removeprefix(PREFIX).encode()).decode())
+    except InvalidToken:
+        raise OneboxConfigError(
+            "The sealed token can't be opened: it was sealed with another [core] fernet_key than this worker has, or "
+            "it was cut. Give all workers the same key; while keys are rotated, the old one stays second in the list."
+        ) from None
+
+
+def get_fernet() -> Any:
+    """Get the deployment's Fernet, to fail early where there is none.
+
+    :return: Airflow's Fernet, which opens what any of the deployment's keys has sealed.
+    :raises OneboxConfigError: if the key is empty: Airflow would then hand out plain text in disguise.
+    """
+    try:
+        from airflow.sdk.crypto import get_fernet as get
+    except ImportError:
+        from airflow.models.crypto import get_fernet as get
+
+    fernet = get()
+    if not fernet.is_encrypted:
+        raise OneboxConfigError(
+            "A token can't be sealed or opened here: [core] fernet_key is empty. Set it on every worker (see "
+            "'Fernet' in Airflow's documentation), or do not pass the token on at all."
+        )
+    return fernet
