@@ -17,4 +17,5 @@ with DAG("example_onebox_token", schedule=None, catchup=False, tags=["onebox"], 
         hook = OneboxHook(token=token)
         return list(hook.list_records("ticketrz", max_records=5))
 
-    list_tickets(authenticate.output)
+    # By name: Airflow hides a rendered argument that is called token, and shows one that has no name.
+    list_tickets(token=authenticate.output)
