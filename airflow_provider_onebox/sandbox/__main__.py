@@ -33,7 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--token-life", type=float, default=900, metavar="S")
     parser.add_argument("--latency", type=float, default=0, metavar="MS")
     parser.add_argument("--fault-rate", type=float, default=0, metavar="SHARE", help="of the requests, 0 to 1")
-    parser.add_argument("--fault-kinds", default=",".join(Settings.fault_kinds), help=f"of {', '.join(sorted(KINDS))}")
+    parser.add_argument(
+        "--fault-kinds",
+        default=",".join(str(kind) for kind in Settings.fault_kinds),
+        help=f"of {', '.join(sorted(KINDS))}",
+    )
     parser.add_argument(
         "--set",
         type=_setting,

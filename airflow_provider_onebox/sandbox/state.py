@@ -56,7 +56,15 @@ class Settings:
     shrink: int = 0  # oldest rows removed after each page
     envelope_status: int = 0  # HTTP status of every error envelope; 0 is the status that belongs to it
     fault_rate: float = 0  # share of the requests that meet a fault drawn from fault_kinds
-    fault_kinds: tuple[str, ...] = ("drop_before", "drop_after", "status", "html", "empty", "truncated")
+    fault_kinds: tuple[str | dict[str, Any], ...] = (
+        # a kind alone, or one with its options
+        "drop_before",
+        "drop_after",
+        "status",
+        "html",
+        "empty",
+        "truncated",
+    )
 
 
 class Seen(NamedTuple):
@@ -146,7 +154,7 @@ class State(Settings):
             setattr(self, name, value)
         if self.id_order not in ORDERS:
             raise ValueError(f"id_order is one of {', '.join(ORDERS)}")
-        if unknown := set(self.fault_kinds).difference(KINDS):
+        if unknown := {_as_fault(kind)["kind"] for kind in self.fault_kinds}.difference(KINDS):
             raise ValueError(f"no fault kind {', '.join(unknown)}")
 
     # Data
@@ -255,5 +263,9 @@ class State(Settings):
                         self.faults.remove(fault)
                     return fault
             if self.fault_rate and self._draw.random() < self.fault_rate:
-                return {"kind": self._draw.choice(self.fault_kinds)}
+                return _as_fault(self._draw.choice(self.fault_kinds))
         return None
+
+
+def _as_fault(kind: str | dict[str, Any]) -> dict[str, Any]:
+    return {"kind": kind} if isinstance(kind, str) else kind

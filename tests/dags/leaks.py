@@ -1,0 +1,81 @@
+"""Every way in which a task can meet the password or a token, going well and going wrong."""
+
+from __future__ import annotations
+
+import logging
+
+from airflow.providers.common.compat.sdk import DAG, task
+
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators.onebox import (
+    OneboxAuthenticateOperator,
+    OneboxCreateTicketOperator,
+    OneboxListOperator,
+    OneboxRequestOperator,
+)
+from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
+
+log = logging.getLogger("airflow_provider_onebox.user")
+for chatty in ("airflow_provider_onebox", "requests", "urllib3"):
+    logging.getLogger(chatty).setLevel(logging.DEBUG)
+
+with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
+    plain = OneboxAuthenticateOperator(task_id="plain")
+    sealed = OneboxAuthenticateOperator(task_id="sealed", seal=True)
+    by_template = "{{ ti.xcom_pull('plain') }}"
+
+    @task(trigger_rule="all_done")
+    def log_the_token(token):
+        hook = OneboxHook(token=token)
+        opened = hook.get_token()
+        log.warning("user code logs %s and %s", token, opened)
+        print("user code prints", opened, hook.get_conn().headers, vars(hook), hook.client.settings)  # noqa: T201
+
+    @task(trigger_rule="all_done")
+    def fail_with_the_hook(token):
+        hook = OneboxHook(token=token)
+        value = hook.get_token()
+        raise ValueError(f"user code fails with {value} and {hook.client.settings.password}")
+
+    @task(trigger_rule="all_done")
+    def log_the_password():
+        hook = OneboxHook()
+        log.error("user code logs %s", hook.client.settings.password)
+        hook.request("GET", "ticketrz/1")
+
+    log_the_token.override(task_id="log_plain")(token=plain.output)
+    log_the_token.override(task_id="log_sealed")(token=sealed.output)
+    fail_with_the_hook(token=plain.output)
+    log_the_password()
+
+    for name, token in (("plain", by_template), ("sealed", sealed.output), ("none", None)):
+        listed = OneboxListOperator(task_id=f"list_{name}", resource="ticketrz", max_records=2, token=token)
+        if token:
+            [plain, sealed] >> listed
+    OneboxRequestOperator(task_id="expired", endpoint="ticketrz", token="{{ var.value.expired }}")
+    OneboxAuthenticateOperator(task_id="wrong_password", onebox_conn_id="onebox_wrong")
+    OneboxRequestOperator(task_id="unreachable", onebox_conn_id="onebox_gone", endpoint="ticketrz")
+    OneboxRequestOperator(task_id="server_error", endpoint="echo500")
+    OneboxRequestOperator(task_id="slow", endpoint="slow")
+    OneboxCreateTicketOperator(
+        task_id="ticket",
+        full_name="A",
+        contact="a@example.com",
+        subject="s",
+        category="c",
+        content="x",
+        token=by_template,
+    ).set_upstream(plain)
+    OneboxRecordSensor(
+        task_id="wait", resource="ticketrz", since_id="0", min_count=51, deferrable=True, poke_interval=1
+    )
+    OneboxRecordSensor(
+        task_id="wait_in_vain",
+        resource="ticketrz",
+        since_id="0",
+        min_count=999,
+        timeout=3,
+        poke_interval=1,
+        deferrable=True,
+        token=sealed.output,
+    )

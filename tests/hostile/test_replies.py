@@ -1,0 +1,258 @@
+"""Whatever bytes come back, only the error family comes out, on one line, in bounded time.
+
+The number of examples of each property is that of Hypothesis's profile: HYPOTHESIS_PROFILE=thorough for the
+20,000 in all that the release check runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from http.client import HTTPResponse
+from io import BytesIO
+
+import pytest
+import requests
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse as Urllib3Response
+
+from airflow_provider_onebox.client import OneboxClient
+from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxError
+from airflow_provider_onebox.settings import Settings
+
+PASSWORD = "correct horse/battery+staple"
+QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
+CONNECTION = Settings("crm", "https://dev.example/voc", "demo@example.com", PASSWORD, "169")
+
+settings.register_profile("default", max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=7000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+class Scripted(HTTPAdapter):
+    """Answers with given bytes, parsed by the same code that reads a socket."""
+
+    def __init__(self, *replies):
+        super().__init__()
+        self.replies = list(replies)
+        self.sent = []
+
+    def send(self, request, **kwargs):
+        self.sent.append(request)
+        raw = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+
+        class Sock:
+            def makefile(self, *_):
+                return BytesIO(raw)
+
+        try:
+            parsed = HTTPResponse(Sock(), method=request.method)
+            parsed.begin()
+            reply = Urllib3Response(
+                body=parsed,
+                headers=list(parsed.msg.items()),
+                status=parsed.status,
+                version=parsed.version,
+                reason=parsed.reason,
+                preload_content=False,
+                original_response=parsed,
+                request_method=request.method,
+            )
+            response = self.build_response(request, reply)
+            _ = response.content
+        except (OSError, requests.RequestException):
+            raise
+        except Exception as error:
+            raise requests.ConnectionError(error) from error
+        return response
+
+
+def client_of(*replies):
+    """Make a client to which Onebox answers with these bytes."""
+    client = OneboxClient(CONNECTION, pause=lambda abandoned, seconds: None)
+    adapter = Scripted(*replies)
+    client.session.mount("https://", adapter)
+    return client, adapter
+
+
+def http(status, body, headers=()):
+    """Put a reply together."""
+    lines = [b"HTTP/1.1 %d X" % status, *(name + b": " + value for name, value in headers)]
+    return b"\r\n".join(lines) + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+LOGIN = http(200, json.dumps({"token": "opaque-token-0123456789"}).encode())
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+words = st.text(max_size=60) | st.sampled_from([QUOTA, "Expired token", PASSWORD, "a\nb\x1b[2J\u202e", "x" * 5000])
+envelopes = st.fixed_dictionaries(
+    {
+        "_meta": st.fixed_dictionaries({"status": st.sampled_from(["ERROR", "OK"]) | json_values}),
+        "records": st.fixed_dictionaries(
+            {"errorCode": st.sampled_from(["401", 401, 503, "x"]) | json_values, "userMessage": words | json_values}
+        )
+        | json_values,
+    }
+)
+pages = st.fixed_dictionaries(
+    {
+        "data": st.lists(st.fixed_dictionaries({"Id": st.integers(-9, 99).map(str) | json_values}), max_size=6)
+        | json_values,
+        "total": st.integers(-1, 20) | json_values,
+    }
+)
+tokens = st.fixed_dictionaries({"token": st.text(max_size=40) | json_values, "valid_until": json_values})
+bodies = st.one_of(
+    st.binary(max_size=200),
+    st.one_of(json_values, envelopes, pages, tokens).map(lambda value: json.dumps(value).encode()),
+    st.one_of(envelopes, pages, tokens).map(lambda value: json.dumps(value).encode()[:-3]),
+    st.sampled_from([b"", b"<html><title>x</title>", b"\xef\xbb\xbf{}", b"[" * 5000, b"null", b'{"Id": 1e999}']),
+)
+names = st.sampled_from(
+    [b"Location", b"Retry-After", b"Content-Type", b"Content-Encoding", b"Set-Cookie", b"Transfer-Encoding", b"X"]
+)
+values = st.sampled_from(
+    [b"/Login", b"https://evil.example/?x=1", b"99999999999999999999", b"Wed, 99 Foo", b"gzip", b"chunked", b"br"]
+) | st.binary(max_size=40).map(lambda value: value.replace(b"\r", b"").replace(b"\n", b""))
+headers = st.lists(st.tuples(names, values), max_size=4)
+replies = st.builds(http, st.integers(100, 599) | st.sampled_from([200, 401, 429, 503, 302]), bodies, headers)
+
+
+def harmless(text):
+    """Tell whether a text is one printable line without a secret."""
+    return text.isprintable() and PASSWORD not in text and len(text) < 2000
+
+
+def outcome(call):
+    """Make a call; return what came back, or the one kind of error that may."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("airflow_provider_onebox")
+    logger.addHandler(handler)
+    try:
+        result = call()
+    except OneboxError as error:
+        result = error
+    finally:
+        logger.removeHandler(handler)
+    if isinstance(result, OneboxError):
+        assert harmless(str(result)), str(result)
+        assert result.server_message is None or harmless(result.server_message)
+    assert all(harmless(record.getMessage()) for record in records)
+    return result
+
+
+ODD = [
+    http(200, b'{"token": "a\\nb"}'),
+    http(200, b'{"token": ""}'),
+    http(200, b'[{"Id": "169"}, {"Id": "170"}]'),
+    http(302, b"", [(b"Location", b"/Login")]),
+    http(200, b'{"_meta": {"status": "ERROR", "count": 1}, "records": []}'),
+    http(401, json.dumps({"_meta": {"status": "ERROR"}, "records": {"userMessage": QUOTA}}).encode()),
+    http(503, b"", [(b"Retry-After", b"9" * 300)]),
+    http(200, b"\x1f\x8b\x08\x00garbage", [(b"Content-Encoding", b"gzip")]),
+    http(200, b'{"data": [{"Id": 1e999}]}'),
+    http(200, b'{"data": [{"Id": "1"}, {"Id": "1"}], "total": true}'),
+    b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"not HTTP at all",
+    b"",
+]
+
+
+def corpus(test):
+    """Try the odd ones first, always."""
+    for reply in ODD:
+        test = example(reply)(test)
+    return test
+
+
+@corpus
+@given(replies | st.binary(max_size=120))
+def test_login(reply):
+    """A login ends in a token that can stand in a header, or in an error of the family."""
+    client, _ = client_of(reply)
+    result = outcome(client.login)
+    if not isinstance(result, OneboxError):
+        assert result.value.isascii()
+        assert result.value.isprintable()
+        assert " " not in result.value
+
+
+@corpus
+@given(replies | st.binary(max_size=120))
+def test_call(reply):
+    """A call ends in parsed JSON or in an error of the family, and never signs in more than twice."""
+    client, adapter = client_of(LOGIN, reply)
+    outcome(lambda: client.request("GET", "ticketrz/1"))
+    logins = sum(request.path_url.endswith("/authenticate") for request in adapter.sent)
+    assert logins <= 1 or isinstance(client.tokens._failure, OneboxError) or logins == 2
+    assert all(request.url.startswith("https://dev.example/voc/api/") for request in adapter.sent)
+
+
+@corpus
+@given(st.lists(replies, min_size=1, max_size=4).map(lambda several: several[0]) | replies)
+def test_list(reply):
+    """A listing ends; its rows have ids, ascending, each once."""
+    client, _ = client_of(LOGIN, reply)
+    result = outcome(lambda: [row for batch in client.list_pages("ticketrz") for row in batch.rows])
+    if not isinstance(result, OneboxError):
+        ids = [int(row["Id"]) for row in result]
+        assert ids == sorted(set(ids))
+
+
+@settings(max_examples=50)
+@given(replies)
+def test_write_is_sent_once(reply):
+    """A write goes out once, unless the answer says by itself that nothing was done."""
+    client, adapter = client_of(LOGIN, reply)
+    outcome(lambda: client.request("POST", "ticket/create", json={}))
+    writes = [request for request in adapter.sent if request.path_url.endswith("create")]
+    status = int(reply[9:12])
+    assert len(writes) == 1 or status in (401, 429) or b"401" in reply or b"429" in reply
+
+
+def test_quota_does_not_sign_in():
+    """The quota's 401 leaves the token alone, whatever else is in the reply."""
+    body = json.dumps({"_meta": {"status": "ERROR"}, "records": {"errorCode": 401, "userMessage": QUOTA}}).encode()
+    client, adapter = client_of(LOGIN, http(401, body))
+    assert not isinstance(outcome(lambda: client.request("GET", "ticketrz")), OneboxAuthError)
+    assert len(adapter.sent) == 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "target", [b"https://evil.example/api/x", b"//evil.example/x", b"http://dev.example/voc/api/x"]
+)
+@pytest.mark.parametrize("after_replay", [False, True])
+def test_nothing_goes_elsewhere(status, target, after_replay):
+    """No redirect carries the password or the token away: on the login, on a call, or after a replay."""
+    away = http(status, b"", [(b"Location", target)])
+    expired = http(401, json.dumps({"_meta": {"status": "ERROR"}, "records": {"userMessage": "Expired"}}).encode())
+    script = [LOGIN, expired, LOGIN.replace(b"0123", b"4567"), away] if after_replay else [LOGIN, away]
+    for call, replies_ in (("login", [away]), ("request", script)):
+        client, adapter = client_of(*replies_)
+        session_calls = {"login": client.login, "request": lambda c=client: c.request("GET", "ticketrz")}
+        assert isinstance(outcome(session_calls[call]), OneboxError)
+        assert {request.url.split("/api/")[0] for request in adapter.sent} == {"https://dev.example/voc"}
+        assert len(adapter.sent) == len(replies_)
+
+
+def test_no_thread_is_left():
+    """Listings that end badly leave no thread behind."""
+    for _ in range(20):
+        client, _ = client_of(LOGIN, http(200, b'{"data": [{"Id": "1"}], "total": 9}'))
+        assert isinstance(outcome(lambda c=client: list(c.list_pages("ticketrz", parallelism=4))), OneboxError)
+    for thread in threading.enumerate():
+        if thread.name.startswith("onebox-page"):
+            thread.join(5)
+            assert not thread.is_alive()
