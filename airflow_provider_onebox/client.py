@@ -12,12 +12,13 @@ import weakref
 from base64 import b64encode
 from datetime import datetime
 from functools import cached_property
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
 import requests
 import tenacity
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
 
 from airflow_provider_onebox.auth import OneboxAuth, Token, TokenSource
 from airflow_provider_onebox.exceptions import (
@@ -427,7 +428,11 @@ def _never_connected(failure: OSError) -> bool:
 
 def _root(failure: BaseException) -> BaseException:
     """Find the error that started it: the libraries wrap it several times."""
-    while inner := failure.__cause__ or failure.__context__:
+    # Beyond the libraries' own errors may be one that the caller is just handling.
+    while not getattr(failure, "strerror", None):
+        inner = failure.__cause__ or failure.__context__
+        if not isinstance(inner, (OSError, HTTPError, HTTPException)):
+            break
         failure = inner
     return failure
 

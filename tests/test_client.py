@@ -221,6 +221,16 @@ def test_refused_connection(make):
         make(proxies=(("http", f"http://u:proxypass@127.0.0.1:{closed_port()}"),)).login()
 
 
+def test_refused_connection_while_handling_another_error(make):
+    """The error that the caller is just handling is not taken for the reason."""
+    client = make(base_url=f"http://127.0.0.1:{closed_port()}", max_retries=0)
+    try:
+        raise ValueError("something else")
+    except ValueError:
+        with pytest.raises(OneboxUnavailableError, match="Connection refused"):
+            client.login()
+
+
 def test_timeout(make, sandbox):
     """A time-out says how long it was and where it is set."""
     sandbox.state.configure(latency=2)

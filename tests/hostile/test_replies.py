@@ -22,6 +22,7 @@ from urllib3 import HTTPResponse as Urllib3Response
 
 from airflow_provider_onebox.client import OneboxClient
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxError
+from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.settings import Settings
 
 PASSWORD = "correct horse/battery+staple"
@@ -219,6 +220,19 @@ def test_write_is_sent_once(reply):
     writes = [request for request in adapter.sent if request.path_url.endswith("create")]
     status = int(reply[9:12])
     assert len(writes) == 1 or status in (401, 429) or b"401" in reply or b"429" in reply
+
+
+@settings(max_examples=settings().max_examples // 3)
+@given(replies | st.binary(max_size=300))
+def test_over_a_socket(reply):
+    """The same over a real connection, where the HTTP library itself reads the bytes."""
+    with Sandbox(records=1, password=PASSWORD) as sandbox:
+        for path in ("authenticate", "ticketrz"):
+            sandbox.state.fail("raw", path=path, data=reply, times=9)
+            connection = Settings("crm", sandbox.url, sandbox.email, PASSWORD, "169", timeout=0.3, max_retries=1)
+            client = OneboxClient(connection, pause=lambda abandoned, seconds: None)
+            outcome(lambda client=client: client.request("GET", "ticketrz"))
+            sandbox.state.calm()
 
 
 def test_quota_does_not_sign_in():
