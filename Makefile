@@ -1,0 +1,58 @@
+# Needs make, git and Python 3.10 or later. Everything else is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CONSTRAINTS := constraints/3.3.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$(PYTHON) is missing or older than Python 3.10; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c $(CONSTRAINTS)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[sandbox]' --group test --group lint --group build -c $(CONSTRAINTS)
+	@touch $@
+
+.PHONY: demo
+demo: $(INSTALLED) ## Run the example DAG in a real Airflow against a local Onebox; SANDBOX='...' goes to the latter
+	@$(BIN)/python scripts/demo.py $(SANDBOX)
+
+.PHONY: test
+test: $(INSTALLED) ## Run the whole test suite with branch coverage
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: check
+check: $(INSTALLED) ## Lint, check types, build, and try the built wheel in an environment of its own
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	rm -rf dist
+	$(BIN)/python -m build --installer uv --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python scripts/try_wheel.py dist $(CONSTRAINTS)
+
+# Pins for the environments of contributors; users are not bound by them. Each echo names the Airflow that
+# the rest has to fit.
+COMPILE = $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 --no-header --no-annotate pyproject.toml --extra sandbox
+
+.PHONY: constraints
+constraints: $(INSTALLED) ## Add pins for new dependencies; UPGRADE=--upgrade renews all of them
+	echo 'apache-airflow==3.3.2' > $(VENV)/airflow.txt
+	$(COMPILE) --group test --group lint --group build -c $(VENV)/airflow.txt -o constraints/3.3.txt
+	echo 'apache-airflow==2.11.2' > $(VENV)/airflow.txt
+	$(COMPILE) --group test -c $(VENV)/airflow.txt -o constraints/2.11.txt
+
+.PHONY: clean
+clean: ## Remove what the targets made
+	rm -rf $(VENV) dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
