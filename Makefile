@@ -21,6 +21,9 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[sandbox]' --group test --group lint --group build -c $(CONSTRAINTS)
 	@touch $@
 
+.PHONY: install
+install: $(INSTALLED) ## Make the environment in .venv, or bring it up to date
+
 .PHONY: demo
 demo: $(INSTALLED) ## Run the example DAG in a real Airflow against a local Onebox; SANDBOX='...' goes to the latter
 	@$(BIN)/python scripts/demo.py $(SANDBOX)
