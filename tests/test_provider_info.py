@@ -1,0 +1,114 @@
+"""What Airflow reads about the provider: it fits, it is complete, and it is shown without a murmur."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import jsonschema
+import pytest
+from airflow_home import AIRFLOW_VERSION, AirflowHome
+
+import airflow_provider_onebox
+from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR, get_provider_info
+
+NAME = "airflow-provider-onebox"
+AIRFLOW = Path(find_spec("airflow").submodule_search_locations[0])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder for Airflow's commands; none of these needs a database. Every warning is shown."""
+    with AirflowHome(tmp_path_factory.mktemp("providers"), env={"PYTHONWARNINGS": "always"}) as made:
+        yield made
+
+
+def modules_in(folder):
+    """Name the modules of a folder of the package, if there is one."""
+    path = Path(airflow_provider_onebox.__file__).parent / folder
+    return {f"airflow_provider_onebox.{folder}.{module.name}" for module in pkgutil.iter_modules([str(path)])}
+
+
+def test_schema_at_run_time():
+    """Airflow itself checks the information against this schema."""
+    jsonschema.validate(get_provider_info(), json.loads((AIRFLOW / "provider_info.schema.json").read_text()))
+
+
+def test_schema_of_the_declaration():
+    """The stricter schema knows every key; what it asks of a release in Airflow's own tree does not apply."""
+    schema = json.loads((AIRFLOW / "provider.yaml.schema.json").read_text())
+    schema["required"] = ["name", "package-name", "description"]
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_entry_point():
+    """The one entry point of the distribution leads to the information, and the name is the distribution's."""
+    (found,) = (e for e in entry_points(group="apache_airflow_provider") if e.dist.name == NAME)
+    assert found.load() is get_provider_info
+    assert get_provider_info()["package-name"] == NAME
+    assert version(NAME) == airflow_provider_onebox.__version__
+
+
+@pytest.mark.parametrize("kind", ["hooks", "operators", "sensors", "triggers"])
+def test_modules_are_listed(kind):
+    """Every module of the kind is listed, and every listed one can be imported."""
+    listed = [name for entry in get_provider_info().get(kind, []) for name in entry["python-modules"]]
+    assert sorted(listed) == sorted(modules_in(kind))
+    for name in listed:
+        importlib.import_module(name)
+
+
+def test_classes_are_listed():
+    """What Airflow takes by class name is there: the hook of the connection, and notifiers as they come."""
+    info = get_provider_info()
+    notifiers = info.get("notifications", [])
+    assert {name.rpartition(".")[0] for name in notifiers} == modules_in("notifications")
+    for name in [*notifiers, *(entry["hook-class-name"] for entry in info["connection-types"])]:
+        module, _, attribute = name.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), attribute), type)
+    integrations = {entry["integration-name"] for entry in info["integrations"]}
+    for kind in ("hooks", "operators", "sensors", "triggers"):
+        assert {entry["integration-name"] for entry in info.get(kind, [])} <= integrations
+
+
+def test_reading_it_costs_nothing():
+    """Every Airflow process imports it, so neither Airflow nor an HTTP library comes along."""
+    code = """
+import sys
+from airflow_provider_onebox.provider_info import get_provider_info
+get_provider_info()
+print(sorted({"airflow", "requests", "urllib3", "jwt", "msgspec"} & {name.split(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [("list", [NAME, "0.1.0"]), ("hooks", ["airflow_provider_onebox.hooks.onebox.OneboxHook", "onebox_conn_id"])],
+)
+def test_airflow_lists_it(home, command, columns):
+    """Airflow's command line names the provider in one row of its table and nowhere else, a warning say."""
+    output = home.run("providers", command).stdout
+    (row,) = (line for line in output.splitlines() if "onebox" in line.lower())
+    assert set(columns) <= {cell.strip() for cell in row.split("|")}
+
+
+def test_connection_form(home):
+    """The page shows our labels, hides what has no use, and has a field for each extra."""
+    output = home._python(str(Path(__file__).with_name("connection_form.py")), timeout=120).stdout
+    form = json.loads(output.splitlines()[-1])
+    assert not [line for line in output.splitlines()[:-1] if "onebox" in line.lower() and "warn" in line.lower()]
+    if AIRFLOW_VERSION == (3, 0) and not find_spec("wtforms"):
+        # Airflow 3.0 itself imports wtforms before it asks any hook, and shows no provider's fields without it.
+        assert form == {"hidden": [], "labels": {}, "extra": {}}
+        return
+    assert sorted(form["hidden"]) == sorted(UI_FIELD_BEHAVIOUR["hidden-fields"]) == ["port", "schema"]
+    assert form["labels"] == UI_FIELD_BEHAVIOUR["relabeling"]
+    assert form["extra"] == {name: [field["label"], field["description"]] for name, field in CONN_FIELDS.items()}
