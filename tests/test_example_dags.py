@@ -1,0 +1,143 @@
+"""The example DAGs, and the test's own, run against the sandbox through a real Airflow."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from airflow_home import AirflowHome
+
+from airflow_provider_onebox.sandbox import Sandbox
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "example_dags").glob("*.py"))
+OWN = Path(__file__).parent / "dags" / "onebox.py"
+LOGIN, TICKETS, CONTACTS = "POST /api/authenticate", "GET /api/ticketrz", "GET /api/contactrz"
+
+# What each DAG asks of Onebox, in this order: one login per task run, and none where a token is handed in.
+CALLS = {
+    "example_onebox_token": [LOGIN, TICKETS],
+    "example_onebox_sites": [LOGIN, LOGIN, TICKETS, TICKETS],
+    "example_onebox_hook": [LOGIN, CONTACTS, LOGIN, *[CONTACTS + "/N"] * 3],
+    "onebox_template": [LOGIN, TICKETS],
+    "onebox_no_push": [LOGIN],
+    "onebox_refused": [LOGIN],
+    "onebox_rendered_nothing": [],
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    """One Onebox for all of them."""
+    with Sandbox(records=250) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def runs(sandbox, airflow_template, tmp_path_factory):
+    """Every DAG, run once, one after the other in one process."""
+    fields = {"conn_type": "onebox", "host": sandbox.url, "login": sandbox.email, "password": sandbox.password}
+    fields["extra"] = {"site_id": "169"}
+    connections = {"onebox_default": fields, "onebox_wrong": {**fields, "password": "wrong password"}}
+    with AirflowHome(
+        tmp_path_factory.mktemp("dags"),
+        [*EXAMPLES, OWN],
+        connections={name: json.dumps(value) for name, value in connections.items()},
+        env={"PYTHONWARNINGS": "default"},
+        template=airflow_template,
+    ) as home:
+        home.migrate()
+        yield home.test_dags(list(CALLS))
+
+
+def test_every_example_is_run():
+    """An example file is named after its DAG, and none is left out."""
+    assert {file.stem for file in EXAMPLES} == {name for name in CALLS if name.startswith("example_")}
+
+
+@pytest.mark.parametrize("dag", CALLS)
+def test_calls(runs, sandbox, dag):
+    """Each DAG makes the calls that it should, and no more."""
+    assert runs
+    seen = [f"{r.method} {re.sub('/[0-9]+$', '/N', r.path)}" for r in sandbox.state.seen]
+    before = sum(len(CALLS[name]) for name in list(CALLS)[: list(CALLS).index(dag)])
+    assert seen[before : before + len(CALLS[dag])] == CALLS[dag]
+    assert len(seen) == sum(map(len, CALLS.values()))
+
+
+@pytest.mark.parametrize("dag", CALLS)
+def test_output(runs, sandbox, dag):
+    """Nothing of ours warns, and no token or password stands in what Airflow prints."""
+    output = runs[dag].output
+    assert "DagRun Finished" in output or "Marking run" in output
+    ours = re.compile(r"airflow_provider_onebox|example_onebox|dags/onebox\.py")
+    warned = [line for line in output.splitlines() if re.search("(?i)warn", line) and ours.search(line)]
+    assert warned == []
+    assert sandbox.password not in output
+    assert not [token for token in sandbox.state.tokens if token in output]
+
+
+def test_token(runs, sandbox):
+    """`.output` carries the token downstream, where tickets are listed with it."""
+    run = runs["example_onebox_token"]
+    assert (run.state, set(run.tasks.values())) == ("success", {"success"})
+    token = run.xcoms["authenticate", -1, "return_value"]
+    assert sandbox.state.tokens[token].site == run.xcoms["authenticate", -1, "site_id"] == "169"
+    assert run.xcoms["authenticate", -1, "expires_at"].endswith("+00:00")
+    tickets = run.xcoms["list_tickets", -1, "return_value"]
+    assert [ticket["Id"] for ticket in tickets] == sandbox.state.ids()[:5]
+    assert sandbox.state.seen[1].headers["authorization"] == f"Bearer {token}"
+
+
+def test_sites(runs, sandbox):
+    """`.expand(site_id=[...])` gives one token per site, and mapping over them one count per token."""
+    run = runs["example_onebox_sites"]
+    assert run.state == "success"
+    assert run.tasks == {(task, n): "success" for task in ("authenticate", "count_tickets") for n in (0, 1)}
+    tokens = [run.xcoms["authenticate", n, "return_value"] for n in (0, 1)]
+    assert [sandbox.state.tokens[token].site for token in tokens] == ["169", "170"]
+    assert [run.xcoms["authenticate", n, "site_id"] for n in (0, 1)] == ["169", "170"]
+    assert [run.xcoms["count_tickets", n, "return_value"] for n in (0, 1)] == [250, 250]
+    assert [seen.headers["authorization"] for seen in list(sandbox.state.seen)[4:6]] == [f"Bearer {t}" for t in tokens]
+
+
+def test_hook(runs, sandbox):
+    """A task with the hook needs no token from upstream, and pushes none."""
+    run = runs["example_onebox_hook"]
+    assert run.state == "success"
+    ids = run.xcoms["newest_contacts", -1, "return_value"]
+    assert ids == sandbox.state.ids("contactrz")[:3]
+    assert [contact["Id"] for contact in run.xcoms["read_contacts", -1, "return_value"]] == ids
+    assert not set(map(str, run.xcoms.values())) & set(sandbox.state.tokens)
+
+
+def test_template(runs, sandbox):
+    """`{{ ti.xcom_pull(...) }}` hands the token over, and what stands beside it can be pulled by key."""
+    run = runs["onebox_template"]
+    assert run.state == "success"
+    assert sandbox.state.tokens[run.xcoms["authenticate", -1, "return_value"]].site == "170"
+    assert run.xcoms["count", -1, "return_value"] == 250
+    assert run.xcoms["when", -1, "return_value"] == [run.xcoms["authenticate", -1, "expires_at"], "170"]
+
+
+def test_no_push(runs):
+    """With `do_xcom_push=False` no token is published."""
+    run = runs["onebox_no_push"]
+    assert run.state == "success"
+    assert {key for _, _, key in run.xcoms} == {"expires_at", "site_id"}
+
+
+def test_refused(runs, sandbox):
+    """Refused credentials fail the task at its first try, whatever retries it has."""
+    run = runs["onebox_refused"]
+    assert (run.state, run.tasks) == ("failed", {("authenticate", -1): "failed"})
+    assert sandbox.state.failed_logins == 1
+    assert "Check Email, Password and Site ID of the connection" in run.output
+
+
+def test_rendered_nothing(runs):
+    """A template that finds no token fails the task, and says why, before anything is sent."""
+    run = runs["onebox_rendered_nothing"]
+    assert (run.state, run.tasks) == ("failed", {("count", -1): "failed"})
+    assert "The token handed in is empty" in run.output
