@@ -12,7 +12,7 @@ import requests
 
 from airflow_provider_onebox import transport
 from airflow_provider_onebox.settings import Settings
-from airflow_provider_onebox.transport import OneboxSession, ReplyTooLargeError
+from airflow_provider_onebox.transport import OneboxSession, ReplyTooLargeError, _TimedSocketReader
 
 
 @contextlib.contextmanager
@@ -102,6 +102,26 @@ def test_dripping_reply_is_cut_off(head, monkeypatch):
         with pytest.raises(requests.RequestException):
             make(url, timeout=1).get(url)
         assert 1.4 < time.monotonic() - start < 10
+
+
+def test_time_of_a_reply_is_up():
+    """Once a reply has had its time, a byte that lies ready is not waited for."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.settimeout(60)
+        with _TimedSocketReader(here) as reader:
+            there.sendall(b"x")
+            assert reader.read(1) == b"x"
+            reader._deadline = time.monotonic()
+            there.sendall(b"x")
+            with pytest.raises(TimeoutError, match="the whole reply took too long"):
+                reader.read(1)
+
+
+def test_no_limit_for_a_read():
+    """A caller of the session may wait for a read without end, as with requests."""
+    with server(lambda conn: conn.sendall(HEAD % 2 + b"ok")) as url:
+        assert make(url).get(url, timeout=(1, None)).text == "ok"
 
 
 def test_silent_server_times_out():

@@ -50,6 +50,14 @@ def test_command_line(number):
         assert (process.returncode, out, errors) == (0, "", "")
 
 
+def test_without_its_extra():
+    """Without its libraries the sandbox says how to install them."""
+    code = "import sys; sys.modules['starlette.applications'] = None; import airflow_provider_onebox.sandbox"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("the sandbox needs: pip install 'airflow-provider-onebox[sandbox]'\n")
+
+
 @pytest.mark.parametrize("option", [["--set", "nosuch=1"], ["--set", "latency"], ["--fault-kinds", "nosuch"]])
 def test_command_line_refuses(option):
     """A setting that does not exist is a usage error, told without a traceback."""
