@@ -105,7 +105,8 @@ def what_failed(output: str) -> str:
 def interrupt(*_: object) -> None:
     """End through every clean-up on the way, which a second Ctrl-C does not break off."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        # Not SIG_IGN: Python complains of a signal that was on its way when it began to be ignored.
+        signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
 

@@ -1,0 +1,79 @@
+"""The demo ends well or says what went wrong; either way nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
+
+
+@contextmanager
+def demo(folder, *options):
+    """Run the demo with a folder for what is temporary, and see afterwards that nothing is left of it."""
+    command = [sys.executable, str(DEMO), *options]
+    env = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": ""}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+    assert list(folder.iterdir()) == []
+
+
+def test_success(tmp_path):
+    """The account names who, where, what and how long, is short, and holds no token."""
+    with demo(tmp_path, "--records", "3") as process:
+        out, errors = process.communicate(timeout=180)
+    assert (process.returncode, errors) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) <= 14
+    for words in ("Airflow", "example_onebox_token: success", "demo@example.com for site 169", "a JWT of", "+00:00"):
+        assert words in out
+    assert "3, listed downstream" in out
+    assert "eyJ" not in out
+    assert lines[-1].startswith("Took")
+
+
+def test_failure(tmp_path):
+    """A failing DAG is a failing demo, with the reason and without Airflow's chatter."""
+    with demo(tmp_path, "--set", "quota_login=true", "--set", "quota_closed=true") as process:
+        out, errors = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "example_onebox_token: failed" in out
+    assert "Onebox answers this account only within certain hours" in errors
+    assert errors.endswith("The demo failed.\n")
+    assert len(errors.splitlines()) < 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(tmp_path, number):
+    """A signal ends the sandbox and Airflow too, at once."""
+    with demo(tmp_path) as process:
+        while not process.stdout.readline().startswith("Onebox"):
+            assert process.poll() is None
+        family = []
+        while len(family) < 2:
+            family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (130, "Interrupted; nothing is left.\n")
+        assert psutil.wait_procs(family, 5)[1] == []
+
+
+def test_sandbox_that_does_not_start(tmp_path):
+    """A mistake in the sandbox's options is told."""
+    with demo(tmp_path, "--no-such-option") as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "unrecognized arguments: --no-such-option" in errors
+    assert "The sandbox did not start." in errors
