@@ -175,7 +175,14 @@ class OneboxClient:
     ) -> Iterator[Batch]:
         """List the records of a resource page by page; the arguments are those of ``OneboxHook.list_records``.
 
-        :return: batches of records, with the last id and the total so far known.
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param since_id: only records with a greater id.
+        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
+        :param last_update: only records changed after this time, in the same form.
+        :param page_size: records a page.
+        :param max_records: the most records to return; all if ``None``.
+        :param parallelism: requests under way at once, 1 to 32.
+        :return: an iterator over pages of records, none of them empty.
         :raises OneboxConfigError: at once, if an argument can't work.
         :raises OneboxError: while iterating, if a page can't be had.
         """
