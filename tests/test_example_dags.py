@@ -1,4 +1,4 @@
-"""The example DAGs, and the test's own, run against the sandbox through a real Airflow."""
+"""The example DAGs, the README's and the test's own run against the sandbox through a real Airflow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from airflow_home import AirflowHome
+from readme import python_blocks
 
 from airflow_provider_onebox.sandbox import Sandbox
 
@@ -20,6 +21,7 @@ CALLS = {
     "example_onebox_token": [LOGIN, TICKETS],
     "example_onebox_sites": [LOGIN, LOGIN, TICKETS, TICKETS],
     "example_onebox_hook": [LOGIN, CONTACTS, LOGIN, *[CONTACTS + "/N"] * 3],
+    "onebox_tickets": [LOGIN, TICKETS],
     "onebox_template": [LOGIN, TICKETS],
     "onebox_no_push": [LOGIN],
     "onebox_refused": [LOGIN],
@@ -40,9 +42,11 @@ def runs(sandbox, airflow_template, tmp_path_factory):
     fields = {"conn_type": "onebox", "host": sandbox.url, "login": sandbox.email, "password": sandbox.password}
     fields["extra"] = {"site_id": "169"}
     connections = {"onebox_default": fields, "onebox_wrong": {**fields, "password": "wrong password"}}
+    readme = tmp_path_factory.mktemp("readme") / "readme.py"
+    readme.write_text(next(block for block in python_blocks() if "@dag" in block))
     with AirflowHome(
         tmp_path_factory.mktemp("dags"),
-        [*EXAMPLES, OWN],
+        [*EXAMPLES, OWN, readme],
         connections={name: json.dumps(value) for name, value in connections.items()},
         env={"PYTHONWARNINGS": "default"},
         template=airflow_template,
@@ -88,6 +92,13 @@ def test_token(runs, sandbox):
     tickets = run.xcoms["list_tickets", -1, "return_value"]
     assert [ticket["Id"] for ticket in tickets] == sandbox.state.ids()[:5]
     assert sandbox.state.seen[1].headers["authorization"] == f"Bearer {token}"
+
+
+def test_readme(runs):
+    """The DAG of the README's first screen does what it says."""
+    run = runs["onebox_tickets"]
+    assert run.state == "success"
+    assert len(run.xcoms["list_tickets", -1, "return_value"]) == 5
 
 
 def test_sites(runs, sandbox):

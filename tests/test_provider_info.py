@@ -91,7 +91,10 @@ print(sorted({"airflow", "requests", "urllib3", "jwt", "msgspec"} & {name.split(
 
 @pytest.mark.parametrize(
     ("command", "columns"),
-    [("list", [NAME, "0.1.0"]), ("hooks", ["airflow_provider_onebox.hooks.onebox.OneboxHook", "onebox_conn_id"])],
+    [
+        ("list", [NAME, airflow_provider_onebox.__version__]),
+        ("hooks", ["airflow_provider_onebox.hooks.onebox.OneboxHook", "onebox_conn_id"]),
+    ],
 )
 def test_airflow_lists_it(home, command, columns):
     """Airflow's command line names the provider in one row of its table and nowhere else, a warning say."""
