@@ -91,7 +91,7 @@ def drip(conn, piece, pause):
 )
 def test_dripping_reply_is_cut_off(head, monkeypatch):
     """A server that sends a byte now and then holds nobody longer than a reply may take."""
-    monkeypatch.setattr(transport, "MAX_REPLY_TIMEOUTS", 1.5)
+    monkeypatch.setattr(transport, "MAX_REPLY_TIMEOUTS", 2)
 
     def answer(conn):
         conn.sendall(head)
@@ -100,8 +100,8 @@ def test_dripping_reply_is_cut_off(head, monkeypatch):
     with server(answer) as url:
         start = time.monotonic()
         with pytest.raises(requests.RequestException):
-            make(url, timeout=1).get(url)
-        assert 1.4 < time.monotonic() - start < 10
+            make(url, timeout=0.5).get(url)
+        assert 0.9 < time.monotonic() - start < 2
 
 
 def test_time_of_a_reply_is_up():
@@ -179,12 +179,12 @@ def test_environment_proxy_and_plain_http(monkeypatch):
 
 def test_proxy_of_the_connection(monkeypatch):
     """The connection's own proxy is used, for plain HTTP too, and its replies are as bounded."""
-    monkeypatch.setattr(transport, "MAX_REPLY_TIMEOUTS", 1.5)
+    monkeypatch.setattr(transport, "MAX_REPLY_TIMEOUTS", 2)
     with server(lambda conn: drip(conn, b"H", 0.05)) as proxy:
         start = time.monotonic()
         with pytest.raises(requests.RequestException):
-            make("http://127.0.0.1:1", timeout=1, proxies=(("http", proxy),)).get("http://127.0.0.1:1/x")
-        assert 1.4 < time.monotonic() - start < 10
+            make("http://127.0.0.1:1", timeout=0.5, proxies=(("http", proxy),)).get("http://127.0.0.1:1/x")
+        assert 0.9 < time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize(("verify", "expected"), [(True, "/env.pem"), (False, False), ("/ca.pem", "/ca.pem")])
