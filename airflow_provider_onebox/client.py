@@ -182,7 +182,7 @@ class OneboxClient:
         :param page_size: records a page.
         :param max_records: the most records to return; all if ``None``.
         :param parallelism: requests under way at once, 1 to 32.
-        :return: an iterator over pages of records, none of them empty.
+        :return: an iterator over batches of records, none empty, with the last id and the total so far known.
         :raises OneboxConfigError: at once, if an argument can't work.
         :raises OneboxError: while iterating, if a page can't be had.
         """
@@ -222,8 +222,12 @@ class OneboxClient:
         since: datetime | str | None = None,
         last_update: datetime | str | None = None,
     ) -> tuple[int, int | None]:
-        """Count the records that match; the arguments are those of ``OneboxHook.count_records``.
+        """Count the records that match, with one or two small requests.
 
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param since_id: only records with a greater id.
+        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
+        :param last_update: only records changed after this time, in the same form.
         :return: how many there are, and the id of the last one, ``None`` if there is none.
         :raises OneboxConfigError: if an argument can't work.
         :raises OneboxError: if Onebox can't be asked.

@@ -38,6 +38,7 @@ class Mark:
     :param context: the task's context.
     :param outlets: the task's outlets.
     :param scope: connection, site and resource.
+    :param state: what is stored, as last read; not for the caller.
     """
 
     context: Context

@@ -220,7 +220,7 @@ def test_nothing_of_a_machine(tracked):
     """No file holds a path of somebody's machine or the address of a package index."""
     # In pieces, so that this file does not find itself.
     paths = ["/ho" + "me/[a-z]", "/ro" + "ot/", "/Us" + "ers/", "/wo" + "rk/", "/tm" + "p/", "[A-Z]:" + r"\\\\"]
-    index = ["index" + "-url", "find" + "-links", "/sim" + "ple/", "files.python" + "hosted", "file:" + "//"]
+    index = ["index" + "-url", "find" + "-links", "/sim" + "ple/", "files.python" + "hosted", "file:" + "///"]
     found = re.compile(rf"(?<![\w.}}])({'|'.join(paths)})|{'|'.join(index)}")
     assert [name for name, text in tracked.items() if found.search(text)] == []
 
