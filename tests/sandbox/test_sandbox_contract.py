@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import schemathesis
 from hypothesis import settings
-from schemathesis.checks import (
+from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import (
     positive_data_acceptance,
     status_code_conformance,
     unsupported_method,
 )
-from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
-from schemathesis.core.failures import FailureGroup
 
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.data import RESOURCES
