@@ -1,0 +1,252 @@
+"""Run the test suite against every supported Airflow, with the built wheel, and print one table.
+
+Each cell is an environment of its own with the wheel, the pins of ``constraints/`` and a copy of the tree
+without the package, so that the tests can import nothing but what is installed. Cells are named as in the
+table: ``3.0/3.10``; arguments choose some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from dataclasses import dataclass, field
+from email.parser import Parser
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "airflow_provider_onebox"
+# uv is either what the development environment holds or what is on the path.
+UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") or "uv"
+SECONDS = 900
+"""The longest that the suite of one cell may take."""
+
+
+@dataclass
+class Cell:
+    """One environment, and what came of it."""
+
+    constraints: str
+    python: str
+    processes: bool = False
+    sandbox: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """How the table and the command line call it."""
+        return f"{self.constraints}/{self.python}"
+
+    @property
+    def left_out(self) -> str:
+        """What of the suite is not run here."""
+        parts = {"processes": self.processes, "sandbox": self.sandbox}
+        return ", ".join(name for name, is_run in parts.items() if not is_run) or "-"
+
+
+# The tests that start schedulers take as long as all others together, and what they show hangs on Airflow, not
+# on Python: once for each Airflow. No Airflow is in the tests of the sandbox: the lowest and the newest versions.
+CELLS = (
+    Cell("lowest", "3.10", sandbox=True),
+    Cell("2.11", "3.10"),
+    Cell("2.11", "3.12", processes=True),
+    Cell("3.0", "3.10"),
+    Cell("3.0", "3.12", processes=True),
+    Cell("3.1", "3.10"),
+    Cell("3.1", "3.13", processes=True),
+    Cell("3.2", "3.10"),
+    Cell("3.2", "3.13", processes=True),
+    Cell("3.3", "3.10"),
+    Cell("3.3", "3.13", processes=True, sandbox=True),
+)
+
+
+def run(*command: str | Path, **options: object) -> str:
+    """Run a command and return its output; its errors end this program."""
+    done = subprocess.run(  # type: ignore[call-overload]
+        [*map(str, command)], capture_output=True, text=True, timeout=SECONDS, **options
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))[:200]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return str(done.stdout)
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Return the environment of every command: nothing of the caller's that could change a test."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "PYTEST_", "PYTHON"))}
+    kept |= {"UV_PYTHON_DOWNLOADS": "never"}
+    if shutil.which("pyenv"):
+        # Its commands answer only for the versions that are chosen.
+        kept["PYENV_VERSION"] = ":".join(v for v in run("pyenv", "versions", "--bare").split() if v.startswith("3."))
+    return kept
+
+
+def find_pythons(cells: list[Cell]) -> dict[str, str]:
+    """Return the interpreter of each version that is needed."""
+    found, missing = {}, []
+    for wanted in sorted({cell.python for cell in cells}):
+        done = subprocess.run(
+            [UV, "python", "find", "--no-project", "--system", wanted],
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            missing.append(wanted)
+        else:
+            found[wanted] = done.stdout.strip()
+    if missing:
+        sys.exit(f"Python {', '.join(missing)} not found: install it so that `uv python find` finds it.")
+    return found
+
+
+def check_lowest(wheel: Path, file: Path) -> None:
+    """See that the pins of the lowest cell are the lower bounds of the wheel, which uv would not tell."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        required = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])
+    pins = dict(line.split("==") for line in file.read_text().split("\n") if "==" in line)
+    for text in required:
+        match = re.match(r"([\w.-]+)>=([\d.]+)", text)
+        if not match:
+            sys.exit(f"{text}: no lower bound")
+        low, pin = ([int(part) for part in v.split(".")] for v in (match[2], pins[match[1]]))
+        if low + [0] * (len(pin) - len(low)) != pin:
+            sys.exit(f"{match[1]}: {file.name} has {pins[match[1]]}, pyproject.toml admits {match[2]}")
+
+
+def copy_tree(folder: Path) -> Path:
+    """Copy what git tracks, or would, but the package itself."""
+    for name in run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines():
+        if not name.startswith(f"{PACKAGE}/") and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def try_cell(cell: Cell, python: str, wheel: Path, folder: Path) -> str:
+    """Make the environment of a cell and run the suite in it; return the suite's output."""
+    start = time.monotonic()
+    binary = folder / "venv" / "bin" / "python"
+    run(UV, "venv", "--quiet", "--no-project", "--python", python, binary.parent.parent, env=environment())
+    pins = ROOT / "constraints" / f"{cell.constraints}.txt"
+    install = (UV, "pip", "install", "--quiet", "--python", binary, "--constraints", pins)
+    run(*install, f"{wheel}[sandbox]", "--group", f"{ROOT / 'pyproject.toml'}:test", env=environment(), cwd=folder)
+    tree = copy_tree(folder / "tree")
+    origin = run(binary, "-c", f"import {PACKAGE}; print({PACKAGE}.__file__)", cwd=tree, env=environment())
+    if not origin.startswith(str(folder / "venv")):
+        sys.exit(f"{cell.name} would test {origin}")
+    report = folder / "report.xml"
+    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--basetemp={folder / 'tmp'}"]
+    options += [] if cell.processes else ["-m", "not processes"]
+    options += [] if cell.sandbox else ["--ignore=tests/sandbox"]
+    with (folder / "output.txt").open("w+") as output:
+        suite = subprocess.Popen(
+            [binary, "-m", "pytest", *options],
+            cwd=tree,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = suite.wait(SECONDS)
+        except BaseException as problem:
+            os.killpg(suite.pid, signal.SIGKILL)
+            suite.wait()
+            if not isinstance(problem, subprocess.TimeoutExpired):
+                raise
+            code = 1
+            cell.problems.append(f"not over after {SECONDS} s")
+        output.seek(0)
+        printed = output.read()
+    read_report(cell, report)
+    if code and not cell.counts.get("failed"):
+        cell.problems.append(f"pytest ended with {code}")
+    cell.seconds = time.monotonic() - start
+    return printed
+
+
+def read_report(cell: Cell, report: Path) -> None:
+    """Count what the suite did; nothing may be skipped but for the version of Airflow."""
+    cell.counts = dict.fromkeys(("passed", "skipped", "failed"), 0)
+    if not report.exists():
+        return
+    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest has just written it
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            cell.counts["failed"] += 1
+        elif skipped is not None:
+            cell.counts["skipped"] += 1
+            reason = skipped.get("message", "")
+            if "Airflow" not in reason:
+                cell.problems.append(f"{case.get('name')} was skipped, and the reason names no Airflow: {reason}")
+        else:
+            cell.counts["passed"] += 1
+    if not cell.counts["passed"]:
+        cell.problems.append("nothing passed")
+
+
+def table(cells: list[Cell]) -> str:
+    """Return the results, one line a cell."""
+    lines = ["| Airflow | Python | passed | skipped | failed | seconds | left out |", "|---|---|--:|--:|--:|--:|---|"]
+    for cell in cells:
+        pins = (ROOT / "constraints" / f"{cell.constraints}.txt").read_text()
+        airflow = re.search(r"^apache-airflow==(\S+)", pins, re.MULTILINE)
+        name = f"{airflow[1] if airflow else '?'}{', lowest of all' * (cell.constraints == 'lowest')}"
+        counts = " | ".join(str(cell.counts[kind]) for kind in ("passed", "skipped", "failed"))
+        lines.append(f"| {name} | {cell.python} | {counts} | {cell.seconds:.0f} | {cell.left_out} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the cells that were asked for, all by default."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("cells", nargs="*", metavar="AIRFLOW/PYTHON", help="such as 3.0/3.10, or 3.0 for both")
+    parser.add_argument("--all-tests", action="store_true", help="leave nothing out")
+    options = parser.parse_args()
+    cells = [c for c in CELLS if not options.cells or {c.name, c.constraints} & set(options.cells)]
+    if not cells:
+        parser.error(f"no such cell; there are {', '.join(cell.name for cell in CELLS)}")
+    pythons = find_pythons(cells)
+    with tempfile.TemporaryDirectory(prefix="onebox-matrix-") as name:
+        folder = Path(name).resolve()
+        run(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT, env=environment())
+        (wheel,) = folder.glob("*.whl")
+        check_lowest(wheel, ROOT / "constraints" / "lowest.txt")
+        for number, cell in enumerate(cells):
+            cell.processes |= options.all_tests
+            cell.sandbox |= options.all_tests
+            own = folder / str(number)
+            own.mkdir()
+            printed = try_cell(cell, pythons[cell.python], wheel, own)
+            if cell.counts["failed"] or cell.problems:
+                sys.stdout.write(f"\n== {cell.name}\n{printed}\n")
+            result = ", ".join(cell.problems) or printed.rstrip().rpartition("\n")[2]
+            sys.stdout.write(f"{cell.name}: {result}\n")
+            sys.stdout.flush()
+            shutil.rmtree(own, ignore_errors=True)
+    sys.stdout.write(f"\n{table(cells)}\n")
+    bad = [cell.name for cell in cells if cell.counts["failed"] or cell.problems]
+    total = {kind: sum(cell.counts[kind] for cell in cells) for kind in ("passed", "failed", "skipped")}
+    sys.stdout.write("\n" + ", ".join(f"{number} {kind}" for kind, number in total.items()) + "\n")
+    if bad:
+        sys.stdout.write(f"Failed: {', '.join(bad)}\n")
+    return bool(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
