@@ -73,6 +73,9 @@ def decode(body: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(body.removeprefix(_BYTE_ORDER_MARK))
+    except msgspec.DecodeError as error:
+        # A ValueError from msgspec 0.21 on alone; Airflow 3.0 and 3.1 were released with older ones.
+        raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
 

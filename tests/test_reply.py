@@ -213,6 +213,14 @@ def test_retry_after_as_a_date():
     assert retry_after(reply(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")) == 0
 
 
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a": 1', b"\xff"])
+def test_decode_refuses_what_is_no_json(body):
+    """With a ValueError, also where msgspec's own error is none."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        decode(body)
+    assert type(caught.value) is ValueError
+
+
 def test_decode_refuses_deep_nesting():
     """Nesting that exhausts the stack is bad JSON, not a crash."""
     with pytest.raises(ValueError, match=r"(?i)nest|depth|recursion"):
