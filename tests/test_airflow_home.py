@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow_home import AirflowHome, AirflowHomeError
+from airflow_home import AIRFLOW_VERSION, AirflowHome, AirflowHomeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,8 @@ def test_two_dags_in_one_process(airflow_home: Callable[..., AirflowHome]) -> No
     assert mixed.state == "failed"
     assert mixed.tasks["failing", -1] == "failed"
     assert mixed.tasks["deferred", -1] == "success"
-    assert "ValueError: as it should" in mixed.output
+    # The dag.test() of Airflow 3.0 keeps the traceback to itself.
+    assert ("ValueError: as it should" in mixed.output) is (AIRFLOW_VERSION != (3, 0))
 
 
 def test_unknown_dag(airflow_home: Callable[..., AirflowHome]) -> None:

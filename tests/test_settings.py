@@ -7,7 +7,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import Connection
+from airflow.providers.common.compat.sdk import BaseHook, Connection
 
 from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.settings import is_plain_path, is_site_id, settings_from_connection
@@ -227,20 +227,19 @@ def test_unknown_extras_are_named(caplog):
 @pytest.mark.parametrize(
     "host", ["https://dev.example:8443/feature/voc/", "dev.example/feature/voc", "https://dev.example", None]
 )
-def test_uri_round_trip(host):
+def test_uri_round_trip(host, monkeypatch):
     """The Test button hands the connection over as a URI: nothing may change on the way."""
     extra = {"timeout": 5, "verify": False, "proxies": {"https": "http://u:p@proxy.example"}}
     before = connection(extra, host=host)
-    after = Connection.from_uri(before.get_uri(), conn_id="crm") if hasattr(Connection, "from_uri") else None
-    after = after or Connection(conn_id="crm", uri=before.get_uri())
-    assert settings_from_connection(after) == settings_from_connection(before)
+    monkeypatch.setenv("AIRFLOW_CONN_CRM", before.get_uri())
+    assert settings_from_connection(BaseHook.get_connection("crm")) == settings_from_connection(before)
 
 
-def test_uri_as_people_write_it():
+def test_uri_as_people_write_it(monkeypatch):
     """A base path in a URI lands in schema, and every extra is text or a number."""
     uri = "onebox://demo%40example.com:p%40ss@dev.example:8443/feature/voc?site_id=169&timeout=5&verify=true"
-    conn = Connection.from_uri(uri, conn_id="crm") if hasattr(Connection, "from_uri") else None
-    settings = settings_from_connection(conn or Connection(conn_id="crm", uri=uri))
+    monkeypatch.setenv("AIRFLOW_CONN_CRM", uri)
+    settings = settings_from_connection(BaseHook.get_connection("crm"))
     assert settings.base_url == "https://dev.example:8443/feature/voc"
     assert (settings.email, settings.password, settings.site_id) == ("demo@example.com", "p@ss", "169")
     assert (settings.timeout, settings.verify) == (5.0, True)
