@@ -126,7 +126,7 @@ class OneboxListOperator(_OneboxOperator):
     is lost and none comes twice. The mark is kept per connection, site and resource: on Airflow 3.3 in the
     state store of the task's outlet asset, if it has just one; else in the Variable
     ``onebox_mark.<dag_id>.<task_id>.<connection>.<site>.<resource>``. Give each run a path of its own, such as
-    one with ``{{ ts_nodash }}``.
+    one with ``{{ run_id }}``, and let one run go at a time (``max_active_runs=1``).
 
     Records of ``connection`` come without their ``Password`` and ``Token``.
 

@@ -1,0 +1,29 @@
+"""Write the tickets that are new since the last run to a gzip file of the run's own."""
+
+from __future__ import annotations
+
+import tempfile
+
+from airflow.providers.common.compat.sdk import DAG, Asset
+
+from airflow_provider_onebox.operators.onebox import OneboxListOperator
+
+with DAG(
+    "example_onebox_list",
+    schedule=None,
+    catchup=False,
+    # Two runs at once would begin at the same mark.
+    max_active_runs=1,
+    params={"folder": f"{tempfile.gettempdir()}/onebox"},
+    tags=["onebox"],
+    doc_md=__doc__,
+):
+    OneboxListOperator(
+        task_id="list_tickets",
+        resource="ticketrz",
+        incremental=True,
+        # Not ts_nodash: on Airflow 3, runs that the API or an asset starts have no logical date.
+        output_path="{{ params.folder }}/tickets_{{ run_id }}.jsonl.gz",
+        # Airflow 3.3 keeps the mark with this asset; older ones keep it in a Variable.
+        outlets=[Asset("onebox_tickets")],
+    )
