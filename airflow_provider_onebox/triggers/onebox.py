@@ -26,6 +26,9 @@ MAX_FAILED_POLLS = 5
 MAX_POLL_INTERVAL = 3600.0
 """Seconds that waits between polls grow to at the most, with exponential back-off."""
 
+EVENT_SETTLES = 5.0
+"""Seconds after which Airflow has stored an event; until then the triggerer alone knows of it."""
+
 
 def is_tolerable(error: OneboxError, failures: int, silent_fail: bool) -> bool:
     """Decide whether a wait goes on after a failed poll; the sensor asks this too.
@@ -243,7 +246,8 @@ class OneboxNewRecordsTrigger(BaseEventTrigger):
                     "last_id": str(last_id),
                 }
                 yield TriggerEvent(payload)
-                # In this order an event comes twice rather than never.
+                # A mark that moves too late lets an event come twice; one that moves too early, never.
+                await asyncio.sleep(EVENT_SETTLES)
                 after = last_id
                 if store is not None:
                     await store.aset(key, after)

@@ -191,6 +191,15 @@ async def watch(trigger, sandbox, rounds=(), events=0):
     return taken
 
 
+async def watch_one(trigger):
+    """Take one event, and let the watcher go on for a moment before it dies."""
+    events = trigger.run()
+    taken = [(await anext(events)).payload]
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(anext(events), 0.2)
+    return taken
+
+
 @pytest.mark.skipif(AIRFLOW_3, reason="Airflow 3 has event triggers")
 def test_watcher_on_airflow_2():
     """On Airflow 2.11 it says what it lacks and what to use."""
@@ -202,6 +211,10 @@ def test_watcher_on_airflow_2():
 @pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 has no event triggers")
 class TestWatcher:
     """The watcher, on the versions that have event triggers."""
+
+    @pytest.fixture(autouse=True)
+    def settles(self, monkeypatch):
+        monkeypatch.setattr(onebox, "EVENT_SETTLES", 0)
 
     def test_serialize(self):
         """What is stored makes the same trigger again."""
@@ -241,6 +254,15 @@ class TestWatcher:
         connected.state.delete(connected.state.ids("prospectrz"), "prospectrz")
         assert asyncio.run(watch(empty, connected)) == []
         assert store["onebox_mark.onebox_default..prospectrz"] == 0
+
+    def test_death_with_an_unsettled_event(self, connected, monkeypatch):
+        """An event that Airflow may not have stored yet comes again from the next triggerer."""
+        monkeypatch.setattr(onebox, "EVENT_SETTLES", 60)
+        store = Store()
+        for _ in range(2):
+            trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-3], poll_interval=0.02)
+            trigger.asset_state_store = store
+            assert [event["count"] for event in asyncio.run(watch_one(trigger))] == [2]
 
 
 def test_no_thread_is_left(connected):
