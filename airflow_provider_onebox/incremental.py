@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, quote
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, quote
 from airflow_provider_onebox.output import digest_at
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Mark:
     outlets: list[Any]
     scope: tuple[str, str, str]
     state: dict[str, Any] = field(default_factory=dict)
+    _found: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
@@ -67,13 +68,14 @@ class Mark:
         :return: records with ids greater than the first, up to the second; ``None`` for all there are.
         :raises OneboxConfigError: if the stored mark can't be read.
         """
-        self.state = self._read() or {"last": start, "runs": {}}
+        self._found = self._read()
+        self.state = self._found or {"last": start, "runs": {}}
         pending = self.state.get("pending")
         if pending and pending["run_id"] != self.run_id:
             # The task died between putting a file in place and moving the mark, or just before.
+            self.state = {name: value for name, value in self.state.items() if name != "pending"}
             if digest_at(pending["path"]) == pending["digest"]:
                 self._settle(pending["run_id"], pending["after"], pending["last"])
-            del self.state["pending"]
         if self.run_id in self.state["runs"]:
             after, upto = self.state["runs"][self.run_id]
             return after, upto
@@ -86,7 +88,13 @@ class Mark:
         :param digest: what.
         :param after: where its range begins.
         :param last: the last id in it.
+        :raises OneboxError: if another run has moved the mark since :meth:`begin`.
         """
+        if self._read() != self._found:
+            raise OneboxError(
+                f"The mark {self.key!r} was moved by another run of the task meanwhile, so this one may have listed "
+                "the same records: nothing was written. Set max_active_runs=1 on the DAG."
+            )
         pending = {"run_id": self.run_id, "path": path, "digest": digest, "after": after, "last": last}
         self._write({**self.state, "pending": pending})
 
@@ -108,7 +116,12 @@ class Mark:
     def _store(self) -> Any:
         # get() and not []: only Airflow 3.3 has the store, and only for a task with an inlet or outlet.
         stores = self.context.get("asset_state_store")
-        return stores[self.outlets[0]] if stores is not None and len(self.outlets) == 1 else None
+        if stores is None or len(self.outlets) != 1:
+            return None
+        try:
+            return stores[self.outlets[0]]
+        except (KeyError, TypeError):  # An alias has no store.
+            return None
 
     def _read(self) -> dict[str, Any] | None:
         store = self._store()

@@ -6,8 +6,9 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from airflow.providers.common.compat.sdk import AssetAlias, Variable
 
-from airflow_provider_onebox.exceptions import OneboxConfigError
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.incremental import KEPT_RUNS, MAX_KEY, Mark
 from airflow_provider_onebox.output import digest_at
 
@@ -75,6 +76,34 @@ def test_death_before_the_mark_is_moved(mark, tmp_path, in_place):
         later.move(10, 12)
         assert mark("r1").begin(0) == (0, 10)
     assert mark("r1").begin(0)[0] == 0
+
+
+def test_outlet_without_a_store(mark, monkeypatch):
+    """Where the outlet is an alias, which has no store, the mark is kept in a Variable."""
+    variables = {}
+    monkeypatch.setattr(Variable, "get", lambda key, default: variables.get(key, default))
+    monkeypatch.setattr(Variable, "set", lambda key, value: variables.update({key: value}))
+    one = mark("r1")
+    one.outlets = [AssetAlias("alias")]
+    assert one.begin(0) == (0, None)
+    one.move(0, 10)
+    assert list(variables) == [one.key]
+    assert not mark.store
+
+
+def test_two_runs_at_once(mark, tmp_path):
+    """The run that comes second writes nothing, and finds its own range when it is tried again."""
+    one, two = mark("r1"), mark("r2")
+    assert one.begin(0) == two.begin(0) == (0, None)
+    one.announce(str(tmp_path / "absent"), "d", 0, 10)
+    with pytest.raises(OneboxError, match="max_active_runs=1"):
+        two.announce("p", "d", 0, 10)
+    one.move(0, 10)
+    with pytest.raises(OneboxError, match="max_active_runs=1"):
+        two.announce("p", "d", 0, 10)
+    again = mark("r2")
+    assert again.begin(0) == (10, None)
+    again.announce("p", "d", 10, 12)
 
 
 def test_kept_runs_are_bounded(mark):
