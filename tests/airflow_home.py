@@ -63,7 +63,7 @@ database load_default_connections=False
 metrics timer_unit_consistency=True
 scheduler dag_dir_list_interval=2 parsing_processes=1
 webserver base_url=http://127.0.0.1:{port} web_server_host=127.0.0.1 web_server_port={port}
-webserver workers=1 secret_key={secret} config_file={home}/webserver_config.py
+webserver workers=1 secret_key={secret} config_file={home}/webserver_config.py web_server_master_timeout=0
 """
 _SETTINGS_3 = """
 api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret_key={secret}
