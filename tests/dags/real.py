@@ -1,0 +1,49 @@
+"""DAGs that a real Airflow runs against the sandbox; each has a site, or an account, of its own."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias
+
+from airflow_provider_onebox.operators.onebox import OneboxListOperator
+from airflow_provider_onebox.sensors import onebox as sensors
+from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
+
+PATH = os.environ.get("REAL_FOLDER", "") + "/{{ ti.task_id }}_{{ run_id }}.jsonl.gz"
+RETRIES = {"retries": 2, "retry_delay": timedelta(0)}
+WAIT = {"resource": "ticketrz", "since_id": "{{ dag_run.conf.since_id }}", "poke_interval": 1}
+
+with DAG("incremental", schedule=None, max_active_runs=1):
+    listing = {"resource": "ticketrz", "site_id": "171", "incremental": True, "output_path": PATH}
+    OneboxListOperator(task_id="in_variable", outlets=[AssetAlias("real_alias")], **listing)
+    OneboxListOperator(task_id="in_asset", outlets=[Asset("real_tickets")], **listing)
+
+with DAG("killed", schedule=None, max_active_runs=1, default_args=RETRIES):
+    OneboxListOperator(
+        task_id="list", resource="contactrz", site_id="172", incremental=True, page_size=20, output_path=PATH
+    )
+
+with DAG("refused", schedule=None, default_args=RETRIES):
+    OneboxRecordSensor(task_id="wait", onebox_conn_id="onebox_other", deferrable=True, **WAIT)
+
+with DAG("rescheduled", schedule=None, default_args=RETRIES):
+    for name, timeout in (("found", 600), ("late", 1)):
+        OneboxRecordSensor(task_id=name, site_id="174", mode="reschedule", timeout=timeout, **WAIT)
+
+with DAG("late", schedule=None, default_args=RETRIES):
+    OneboxRecordSensor(task_id="trigger", deferrable=True, timeout=1, site_id="175", **WAIT)
+
+
+class BackstopSensor(OneboxRecordSensor):
+    """A sensor that Airflow itself has to end."""
+
+    def execute(self, context):
+        """Wait, without grace for the trigger."""
+        sensors.BACKSTOP = timedelta(0)
+        return super().execute(context)
+
+
+with DAG("backstop", schedule=None, default_args=RETRIES):
+    BackstopSensor(task_id="wait", deferrable=True, timeout=1, site_id="175", **WAIT)

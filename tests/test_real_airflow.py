@@ -1,0 +1,277 @@
+"""Operators, sensor, triggers and notifier through a real Airflow; its processes are started once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from airflow_home import AIRFLOW_3, AIRFLOW_VERSION, AirflowHome
+from cryptography.fernet import Fernet
+
+from airflow_provider_onebox.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_home import Run
+
+pytestmark = pytest.mark.processes
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "example_dags"
+EXAMPLE_NAMES = ("notifier", "sensor", "watch")
+HAS_STORE = AIRFLOW_VERSION >= (3, 3)
+SITES = [str(site) for site in range(169, 176)]
+OTHER = "other@example.com"
+
+
+class World:
+    """A sandbox, an Airflow that knows it, and the files that its tasks write."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox, home: AirflowHome) -> None:
+        self.folder, self.home, self.state = folder, home, sandbox.state
+        self.password = sandbox.password
+
+    def last(self, site: str = "169") -> dict[str, Any]:
+        """Return the conf of a run that waits for what comes after the tickets of now."""
+        return {"since_id": self.state.ids("ticketrz", site)[-1]}
+
+    def file(self, run: Run | str, task_id: str) -> list[str]:
+        """Return the ids in the file of a task run."""
+        run_id = run if isinstance(run, str) else run.run_id
+        text = gzip.decompress((self.folder / f"{task_id}_{run_id}.jsonl.gz").read_bytes())
+        return [json.loads(line)["Id"] for line in text.splitlines()]
+
+    def finish(self, dag_id: str, run_id: str) -> Run:
+        """Wait for the end of a run and return what it left."""
+        self.home.wait(dag_id, run_id)
+        return self.home.result(dag_id, run_id)
+
+    def until_state(self, dag_id: str, run_id: str, state: str, task_id: str | None = None) -> None:
+        """Wait until a run's only task, or the named one, is in a state."""
+
+        def there() -> bool:
+            states = self.home.task_states(dag_id, run_id)
+            return any(now == state for (task, _), now in states.items() if task_id in (None, task))
+
+        self.home.until(there, f"{dag_id} is {state}", 60)
+
+    def tries(self, dag_id: str, run_id: str) -> list[int]:
+        """Return how often each task of a run was tried."""
+        query = "SELECT try_number FROM task_instance WHERE dag_id = :dag AND run_id = :run"
+        return [row["try_number"] for row in self.home.database(query, dag=dag_id, run=run_id)]
+
+    def watched(self) -> list[str]:
+        """Return the ids that the runs of the watching DAG have listed so far."""
+        query = "SELECT run_id FROM dag_run WHERE dag_id = 'example_onebox_watch' AND state = 'success' ORDER BY id"
+        runs = [row["run_id"] for row in self.home.database(query)]
+        found = [self.home.xcoms("example_onebox_watch", run)["list_new", -1, "return_value"] for run in runs]
+        return [row_id for ids in found for row_id in ids]
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> Iterator[World]:
+    """An Airflow without processes yet."""
+    folder = tmp_path_factory.mktemp("real")
+    files = folder / "files"
+    with Sandbox(records=250, sites=SITES) as sandbox:
+        sandbox.state.accounts[OTHER] = "sesame"
+        fields = {"conn_type": "onebox", "host": sandbox.url, "extra": {"site_id": "169"}}
+        own = fields | {"login": sandbox.email, "password": sandbox.password}
+        other = fields | {"login": OTHER, "password": "sesame"}
+        with AirflowHome(
+            folder / "home",
+            [HERE / "dags" / "real.py", *(EXAMPLES / f"example_onebox_{name}.py" for name in EXAMPLE_NAMES)],
+            connections={"onebox_default": json.dumps(own), "onebox_other": json.dumps(other)},
+            env={"REAL_FOLDER": str(files)},
+            config={
+                ("triggerer", "triggerer_health_check_threshold"): 5,
+                ("scheduler", "trigger_timeout_check_interval"): 1,
+            },
+            template=airflow_template,
+        ) as home:
+            home.migrate()
+            yield World(files, sandbox, home)
+
+
+@pytest.fixture(scope="module")
+def tested(idle: World) -> list[Run]:
+    """Runs of `dags test`, in two processes, with new tickets before the second."""
+    first = idle.home.test_dags(["incremental", "example_onebox_notifier"])
+    idle.state.add(40, site="171")
+    return [*first.values(), idle.home.test_dag("incremental")]
+
+
+@pytest.fixture(scope="module")
+def world(idle: World, tested: list[Run]) -> World:
+    """The same Airflow with all its processes."""
+    idle.home.start("api-server", "scheduler", "dag-processor", "triggerer")
+    idle.home.until(lambda: idle.home.database("SELECT 1 FROM serialized_dag"), "DAGs are parsed", 60)
+    return idle
+
+
+def check_ticket(world: World, ticket: dict[str, Any], dag_id: str, run_id: str, task_id: str) -> None:
+    """Compare a ticket with the task run that has failed."""
+    assert ticket["subject"] == f"Airflow: {dag_id}.{task_id} failed"
+    facts = dict(line.split(": ", 1) for line in ticket["content"].splitlines())
+    assert (facts["DAG"], facts["Run"], facts["Task"], facts["Try"]) == (dag_id, run_id, task_id, "1")
+    quoted = run_id.replace(":", "%3A").replace("+", "%2B")
+    if AIRFLOW_3:
+        assert facts["Log"] == f"{world.home.url}/dags/{dag_id}/runs/{quoted}/tasks/{task_id}?try_number=1"
+    else:
+        assert facts["Log"].startswith(f"{world.home.url}/dags/{dag_id}/grid?dag_run_id={quoted}&task_id={task_id}&")
+
+
+def test_dags_test(idle: World, tested: list[Run]) -> None:
+    """The mark outlives the process, in a Variable and, on Airflow 3.3, with the outlet asset."""
+    first, failed, second = tested
+    ids = idle.state.ids("ticketrz", "171")
+    for task_id in ("in_variable", "in_asset"):
+        assert idle.file(first, task_id) == ids[:250]
+        assert idle.file(second, task_id) == ids[250:290]
+        assert second.xcoms[task_id, -1, "return_value"]["last_id"] == ids[289]
+    key = "onebox_mark.incremental.{}.onebox_default.171.ticketrz"
+    in_variable, in_asset = key.format("in_variable"), key.format("in_asset")
+    variables = {row["key"] for row in idle.home.database("SELECT key FROM variable")}
+    assert variables == ({in_variable} if HAS_STORE else {in_variable, in_asset})
+    if HAS_STORE:
+        rows = idle.home.database("SELECT key FROM asset_state_store WHERE key LIKE :key", key=f"{in_asset}%")
+        assert [row["key"] for row in rows] == [in_asset]
+    ticket = next(ticket for ticket in idle.state.tickets if failed.run_id in ticket["content"])
+    check_ticket(idle, ticket, "example_onebox_notifier", failed.run_id, "load")
+
+
+def test_incremental(world: World) -> None:
+    """A run goes on after those before, gives the same when it is repeated, and none is lost or doubled."""
+    new = world.state.add(30, site="171")
+    run = world.finish("incremental", world.home.trigger("incremental"))
+    newest = world.state.add(5, site="171")
+    body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
+    for path in (found := list(world.folder.glob(f"*{run.run_id}*"))):
+        path.unlink()
+    world.home.api("POST", "/dags/incremental/clearTaskInstances", body)
+    assert world.finish("incremental", run.run_id).state == "success"
+    after = world.finish("incremental", world.home.trigger("incremental"))
+    assert len(found) == 2
+    assert world.tries("incremental", run.run_id) == [2, 2]
+    for task_id in ("in_variable", "in_asset"):
+        assert world.file(run, task_id) == new
+        assert world.file(after, task_id) == newest
+
+
+def test_killed_while_writing(world: World) -> None:
+    """A task that is killed in the middle leaves no file; its next try and its next run lose and double none."""
+    world.state.fail("hang", path="GET /api/contactrz", after=4, times=99)
+    run_id = world.home.trigger("killed")
+
+    def writers() -> list[tuple[psutil.Process, str]]:
+        found = []
+        for process in world.home.alive("scheduler"):
+            with suppress(psutil.Error):
+                files = [file.path for file in process.open_files() if file.path.startswith(str(world.folder))]
+                found += [(process, file) for file in files if Path(file).name.startswith(".list_")]
+        return found
+
+    ((task, _),) = world.home.until(writers, "a task writes", 60)
+    assert not list(world.folder.glob("list_*"))
+    task.kill()
+    world.state.calm()
+    old = world.state.ids("contactrz", "172")
+    assert world.finish("killed", run_id).state == "success"
+    new = world.state.add(7, "contactrz", "172")
+    after = world.finish("killed", world.home.trigger("killed"))
+    assert world.tries("killed", run_id) == [2]
+    assert world.file(run_id, "list") == old
+    assert world.file(after, "list") == new
+
+
+def test_failing_task_opens_a_ticket(world: World) -> None:
+    """The notifier opens one ticket, with the link to the log."""
+    before = len(world.state.tickets)
+    run = world.finish("example_onebox_notifier", world.home.trigger("example_onebox_notifier"))
+    assert run.state == "failed"
+    (ticket,) = world.state.tickets[before:]
+    check_ticket(world, ticket, "example_onebox_notifier", run.run_id, "load")
+
+
+def test_reschedule(world: World) -> None:
+    """Between polls the task is gone; new tickets end the wait, time does too, without another try."""
+    run_id = world.home.trigger("rescheduled", world.last("174"))
+    world.until_state("rescheduled", run_id, "failed", "late")
+    world.until_state("rescheduled", run_id, "up_for_reschedule", "found")
+    (new,) = world.state.add(1, site="174")
+    run = world.finish("rescheduled", run_id)
+    assert run.tasks == {("found", -1): "success", ("late", -1): "failed"}
+    assert run.xcoms["found", -1, "return_value"] == {"count": 1, "last_id": new}
+    assert world.tries("rescheduled", run_id) == [1, 1]
+    assert "AirflowSensorTimeout" in world.home.task_log("rescheduled", run_id, "late")
+
+
+def test_refused_in_the_trigger(world: World) -> None:
+    """A password that is refused while the task is deferred fails it at once, and its row holds no secret."""
+    run_id = world.home.trigger("refused", world.last())
+    world.until_state("refused", run_id, "deferred")
+    (row,) = world.home.database("SELECT kwargs FROM trigger WHERE classpath LIKE '%OneboxRecordTrigger'")
+    kwargs = row["kwargs"]
+    if not kwargs.startswith("{"):
+        kwargs = Fernet(world.home.config["core", "fernet_key"]).decrypt(kwargs.encode()).decode()
+    assert "onebox_other" in kwargs
+    assert not [secret for secret in ["sesame", world.password, OTHER, *world.state.tokens] if secret in kwargs]
+    world.state.accounts[OTHER] = "changed"
+    world.state.revoke()
+    assert world.finish("refused", run_id).state == "failed"
+    assert world.tries("refused", run_id) == [1]
+    log = world.home.task_log("refused", run_id, "wait")
+    assert "OneboxAuthError" in log
+    assert "sesame" not in log
+
+
+def test_triggerer_restart(world: World, tmp_path: Path) -> None:
+    """A wait and a watcher go on after the triggerer was killed; a time that ran out meanwhile is a failure."""
+    home = world.home
+    if AIRFLOW_3:
+        marked = "SELECT 1 FROM asset_state_store WHERE key LIKE 'onebox_mark.onebox_default..ticketrz'"
+        there = marked if HAS_STORE else "SELECT 1 FROM trigger WHERE classpath LIKE '%OneboxNewRecordsTrigger'"
+        home.until(lambda: home.database(there), "the watcher watches", 60)
+    last = world.state.ids()[-1]
+    run_id = home.trigger("example_onebox_sensor", {"since_id": last, "folder": str(tmp_path)})
+    world.until_state("example_onebox_sensor", run_id, "deferred")
+    waiting = "SELECT 1 FROM trigger WHERE classpath LIKE '%OneboxRecordTrigger' AND triggerer_id IS NOT NULL"
+    home.until(lambda: home.database(waiting), "the triggerer has the wait", 60)
+    assert home.kill("triggerer")
+
+    late = home.trigger("late", world.last("175"))
+    backstop = home.trigger("backstop", world.last("175"))
+    world.until_state("late", late, "deferred")
+    deferred = time.time()
+    assert world.finish("backstop", backstop).state == "failed"
+    home.until(lambda: time.time() > deferred + 1, "the time is out", 10)
+    assert home.task_states("late", late) == {("trigger", -1): "deferred"}
+    new = world.state.add(6)
+
+    home.start("triggerer")
+    run = world.finish("example_onebox_sensor", run_id)
+    assert run.state == "success"
+    assert run.xcoms["wait_for_tickets", -1, "return_value"] == {"count": 6, "last_id": new[-1]}
+    assert run.xcoms["list_tickets", -1, "return_value"]["count"] == 6
+    assert world.finish("late", late).state == "failed"
+    for dag_id, failed, task_id in (("late", late, "trigger"), ("backstop", backstop, "wait")):
+        assert world.tries(dag_id, failed) == [1]
+        assert "AirflowSensorTimeout" in home.task_log(dag_id, failed, task_id)
+    if HAS_STORE:
+        home.until(lambda: set(new) <= set(world.watched()), "the new tickets are listed", 60)
+
+
+@pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2.11 has no asset watchers")
+def test_watcher(world: World) -> None:
+    """New tickets start a run that lists them."""
+    new = world.state.add(3)
+    world.home.until(lambda: set(new) <= set(world.watched()), "the new tickets are listed", 60)
+    if HAS_STORE:
+        watched = world.watched()
+        assert len(watched) == len(set(watched))
