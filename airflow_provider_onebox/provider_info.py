@@ -9,7 +9,8 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         "label": "Site ID",
         "description": "The number of the Onebox site to sign in to, for example 169.",
         # Airflow's page requires what may not be null, and keeps letters out of a number; it reads no pattern.
-        "schema": {"type": "integer", "minimum": 1},
+        # It would turn a mistyped number below a minimum into the minimum, which is another site.
+        "schema": {"type": "integer"},
     },
     "timeout": {
         "label": "Timeout (seconds)",
@@ -29,7 +30,8 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "proxies": {
         "label": "Proxies",
         "description": 'Proxies by scheme, as JSON: {"https": "http://proxy.example:3128"}.',
-        "schema": {"type": ["string", "null"]},
+        # Without "object", the page of Airflow 3.3 shows a connection made from JSON as [object Object].
+        "schema": {"type": ["string", "object", "null"]},
     },
     "allow_http": {
         "label": "Allow plain HTTP",

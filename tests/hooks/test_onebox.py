@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import sys
 import threading
@@ -246,7 +247,7 @@ def test_test_connection(connected, connect):
     connect(connected.url, login="")
     ok, message = OneboxHook().test_connection()
     assert not ok
-    assert "'onebox_default' can't work: the connection's login is empty: enter the e-mail" in message
+    assert message.startswith("This connection can't work: the connection's login is empty: enter the e-mail")
 
 
 def test_wrong_password_is_tried_once(connected, connect):
@@ -278,12 +279,19 @@ def _form_library(monkeypatch):
     """Provide what the form of older Airflow is made of: the real thing on Airflow 2, stand-ins elsewhere."""
     if find_spec("wtforms") and find_spec("flask_appbuilder"):
         return
+    stand_in_for_form_library(monkeypatch)
+
+
+def stand_in_for_form_library(monkeypatch):
+    """Put stand-ins in the place of what the form of older Airflow is made of."""
     fields = {name: type(name, (Unbound,), {}) for name in ("BooleanField", "IntegerField", "StringField")}
     modules = {
         "wtforms": fields,
         "wtforms.validators": {"Optional": type("Optional", (), {})},
         "flask_appbuilder": {},
-        "flask_appbuilder.fieldwidgets": {"BS3TextFieldWidget": type("BS3TextFieldWidget", (), {})},
+        "flask_appbuilder.fieldwidgets": {
+            "BS3TextFieldWidget": type("BS3TextFieldWidget", (), {"__call__": lambda _, field, **shown: shown})
+        },
     }
     for name, content in modules.items():
         module = ModuleType(name)
@@ -313,3 +321,37 @@ def test_form_of_older_airflow():
     }
     # One form serves all connection types on Airflow 2: what one requires, all would.
     assert all(type(validator).__name__ == "Optional" for w in widgets.values() for validator in w.kwargs["validators"])
+
+
+def test_stored_values_in_the_form_of_airflow_2():
+    """What a connection made from JSON holds is shown as JSON, and the text "false" as off."""
+    pytest.importorskip("flask_appbuilder", reason="part of Airflow 2 alone")
+    from wtforms import Form
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        form = type("ConnectionForm", (Form,), OneboxHook.get_connection_form_widgets())()
+    assert 'value=""' in form.proxies()
+    form.proxies.data = {"https": "http://proxy.example:3128"}
+    assert html.unescape(form.proxies()).count('value="{"https": "http://proxy.example:3128"}"') == 1
+    for stored, shown in ((True, "true"), ("/etc/ca.pem", "/etc/ca.pem")):
+        form.verify.data = stored
+        assert f'value="{shown}"' in form.verify()
+    form.site_id.data = "169"
+    assert 'value="169"' in form.site_id()
+    for stored, on in ((True, True), ("true", True), ("false", False), (False, False), (None, False)):
+        form.allow_http.data = stored
+        assert ("checked" in form.allow_http()) is on
+
+
+def test_stored_values_wherever_the_form_is_made(monkeypatch):
+    """The same with stand-ins, for where Airflow has no form library."""
+    stand_in_for_form_library(monkeypatch)
+    widgets = OneboxHook.get_connection_form_widgets()
+    show = widgets["proxies"].kwargs["widget"]
+    assert show(SimpleNamespace(data={"https": "x"}), id="proxies") == {"id": "proxies", "value": '{"https": "x"}'}
+    assert show(SimpleNamespace(data=None)) == show(SimpleNamespace(data="text")) == {}
+    switch = type("Switch", (), {"widget": staticmethod(lambda field: field.data), "data": None})()
+    for stored, on in ((True, True), ("true", True), ("false", False), (None, False)):
+        switch.data = stored
+        assert widgets["allow_http"].kwargs["widget"](switch) is on
