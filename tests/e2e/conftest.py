@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 
 collect_ignore = ["test_airflow_2.py" if AIRFLOW_3 else "test_airflow_3.py"]
 
-FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync""".split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 WAIT = 60_000
 """Milliseconds until the page must show what is expected of it, on a busy machine."""
 
