@@ -1,0 +1,1 @@
+"""What the provider costs, beside what a user would pick instead."""

@@ -1,0 +1,378 @@
+"""The measurements themselves. Each function runs in an interpreter of its own and prints its result as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Sample = tuple[float, float]
+"""Seconds of wall time and of CPU time."""
+
+
+def timed(function: Callable[[], object]) -> Sample:
+    """Measure one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def interleaved(repetitions: int, contenders: dict[str, Callable[[], object]]) -> dict[str, list[Sample]]:
+    """Measure contenders in turns, each round beginning with another one."""
+    samples: dict[str, list[Sample]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for n in range(repetitions):
+        for name in names[n % len(names) :] + names[: n % len(names)]:
+            gc.collect()
+            samples[name].append(timed(contenders[name]))
+    return samples
+
+
+def forked(function: Callable[[], Any]) -> Any:
+    """Run something in a fork of this process, so that it leaves nothing behind, and return its JSON."""
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with os.fdopen(send, "w") as pipe:
+                json.dump(function(), pipe)
+            code = 0
+        except BaseException:  # noqa: BLE001 - nothing of the parent's may run in the fork
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(send)
+    with os.fdopen(receive) as pipe:
+        text = pipe.read()
+    if os.waitpid(pid, 0)[1]:
+        raise RuntimeError("a fork failed")
+    return json.loads(text)
+
+
+def memory(field: str = "VmRSS") -> int:
+    """Bytes that this process holds, or, with ``VmHWM``, has held at the most."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"this system does not tell {field}")
+
+
+def peak(function: Callable[[], object]) -> int:
+    """Bytes by which this process grew at the most during a call."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory()
+    function()
+    return memory("VmHWM") - before
+
+
+def loaded_by(module: str) -> set[str]:
+    """Import a module and tell what else that loaded."""
+    before = set(sys.modules)
+    importlib.import_module(module)
+    return set(sys.modules) - before
+
+
+def imports(repetitions: int) -> Any:
+    """Import the operators in forks of a process that has what every DAG file imports."""
+    from airflow.sdk import DAG  # noqa: F401
+
+    modules = {
+        "ours": "airflow_provider_onebox.operators.onebox",
+        "http": "airflow.providers.http.operators.http",
+    }
+    contenders = {
+        name: lambda module=module: forked(lambda: timed(lambda: importlib.import_module(module)))
+        for name, module in modules.items()
+    }
+    samples: dict[str, list[Sample]] = {name: [] for name in modules}
+    for _ in range(repetitions):
+        for name, run in contenders.items():
+            samples[name].append(run())
+    loaded = forked(lambda: sorted(loaded_by(modules["ours"])))
+    return {**samples, "heavy": [name for name in ("requests", "jwt", "aiohttp") if name in loaded]}
+
+
+def provider_info(repetitions: int) -> Any:
+    """Import and call what Airflow's discovery does, in forks of a process that has Airflow."""
+    import airflow.sdk  # noqa: F401 - finds all providers itself
+
+    for name in [name for name in sys.modules if name.startswith("airflow_provider_onebox")]:
+        del sys.modules[name]
+
+    def call() -> None:
+        from airflow_provider_onebox.provider_info import get_provider_info
+
+        get_provider_info()
+
+    def loaded() -> list[str]:
+        return [name for name in loaded_by("airflow_provider_onebox.provider_info") if "onebox" not in name]
+
+    samples = [forked(lambda: timed(call)) for _ in range(repetitions)]
+    return {"ours": samples, "heavy": sorted(forked(loaded))}
+
+
+DAG_FILES = {
+    "ours": """from airflow.sdk import DAG
+from airflow_provider_onebox.operators.onebox import OneboxRequestOperator
+
+with DAG("ours"):
+    for n in range({tasks}):
+        OneboxRequestOperator(task_id=f"task_{{n}}", endpoint=f"ticketrz/{{n}}")
+""",
+    "http": """from airflow.sdk import DAG
+from airflow.providers.http.operators.http import HttpOperator
+
+with DAG("http"):
+    for n in range({tasks}):
+        HttpOperator(task_id=f"task_{{n}}", endpoint=f"api/ticketrz/{{n}}", method="GET")
+""",
+}
+
+
+def parsing(repetitions: int, tasks: int) -> Any:
+    """Parse DAG files in forks of a process that is as warm as Airflow's own parser."""
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk import DAG  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: Path(folder, f"{name}.py") for name in DAG_FILES}
+        for name, text in DAG_FILES.items():
+            paths[name].write_text(text.format(tasks=tasks))
+
+        def parse(name: str) -> list[Sample]:
+            def work() -> None:
+                bag = DagBag(paths[name])
+                if bag.import_errors or len(bag.dags[name].tasks) != tasks:
+                    raise RuntimeError(str(bag.import_errors))
+
+            # The second time the modules are there: what is left is the tasks themselves.
+            return [timed(work), timed(work)]
+
+        rounds = [{name: forked(lambda name=name: parse(name)) for name in paths} for _ in range(repetitions)]
+    return {
+        **{name: [both[name][0] for both in rounds] for name in paths},
+        **{f"{name}_warm": [both[name][1] for both in rounds] for name in paths},
+    }
+
+
+def cold_token(repetitions: int, url: str, token: str) -> Any:
+    """Sign in, in forks of a process that has everything imported, so that none pays for the secrets of others."""
+    import requests
+    from airflow.providers.http.hooks.http import HttpHook
+
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+    from benchmarks.setting import EMAIL, PASSWORD
+
+    form = {"email": EMAIL, "password": PASSWORD, "siteId": "169"}
+    contenders = {
+        "ours": lambda: OneboxHook().get_token(),
+        "bare": lambda: requests.post(f"{url}/api/authenticate", data=form, timeout=30).json()["token"],
+        "http": lambda: HttpHook("POST", "http_bench").run("/api/authenticate", data=form).json()["token"],
+    }
+
+    def rounds() -> dict[str, list[Sample]]:
+        return interleaved(4, contenders)
+
+    for run in contenders.values():
+        run()
+    samples: dict[str, list[Sample]] = {name: [] for name in contenders}
+    for _ in range(repetitions):
+        for name, some in forked(rounds).items():
+            samples[name] += some[1:]  # the first in a fork pays for its pages of memory
+    return samples
+
+
+def cached_token(repetitions: int, url: str, token: str) -> Any:
+    """Ask for a token that is there, as code of a task does."""
+    import uuid
+
+    from airflow.sdk.execution_time.context import set_current_context
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+    ti = RuntimeTaskInstance.model_construct(
+        id=uuid.uuid4(), dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1
+    )
+    calls = 10_000
+
+    def many() -> None:
+        for _ in range(calls):
+            get_token()
+
+    with set_current_context({"ti": ti}):
+        get_token = OneboxHook().get_token
+        get_token()
+        samples = interleaved(repetitions, {"ours": many})["ours"]
+    return {"ours": [(wall / calls, cpu / calls) for wall, cpu in samples]}
+
+
+def calls(repetitions: int, calls: int, url: str, token: str) -> Any:
+    """Make one small call many times on a connection that is kept alive."""
+    from airflow.providers.http.hooks.http import HttpHook
+
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+    from benchmarks.contenders import bare_session
+
+    hook, session = OneboxHook(), bare_session(token)
+    http_hook = HttpHook("GET", "http_bench")
+    headers = {"Authorization": f"Bearer {token}"}
+    query = {"limit": 1}
+
+    def bare() -> None:
+        response = session.get(f"{url}/api/ticketrz", params=query, timeout=30)
+        response.raise_for_status()
+        response.json()
+
+    contenders = {
+        "ours": lambda: hook.request("GET", "ticketrz", params=query),
+        "bare": bare,
+        "http": lambda: http_hook.run("/api/ticketrz", query, headers).json(),
+    }
+
+    def many(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(calls):
+                call()
+
+        return run
+
+    for call in contenders.values():
+        call()
+    samples = interleaved(repetitions, {name: many(call) for name, call in contenders.items()})
+    return {name: [(wall / calls, cpu / calls) for wall, cpu in some] for name, some in samples.items()}
+
+
+def lister(name: str, url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> Callable[[], None]:
+    """Return one way of listing, ready to run; ``onebox-4`` is ours with that parallelism."""
+    from benchmarks import contenders
+
+    if name == "bare":
+        return lambda: contenders.list_bare(url, token, resource, since_id, page, rows)
+    if name == "http":
+        return lambda: contenders.list_operator(token, resource, since_id, page, rows)
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+    hook = OneboxHook()
+    _, _, parallelism = name.partition("-")
+    options = {"parallelism": int(parallelism)} if parallelism else {}
+    return lambda: contenders.list_onebox(hook, resource, since_id, page, rows, **options)
+
+
+def listing(repetitions: int, ways: dict[str, dict[str, Any]], **common: Any) -> Any:
+    """Time ways of listing, each under a name and with arguments of :func:`lister`."""
+    runs = {name: lister(**{**common, **way}) for name, way in ways.items()}
+    return interleaved(repetitions, runs)
+
+
+def listing_memory(way: dict[str, Any], warm_up: dict[str, Any], **common: Any) -> Any:
+    """Tell by how much a listing makes a process grow that has listed a little before."""
+    lister(**{**common, **way, **warm_up})()
+    return peak(lister(**{**common, **way}))
+
+
+def files(repetitions: int, url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> Any:
+    """Write the same rows to gzip JSON Lines."""
+    from benchmarks import contenders
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: str(Path(folder, f"{name}.jsonl.gz")) for name in ("ours", "bare")}
+        samples = interleaved(
+            repetitions,
+            {
+                "ours": lambda: contenders.file_onebox(resource, since_id, page, paths["ours"]),
+                "bare": lambda: contenders.file_bare(url, token, resource, since_id, page, paths["bare"]),
+            },
+        )
+        for path in paths.values():
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                lines = [json.loads(line) for line in file]
+            if len(lines) != rows or (path != paths["ours"] and lines != first):  # noqa: F821 - set in round one
+                raise RuntimeError("the files are not the same")
+            first = lines
+    return samples
+
+
+def waiting(who: str, count: int, interval: float, seconds: float, url: str, token: str) -> Any:
+    """Let many triggers wait in one event loop, with what it costs after the first round of polls."""
+    import logging
+
+    import psutil
+
+    logging.disable(logging.CRITICAL)
+    process = psutil.Process()
+
+    def make() -> Any:
+        if who == "ours":
+            from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
+
+            return OneboxRecordTrigger("ticketrz", since_id="999999999", poke_interval=interval)
+        from airflow.providers.http.triggers.http import HttpSensorTrigger
+
+        headers = {"Authorization": f"Bearer {token}"}
+        return HttpSensorTrigger("/api/ticketrz/1", "http_bench", headers=headers, poke_interval=interval)
+
+    async def first(trigger: Any) -> None:
+        async for event in trigger.run():
+            raise RuntimeError(f"it should have waited: {event}")
+
+    async def scenario() -> dict[str, float]:
+        warm = asyncio.ensure_future(first(make()))
+        await asyncio.sleep(1)
+        warm.cancel()
+        await asyncio.gather(warm, return_exceptions=True)
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+        before, cpu = memory(), time.process_time()
+        sockets = 0
+        # As in a triggerer: they come one after the other, so their polls are spread over the interval.
+        tasks = []
+        start = time.monotonic()
+
+        async def watch() -> None:
+            nonlocal sockets
+            while True:
+                sockets = max(sockets, len(process.net_connections("inet")))
+                await asyncio.sleep(1)
+
+        watcher = asyncio.ensure_future(watch())
+        for n in range(count):
+            tasks.append(asyncio.ensure_future(first(make())))
+            await asyncio.sleep(max(0.0, start + interval * (n + 1) / count - time.monotonic()))
+        begun = time.process_time()
+        from_start = time.monotonic()
+        await asyncio.sleep(seconds)
+        spent, lasted = time.process_time() - begun, time.monotonic() - from_start
+        ended = [task for task in tasks if task.done()]
+        if ended:
+            ended[0].result()
+        for task in [*tasks, watcher]:
+            task.cancel()
+        await asyncio.gather(*tasks, watcher, return_exceptions=True)
+        return {
+            "cpu": spent * interval / lasted,
+            "start": begun - cpu,
+            "memory": memory("VmHWM") - before,
+            "sockets": sockets,
+        }
+
+    return asyncio.run(scenario())
+
+
+if __name__ == "__main__":
+    result = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
+    sys.stdout.write(f"\n{json.dumps(result)}\n")

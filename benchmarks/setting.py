@@ -1,0 +1,145 @@
+"""Where measurements happen: a Onebox in a process of its own, and an Airflow that reads no file of the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+EMAIL = "care@example.com"
+PASSWORD = "benchmark-password"  # noqa: S105 - of the local sandbox
+PAGE = 500
+
+
+class Onebox:
+    """A running sandbox.
+
+    :param url: its address.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def control(self, call: str, **arguments: Any) -> Any:
+        """Tell it something.
+
+        :param call: a method of its state.
+        :param arguments: that method's arguments.
+        :return: what the method returns.
+        """
+        request = urllib.request.Request(f"{self.url}/sandbox/{call}", json.dumps(arguments).encode())
+        with self._open(request) as reply:
+            return json.load(reply)
+
+    def token(self) -> str:
+        """Sign in.
+
+        :return: a token.
+        """
+        form = {"email": EMAIL, "password": PASSWORD, "siteId": "169"}
+        with self._open(f"{self.url}/api/authenticate", urllib.parse.urlencode(form).encode()) as reply:
+            return str(json.load(reply)["token"])
+
+
+@contextmanager
+def onebox(records: int, resource: str) -> Iterator[Onebox]:
+    """Run a sandbox whose rows are all made before anything is measured.
+
+    :param records: rows of each resource.
+    :param resource: the resource that will be listed.
+    :return: the sandbox.
+    """
+    command = [sys.executable, "-m", "airflow_provider_onebox.sandbox", "--records", str(records)]
+    command += ["--email", EMAIL, "--password", PASSWORD]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            sandbox = Onebox(process.stdout.readline().strip())
+            sandbox.control("warm", count=records, resource=resource)
+            yield sandbox
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def airflow_home() -> Iterator[dict[str, str]]:
+    """Make an empty home for Airflow.
+
+    :return: the environment for processes that use it.
+    """
+    with tempfile.TemporaryDirectory(prefix="onebox-bench-") as home:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        yield {
+            **kept,
+            "AIRFLOW_HOME": home,
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+
+class Bench:
+    """Runs measurements, each in an interpreter of its own.
+
+    :param env: the environment for them, from :func:`airflow_home`.
+    :param quick: whether to measure less, for development.
+    """
+
+    def __init__(self, env: dict[str, str], quick: bool) -> None:
+        self.env = env
+        self.quick = quick
+
+    def of(self, many: int, few: int) -> int:
+        """Choose a number of rows or repetitions.
+
+        :param many: for a full run.
+        :param few: for a quick one.
+        :return: the one that applies.
+        """
+        return few if self.quick else many
+
+    def child(self, name: str, sandbox: Onebox | None = None, **arguments: Any) -> Any:
+        """Run one function of :mod:`benchmarks.child` in a new interpreter.
+
+        :param name: the function.
+        :param sandbox: what the connections ``onebox_default`` and ``http_bench`` lead to.
+        :param arguments: the function's arguments.
+        :return: what it returns, as JSON has it.
+        """
+        env = dict(self.env)
+        if sandbox:
+            env |= connections(sandbox)
+            arguments["url"] = sandbox.url
+            arguments["token"] = sandbox.token()
+        command = [sys.executable, "-m", "benchmarks.child", name, json.dumps(arguments)]
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def connections(sandbox: Onebox) -> dict[str, str]:
+    """Describe the connections as environment variables.
+
+    :param sandbox: where they lead.
+    :return: the variables.
+    """
+    onebox_conn = {"conn_type": "onebox", "host": sandbox.url, "login": EMAIL, "password": PASSWORD}
+    return {
+        "AIRFLOW_CONN_ONEBOX_DEFAULT": json.dumps({**onebox_conn, "extra": {"site_id": "169"}}),
+        "AIRFLOW_CONN_HTTP_BENCH": json.dumps({"conn_type": "http", "host": sandbox.url}),
+    }
