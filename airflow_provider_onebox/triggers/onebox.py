@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowOptionalProviderFeatureException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -14,11 +16,14 @@ try:
 except ImportError:
     BaseEventTrigger = BaseTrigger  # type: ignore[misc,assignment]
 
-from airflow_provider_onebox.exceptions import OneboxError
+from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from airflow_provider_onebox.client import OneboxClient
+    from airflow_provider_onebox.settings import Settings
 
 MAX_FAILED_POLLS = 5
 """Polls that may fail in a row, each after the retries of its call, before the wait fails."""
@@ -56,6 +61,47 @@ async def in_thread(function: Any, *args: Any, **kwargs: Any) -> Any:
     from asgiref.sync import sync_to_async
 
     return await sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+
+
+# What this process's triggers share: a login and its connections. A changed connection has other settings, and
+# what no trigger waits with is gone.
+_clients: WeakValueDictionary[Settings, OneboxClient] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def shared_client(conn_id: str, site_id: str | int | None, refused: OneboxClient | None = None) -> OneboxClient:
+    """Read the connection and find the client that the triggers with the same settings share.
+
+    :param conn_id: the Airflow connection of type Onebox.
+    :param site_id: a site to use in place of the connection's own.
+    :param refused: a client whose login was refused; it is returned if the connection is still the same, so that
+        the same password is not tried again.
+    :return: the client.
+    :raises OneboxConfigError: if the connection can't work.
+    """
+    client = OneboxHook(conn_id, site_id=site_id).client
+    if refused and refused.settings == client.settings:
+        return refused
+    with _lock:
+        return _clients.setdefault(client.settings, client)
+
+
+def count_records(client: OneboxClient, resource: str, **query: Any) -> tuple[int, int | None]:
+    """Poll once; the arguments are those of ``OneboxHook.count_records``.
+
+    :param client: the client; if its login is refused, it is shared with no further trigger.
+    :param resource: what to count.
+    :param query: which records count.
+    :return: how many there are, and the id of the last one.
+    :raises OneboxError: if Onebox can't be asked.
+    """
+    try:
+        return client.count_records(resource, **query)
+    except OneboxAuthError:
+        with _lock:
+            if _clients.get(client.settings) is client:
+                del _clients[client.settings]
+        raise
 
 
 class OneboxRecordTrigger(BaseTrigger):
@@ -125,12 +171,14 @@ class OneboxRecordTrigger(BaseTrigger):
 
         :return: one event.
         """
-        hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id)
+        client = None
         failures, interval = 0, self.poke_interval
         while True:
             try:
+                client = client or await in_thread(shared_client, self.onebox_conn_id, self.site_id)
                 count, last_id = await in_thread(
-                    hook.count_records,
+                    count_records,
+                    client,
                     self.resource,
                     since_id=self.since_id,
                     since=self.since,
@@ -222,20 +270,23 @@ class OneboxNewRecordsTrigger(BaseEventTrigger):
 
         :return: an event for each time that there are new records.
         """
-        hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id)
+        client = refused = None
         store = getattr(self, "asset_state_store", None)
         key = f"onebox_mark.{self.onebox_conn_id}.{self.site_id or ''}.{self.resource}"
         after: Any = None if store is None else await store.aget(key)
         after = self.since_id if after is None else after
         while True:
             try:
+                client = client or await in_thread(shared_client, self.onebox_conn_id, self.site_id, refused)
                 if after is None:
-                    _, after = await in_thread(hook.count_records, self.resource)
+                    _, after = await in_thread(count_records, client, self.resource)
                     after = after or 0
                     if store is not None:
                         await store.aset(key, after)
-                count, last_id = await in_thread(hook.count_records, self.resource, since_id=after)
+                count, last_id = await in_thread(count_records, client, self.resource, since_id=after)
             except OneboxError as error:
+                if isinstance(error, OneboxAuthError):
+                    client, refused = None, client
                 self.log.error("Poll for new %s records failed, going on: %s", self.resource, error)
                 count, last_id = 0, None
             if last_id is not None:
