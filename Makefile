@@ -11,7 +11,7 @@ CONSTRAINTS := constraints/3.3.txt
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1 \2/p' $(sort $(MAKEFILE_LIST)) | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -56,6 +56,8 @@ constraints: $(INSTALLED) ## Add pins for new dependencies; UPGRADE=--upgrade re
 	echo 'apache-airflow==2.11.2' > $(VENV)/airflow.txt
 	$(COMPILE) --group test -c $(VENV)/airflow.txt -o constraints/2.11.txt
 
+include $(sort $(wildcard make/*.mk))
+
 .PHONY: clean
 clean: ## Remove what the targets made
-	rm -rf $(VENV) dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
