@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Hashable
 
     from airflow_provider_onebox.client import OneboxClient
     from airflow_provider_onebox.settings import Settings
@@ -33,6 +34,9 @@ MAX_POLL_INTERVAL = 3600.0
 
 EVENT_SETTLES = 5.0
 """Seconds after which Airflow has stored an event; until then the triggerer alone knows of it."""
+
+TICK = 1.0
+"""Seconds; triggers wake up on multiples of it, so that those who want to know the same ask together."""
 
 
 def is_tolerable(error: OneboxError, failures: int, silent_fail: bool) -> bool:
@@ -104,6 +108,59 @@ def count_records(client: OneboxClient, resource: str, **query: Any) -> tuple[in
         raise
 
 
+# What is asked in this turn of the event loop: the ids after which records count, and the answer for the least.
+_polls: dict[Hashable, tuple[list[int], asyncio.Task[tuple[int, int, int | None]]]] = {}
+
+
+async def count_together(
+    client: OneboxClient, resource: str, since_id: int | str | None = None, **filters: str | None
+) -> tuple[int, int | None]:
+    """Poll once, together with the triggers that do so in the same moment.
+
+    One request is made, after the least of their ids. Those that already have the newest record learn from it
+    that there is none for them; only the others ask for themselves.
+
+    :param client: the client.
+    :param resource: what to count.
+    :param since_id: only records with a greater id count.
+    :param filters: ``since`` and ``last_update``.
+    :return: how many there are, and the id of the last one.
+    :raises OneboxError: if Onebox can't be asked.
+    """
+    from airflow_provider_onebox.client import as_id
+
+    after = as_id(since_id)
+    key = (client, resource, *filters.items())
+
+    async def ask() -> tuple[int, int, int | None]:
+        ids, _ = _polls.pop(key)
+        least = min(ids)
+        return least, *await in_thread(count_records, client, resource, since_id=least, **filters)
+
+    if key not in _polls or _polls[key][1].done():
+        _polls[key] = [], asyncio.ensure_future(ask())
+    ids, answer = _polls[key]
+    ids.append(after)
+    least, count, last_id = await asyncio.shield(answer)
+    if after == least:
+        return count, last_id
+    if last_id is None or last_id <= after:
+        return 0, None
+    found: tuple[int, int | None] = await in_thread(count_records, client, resource, since_id=after, **filters)
+    return found
+
+
+def until_tick(interval: float) -> float:
+    """Lengthen a pause a little, so that it ends together with those of other triggers.
+
+    :param interval: seconds to wait at least.
+    :return: up to :data:`TICK` or a tenth more.
+    """
+    tick = max(min(TICK, interval / 10), 0.001)
+    now = time.monotonic()
+    return math.ceil((now + interval) / tick) * tick - now
+
+
 class OneboxRecordTrigger(BaseTrigger):
     """Wait until a resource has new records.
 
@@ -116,7 +173,7 @@ class OneboxRecordTrigger(BaseTrigger):
     :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone.
     :param last_update: only records changed after this time count, in the same form.
     :param min_count: how many there must be.
-    :param poke_interval: seconds between polls.
+    :param poke_interval: seconds between polls, up to one more, so that triggers ask together.
     :param exponential_backoff: whether that time doubles with each poll.
     :param max_wait: seconds that it grows to at the most.
     :param silent_fail: whether to go on after any failed poll that does not rule out success.
@@ -176,13 +233,8 @@ class OneboxRecordTrigger(BaseTrigger):
         while True:
             try:
                 client = client or await in_thread(shared_client, self.onebox_conn_id, self.site_id)
-                count, last_id = await in_thread(
-                    count_records,
-                    client,
-                    self.resource,
-                    since_id=self.since_id,
-                    since=self.since,
-                    last_update=self.last_update,
+                count, last_id = await count_together(
+                    client, self.resource, self.since_id, since=self.since, last_update=self.last_update
                 )
                 failures = 0
                 if count >= self.min_count:
@@ -198,7 +250,7 @@ class OneboxRecordTrigger(BaseTrigger):
             if left <= 0:
                 yield TriggerEvent({"status": "timeout"})
                 return
-            await asyncio.sleep(min(interval, left))
+            await asyncio.sleep(min(until_tick(interval), left))
             if self.exponential_backoff:
                 interval = min(interval * 2, self.max_wait or MAX_POLL_INTERVAL)
 
@@ -279,11 +331,11 @@ class OneboxNewRecordsTrigger(BaseEventTrigger):
             try:
                 client = client or await in_thread(shared_client, self.onebox_conn_id, self.site_id, refused)
                 if after is None:
-                    _, after = await in_thread(count_records, client, self.resource)
+                    _, after = await count_together(client, self.resource)
                     after = after or 0
                     if store is not None:
                         await store.aset(key, after)
-                count, last_id = await in_thread(count_records, client, self.resource, since_id=after)
+                count, last_id = await count_together(client, self.resource, after)
             except OneboxError as error:
                 if isinstance(error, OneboxAuthError):
                     client, refused = None, client
@@ -302,4 +354,4 @@ class OneboxNewRecordsTrigger(BaseEventTrigger):
                 after = last_id
                 if store is not None:
                     await store.aset(key, after)
-            await asyncio.sleep(self.poll_interval)
+            await asyncio.sleep(until_tick(self.poll_interval))

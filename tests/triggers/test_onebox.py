@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -17,7 +18,10 @@ from airflow_provider_onebox.triggers.onebox import (
     MAX_FAILED_POLLS,
     OneboxNewRecordsTrigger,
     OneboxRecordTrigger,
+    count_records,
+    count_together,
     is_tolerable,
+    shared_client,
 )
 
 QUICK = {"poke_interval": 0.02, "onebox_conn_id": "onebox_default"}
@@ -91,7 +95,16 @@ def test_backoff(connected, monkeypatch):
     last = connected.state.ids()[-1]
     trigger = OneboxRecordTrigger("ticketrz", since_id=last, poke_interval=1, exponential_backoff=True, max_wait=3)
     assert asyncio.run(first(trigger))["count"] == 1
-    assert pauses == [1, 2, 3, 3]
+    # Each is lengthened by less than a tenth, to end together with those of other triggers.
+    assert all(least <= pause <= 1.1 * least for least, pause in zip([1, 2, 3, 3], pauses, strict=True))
+
+
+def test_pauses_end_together():
+    """Triggers wake up on the same tick, whenever they began; an interval of nothing stays one."""
+    ends = {round(time.monotonic() + onebox.until_tick(60), 3) for _ in range(50)}
+    assert len(ends) <= 2
+    assert 60 <= onebox.until_tick(60) <= 61
+    assert 0 <= onebox.until_tick(0) <= 0.001
 
 
 def test_loop_stays_free(connected):
@@ -131,6 +144,76 @@ def test_hopeless_poll(connected, connect):
     event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, silent_fail=True, **QUICK)))
     assert event["error"] == "OneboxAuthError"
     assert connected.state.failed_logins == 1
+
+
+def test_triggers_share_login_and_connections(connected, monkeypatch):
+    """Many triggers for the same site sign in once, also if they all come at once."""
+    last = connected.state.ids()[-1]
+    monkeypatch.setattr(onebox, "until_tick", lambda _: 60)
+
+    async def scenario():
+        waiting = [asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last))) for _ in range(30)]
+        waiting.append(asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last, site_id="170"))))
+        await until(lambda: connected.state.logins == 2 and connected.state.requests["GET list"] >= 2)
+        await asyncio.sleep(0.2)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert connected.state.logins_by_site == {"169": 1, "170": 1}
+    gc.collect()
+    assert not onebox._clients
+
+
+def test_changed_connection_is_seen(connected, connect):
+    """A trigger that comes after a change does not get the client of those that came before."""
+    before = shared_client("onebox_default", None)
+    assert shared_client("onebox_default", "169") is before
+    connect(connected.url, login=connected.email, password=connected.password, timeout=7)
+    assert shared_client("onebox_default", None).settings.timeout == 7
+
+
+def test_refused_client_is_shared_no_further(connected, connect):
+    """After a refusal the next trigger tries for itself, and those that wait keep asking nothing."""
+    connect(connected.url, login=connected.email, password="wrong password")
+    refused = shared_client("onebox_default", None)
+    for _ in range(2):
+        with pytest.raises(OneboxAuthError):
+            count_records(refused, "ticketrz")
+    assert connected.state.failed_logins == 1
+    assert shared_client("onebox_default", None) is not refused
+    assert shared_client("onebox_default", None, refused) is refused
+
+
+def test_polls_of_the_same_moment_are_one(connected):
+    """One request answers all who have the newest record; each other trigger gets its own count."""
+    ids = [int(row_id) for row_id in connected.state.ids()]
+    connected.state.add(2)
+    new = [int(row_id) for row_id in connected.state.ids()][-2:]
+
+    async def ask(*after, **filters):
+        client = shared_client("onebox_default", None)
+        return await asyncio.gather(*(count_together(client, "ticketrz", row_id, **filters) for row_id in after))
+
+    polls = connected.state.requests
+    assert asyncio.run(ask(*range(new[-1], new[-1] + 50))) == [(0, None)] * 50
+    assert polls["GET list"] == 1
+    answers = asyncio.run(ask(new[-1], ids[-1], str(new[0]), ids[-1], ids[-3], None))
+    assert answers == [(0, None), (2, new[1]), (1, new[1]), (2, new[1]), (4, new[1]), (252, new[1])]
+    assert asyncio.run(ask(ids[-1], ids[-1], since="2099-01-01 00:00")) == [(0, None), (0, None)]
+
+
+def test_failed_poll_reaches_all_who_asked(connected, connect):
+    """An error of the one request is everybody's."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    connected.state.fail("status", path="ticketrz", status=503)
+
+    async def ask():
+        client = shared_client("onebox_default", None)
+        return await asyncio.gather(*(count_together(client, "ticketrz", n) for n in range(3)), return_exceptions=True)
+
+    assert [type(answer) for answer in asyncio.run(ask())] == [OneboxUnavailableError] * 3
 
 
 @pytest.mark.parametrize(
@@ -238,6 +321,23 @@ class TestWatcher:
         connected.state.fail("html", path="ticketrz", times=3)
         trigger = OneboxNewRecordsTrigger("ticketrz", since_id=last, poll_interval=0.02)
         assert [event["count"] for event in asyncio.run(watch(trigger, connected, [2]))] == [2]
+
+    def test_mended_connection(self, connected, connect):
+        """A refused password is not tried again, and a mended one is taken up without a restart."""
+        connect(connected.url, login=connected.email, password="wrong password")
+        last = connected.state.ids()[-1]
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=last, poll_interval=0.02)
+
+        async def scenario():
+            waiting = asyncio.ensure_future(first(trigger))
+            await until(lambda: connected.state.failed_logins)
+            await asyncio.sleep(0.2)
+            connected.state.add(1)
+            connect(connected.url, login=connected.email, password=connected.password)
+            return await waiting
+
+        assert asyncio.run(scenario())["count"] == 1
+        assert connected.state.failed_logins == 1
 
     def test_restart(self, connected):
         """Where Airflow keeps its state, a watcher goes on where it was."""
