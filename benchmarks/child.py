@@ -169,7 +169,7 @@ def parsing(repetitions: int, tasks: int) -> Any:
     }
 
 
-def cold_token(repetitions: int, url: str, token: str) -> Any:
+def cold_token(repetitions: int, url: str, **_: Any) -> Any:
     """Sign in, in forks of a process that has everything imported, so that none pays for the secrets of others."""
     import requests
     from airflow.providers.http.hooks.http import HttpHook
@@ -196,7 +196,7 @@ def cold_token(repetitions: int, url: str, token: str) -> Any:
     return samples
 
 
-def cached_token(repetitions: int, url: str, token: str) -> Any:
+def cached_token(repetitions: int, **_: Any) -> Any:
     """Ask for a token that is there, as code of a task does."""
     import uuid
 
@@ -279,10 +279,29 @@ def listing(repetitions: int, ways: dict[str, dict[str, Any]], **common: Any) ->
     return interleaved(repetitions, runs)
 
 
-def listing_memory(way: dict[str, Any], warm_up: dict[str, Any], **common: Any) -> Any:
-    """Tell by how much a listing makes a process grow that has listed a little before."""
+def flat(repetitions: int, ways: dict[str, dict[str, Any]], ratio: int, **common: Any) -> Any:
+    """Time a row of a long listing beside one of a short one that is repeated until it takes long enough."""
+    rows = {name: way["rows"] for name, way in ways.items()}
+    runs = {name: lister(**{**common, **way}) for name, way in ways.items()}
+
+    def repeated() -> None:
+        for _ in range(ratio):
+            runs["few"]()
+
+    runs["few"]()
+    samples = interleaved(repetitions, {"many": runs["many"], "few": repeated})
+    rows["few"] *= ratio
+    return {
+        name: [(1000 * wall / rows[name], 1000 * cpu / rows[name]) for wall, cpu in some]
+        for name, some in samples.items()
+    }
+
+
+def listing_memory(way: dict[str, Any], warm_up: dict[str, Any], total: bool = False, **common: Any) -> Any:
+    """Tell by how much a listing makes a process grow that has listed a little before, or what it holds at the most."""
     lister(**{**common, **way, **warm_up})()
-    return peak(lister(**{**common, **way}))
+    grown = peak(lister(**{**common, **way}))
+    return memory("VmHWM") if total else grown
 
 
 def files(repetitions: int, url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> Any:
@@ -291,6 +310,8 @@ def files(repetitions: int, url: str, token: str, resource: str, since_id: str, 
 
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: str(Path(folder, f"{name}.jsonl.gz")) for name in ("ours", "bare")}
+        # The first task with a path pays for importing Airflow's object storage, whatever it writes.
+        contenders.file_onebox(resource, since_id, page, paths["ours"], max_records=1)
         samples = interleaved(
             repetitions,
             {
@@ -298,17 +319,21 @@ def files(repetitions: int, url: str, token: str, resource: str, since_id: str, 
                 "bare": lambda: contenders.file_bare(url, token, resource, since_id, page, paths["bare"]),
             },
         )
+        written = []
         for path in paths.values():
             with gzip.open(path, "rt", encoding="utf-8") as file:
-                lines = [json.loads(line) for line in file]
-            if len(lines) != rows or (path != paths["ours"] and lines != first):  # noqa: F821 - set in round one
-                raise RuntimeError("the files are not the same")
-            first = lines
+                written.append([json.loads(line) for line in file])
+        if written[0] != written[1] or len(written[0]) != rows:
+            raise RuntimeError("the files do not hold the same rows")
     return samples
 
 
-def waiting(who: str, count: int, interval: float, seconds: float, url: str, token: str) -> Any:
-    """Let many triggers wait in one event loop, with what it costs after the first round of polls."""
+def waiting(who: str, count: int, interval: float, seconds: float, token: str, **_: Any) -> Any:
+    """Let many triggers wait in one event loop, and tell what it costs once all of them do.
+
+    They wait for something in each of the resources, ours for records after an id of each one's own; ``apart`` is
+    ours with a time of each one's own beside it, so that no two triggers ask the same.
+    """
     import logging
 
     import psutil
@@ -316,22 +341,26 @@ def waiting(who: str, count: int, interval: float, seconds: float, url: str, tok
     logging.disable(logging.CRITICAL)
     process = psutil.Process()
 
-    def make() -> Any:
-        if who == "ours":
+    resources = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
+
+    def make(n: int) -> Any:
+        resource = resources[n % len(resources)]
+        if who != "http":
             from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
 
-            return OneboxRecordTrigger("ticketrz", since_id="999999999", poke_interval=interval)
+            since = f"2026-01-{n // 1440 + 1:02d} {n // 60 % 24:02d}:{n % 60:02d}" if who == "apart" else None
+            return OneboxRecordTrigger(resource, since_id=999_000_000 + n, since=since, poke_interval=interval)
         from airflow.providers.http.triggers.http import HttpSensorTrigger
 
         headers = {"Authorization": f"Bearer {token}"}
-        return HttpSensorTrigger("/api/ticketrz/1", "http_bench", headers=headers, poke_interval=interval)
+        return HttpSensorTrigger(f"/api/{resource}/{n + 1}", "http_bench", headers=headers, poke_interval=interval)
 
     async def first(trigger: Any) -> None:
         async for event in trigger.run():
             raise RuntimeError(f"it should have waited: {event}")
 
     async def scenario() -> dict[str, float]:
-        warm = asyncio.ensure_future(first(make()))
+        warm = asyncio.ensure_future(first(make(count)))
         await asyncio.sleep(1)
         warm.cancel()
         await asyncio.gather(warm, return_exceptions=True)
@@ -351,7 +380,7 @@ def waiting(who: str, count: int, interval: float, seconds: float, url: str, tok
 
         watcher = asyncio.ensure_future(watch())
         for n in range(count):
-            tasks.append(asyncio.ensure_future(first(make())))
+            tasks.append(asyncio.ensure_future(first(make(n))))
             await asyncio.sleep(max(0.0, start + interval * (n + 1) / count - time.monotonic()))
         begun = time.process_time()
         from_start = time.monotonic()

@@ -39,7 +39,7 @@ class Reader:
     def take(self, rows: Iterable[dict[str, Any]]) -> None:
         """Read rows."""
         for row in rows:
-            if row["Status"] is not None:
+            if row["CreateDate"]:
                 self.rows += 1
             self.last = row["Id"]
 

@@ -1,0 +1,122 @@
+"""What was measured, beside its bar, as a table."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from statistics import median, quantiles
+
+PACKAGES = (
+    "airflow-provider-onebox",
+    "apache-airflow",
+    "apache-airflow-providers-http",
+    "requests",
+    "urllib3",
+    "aiohttp",
+    "msgspec",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    :param what: what was measured.
+    :param ours: the provider's samples, in ``unit``.
+    :param theirs: the peer's, from the same rounds; none for an absolute bar.
+    :param peer: who the peer is.
+    :param unit: of the samples.
+    :param bar: what the ratio, or without a peer the value, has to reach; ``None`` if it is only shown.
+    :param at_least: whether the bar is a least and not a most.
+    :param cpu: the ratio of CPU time, where it was measured.
+    """
+
+    what: str
+    ours: list[float]
+    theirs: list[float] = field(default_factory=list)
+    peer: str = ""
+    unit: str = "ms"
+    bar: float | None = None
+    at_least: bool = False
+    cpu: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The ratio of medians, or the median if there is no peer."""
+        return median(self.ours) / median(self.theirs) if self.theirs else median(self.ours)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The middle half of the rounds: the quartiles of their ratios, or of their values."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        each = [ours / theirs for ours, theirs in pairs] if self.theirs else self.ours
+        low, _, high = quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+        return low, high
+
+    @property
+    def reached(self) -> bool:
+        """Whether the bar is reached."""
+        if self.bar is None:
+            return True
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+    def cells(self) -> list[str]:
+        """Write the line's cells."""
+        low, high = self.spread
+        bar = "" if self.bar is None else f"{'>=' if self.at_least else '<='} {self.bar:g}"
+        return [
+            self.what,
+            f"{number(median(self.ours))} {self.unit}",
+            f"{self.peer}: {number(median(self.theirs))} {self.unit}" if self.theirs else "",
+            number(self.value),
+            f"{number(low)} to {number(high)}",
+            "" if self.cpu is None else number(self.cpu),
+            str(len(self.ours)),
+            bar if self.theirs or not bar else f"{bar} {self.unit}",
+            "" if self.bar is None else "yes" if self.reached else "**no**",
+        ]
+
+
+def number(value: float) -> str:
+    """Write a number with three digits that mean something."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+HEAD = ("what", "ours", "beside", "ratio", "middle half", "CPU ratio", "n", "bar", "reached")
+
+
+def table(rows: list[Row]) -> str:
+    """Write rows as a Markdown table."""
+    lines = [HEAD, tuple("---" for _ in HEAD), *(row.cells() for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def page(rows: list[Row]) -> str:
+    """Write the whole page of results."""
+    versions = []
+    for name in PACKAGES:
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    missed = [row.what for row in rows if not row.reached]
+    measured = f"CPython {platform.python_version()} on {platform.system()}, {', '.join(versions)}"
+    return f"""# Results of `make bench`
+
+Measured with {measured}. Onebox is the package's own sandbox, in a process of its own on the same machine.
+
+The ratio is that of the medians of ours and the peer's, measured in turns; the middle half holds half of the single
+rounds' ratios; n is how many rounds there were. A row without a peer has an absolute bar. The CPU ratio is that of
+the client's own processor time, which a busy machine and the server disturb less.
+
+{table(rows)}
+{"Every bar is reached." if not missed else "Short of their bars: " + "; ".join(missed) + "."}
+"""
+
+
+def progress(text: str) -> None:
+    """Tell what is being done."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
