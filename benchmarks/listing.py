@@ -56,7 +56,7 @@ def sandbox() -> Iterator[str]:
 
 def control(url: str, call: str, **arguments: Any) -> Any:
     """Call the sandbox's control."""
-    request = urllib.request.Request(f"{url}/sandbox/{call}", json.dumps(arguments).encode(), method="POST")  # noqa: S310
+    request = urllib.request.Request(f"{url}/sandbox/{call}", json.dumps(arguments).encode(), method="POST")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=60) as response:
         return json.load(response)
