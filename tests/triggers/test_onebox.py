@@ -109,7 +109,7 @@ def test_pauses_end_together():
 
 def test_loop_stays_free(connected):
     """While a poll waits for Onebox the event loop goes on."""
-    connected.state.configure(latency=0.3)
+    connected.state.configure(latency=1)
 
     async def scenario():
         task = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
@@ -121,7 +121,7 @@ def test_loop_stays_free(connected):
 
     longest, event = asyncio.run(scenario())
     assert event["status"] == "success"
-    assert longest < 0.25
+    assert longest < 0.9
 
 
 def test_few_failed_polls_are_tolerated(connected, connect):
