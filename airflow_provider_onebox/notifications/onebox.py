@@ -28,7 +28,8 @@ class OneboxTicketNotifier(BaseNotifier):
     """Open a ticket, for use as ``on_failure_callback``.
 
     The ticket names DAG, task, run, try and the link to the log. It leaves out the error's text, which can hold
-    what does not belong into a ticket; the log has it.
+    what does not belong into a ticket; the log has it. Airflow 3 calls it in the task's own process, so a task
+    whose process is killed opens none.
 
     API page: Create a ticket, ``POST {host}/api/ticket/create``.
 
