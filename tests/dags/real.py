@@ -15,7 +15,7 @@ PATH = os.environ.get("REAL_FOLDER", "") + "/{{ ti.task_id }}_{{ run_id }}.jsonl
 RETRIES = {"retries": 2, "retry_delay": timedelta(0)}
 WAIT = {"resource": "ticketrz", "since_id": "{{ dag_run.conf.since_id }}", "poke_interval": 1}
 
-with DAG("incremental", schedule=None, max_active_runs=1):
+with DAG("incremental", schedule=None, max_active_runs=1, default_args=RETRIES):
     listing = {"resource": "ticketrz", "site_id": "171", "incremental": True, "output_path": PATH}
     OneboxListOperator(task_id="in_variable", outlets=[AssetAlias("real_alias")], **listing)
     OneboxListOperator(task_id="in_asset", outlets=[Asset("real_tickets")], **listing)
