@@ -63,10 +63,10 @@ def test_chaos(server, record_property):
             tally["finished"] += 1
             tally["lost"] += len(set(ids) - set(rows))
         except (OneboxUnavailableError, OneboxResponseError) as error:
-            tally[type(error).__name__ if error.retryable else "wrong verdict"] += 1
+            tally[type(error).__name__ if error.retryable else f"wrong verdict: {error}"] += 1
         except OneboxAuthError as error:
             # A token that is refused twice in a row, which one fault after another can do.
-            tally["refused twice" if "had just given" in str(error) else "wrong verdict"] += 1
+            tally["refused twice" if "had just given" in str(error) else f"wrong verdict: {error}"] += 1
         tally["doubled"] += len(rows) - len(set(rows))
         assert rows == ids[: len(rows)]
         write(client, server, seed, tally)
