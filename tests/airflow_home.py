@@ -46,7 +46,7 @@ AIRFLOW_VERSION = tuple(int(part) for part in version("apache-airflow").split(".
 AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
 
 # Short intervals and few processes, for a small machine. SQLite gives up waiting for a lock after 5 s by
-# default, and several processes write to it here.
+# default, and several processes write to it here; a task gives up on a busy API server after 5 s.
 _SETTINGS = """
 core dags_folder={home}/dags plugins_folder={home}/plugins load_examples=False fernet_key={fernet}
 core dags_are_paused_at_creation=False parallelism=4
@@ -69,6 +69,7 @@ _SETTINGS_3 = """
 api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret_key={secret}
 api_auth jwt_secret={secret} jwt_issuer=airflow-home
 core execution_api_server_url=http://127.0.0.1:{port}/execution/
+workers execution_api_timeout=60
 core simple_auth_manager_all_admins=True simple_auth_manager_passwords_file={home}/passwords.json
 dag_processor parsing_processes=1 refresh_interval=2 bundle_refresh_check_interval=1
 """
