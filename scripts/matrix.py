@@ -18,6 +18,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from email.parser import Parser
 from functools import cache
@@ -31,14 +32,30 @@ SECONDS = 900
 """The longest that the suite of one cell may take."""
 
 
+# What is not run everywhere, and the options of pytest that leave it out.
+GROUPS = {
+    "docs": ["--ignore=tests/test_docs.py"],
+    "demo": ["--ignore=tests/test_demo.py"],
+    "sandbox": ["--ignore=tests/sandbox"],
+    "hostile": ["--ignore=tests/hostile/test_chaos.py", "--ignore=tests/hostile/test_replies.py"],
+    "dags": ["--ignore=tests/test_airflow_home.py", "--ignore=tests/test_example_dags.py"],
+    "processes": ["-m", "not processes"],
+}
+# No Airflow is in the sandbox and in the tests of hostile replies: the lowest and the newest versions. What
+# whole DAGs and schedulers show hangs on Airflow, not on Python: once for each, for it takes long. What is written
+# is that of the tree, not of the wheel.
+NEWEST = ("docs", "demo", "sandbox", "hostile")
+OLDEST = (*NEWEST, "dags", "processes")
+LOWEST = ("docs", "demo", "processes")
+
+
 @dataclass
 class Cell:
     """One environment, and what came of it."""
 
     constraints: str
     python: str
-    processes: bool = False
-    sandbox: bool = False
+    left_out: tuple[str, ...]
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0
     problems: list[str] = field(default_factory=list)
@@ -49,27 +66,27 @@ class Cell:
         return f"{self.constraints}/{self.python}"
 
     @property
-    def left_out(self) -> str:
-        """What of the suite is not run here."""
-        parts = {"processes": self.processes, "sandbox": self.sandbox}
-        return ", ".join(name for name, is_run in parts.items() if not is_run) or "-"
+    def is_good(self) -> bool:
+        """Whether nothing failed."""
+        return not self.counts["failed"] and not self.problems
 
 
-# The tests that start schedulers take as long as all others together, and what they show hangs on Airflow, not
-# on Python: once for each Airflow. No Airflow is in the tests of the sandbox: the lowest and the newest versions.
 CELLS = (
-    Cell("lowest", "3.10", sandbox=True),
-    Cell("2.11", "3.10"),
-    Cell("2.11", "3.12", processes=True),
-    Cell("3.0", "3.10"),
-    Cell("3.0", "3.12", processes=True),
-    Cell("3.1", "3.10"),
-    Cell("3.1", "3.13", processes=True),
-    Cell("3.2", "3.10"),
-    Cell("3.2", "3.13", processes=True),
-    Cell("3.3", "3.10"),
-    Cell("3.3", "3.13", processes=True, sandbox=True),
+    Cell("3.3", "3.13", ("docs",)),
+    Cell("3.2", "3.13", NEWEST),
+    Cell("3.1", "3.13", NEWEST),
+    Cell("3.0", "3.12", NEWEST),
+    Cell("2.11", "3.12", NEWEST),
+    Cell("3.3", "3.10", OLDEST),
+    Cell("3.2", "3.10", OLDEST),
+    Cell("3.1", "3.10", OLDEST),
+    Cell("3.0", "3.10", OLDEST),
+    Cell("2.11", "3.10", OLDEST),
+    Cell("lowest", "3.10", LOWEST),
 )
+"""The longest ones first, so that two at a time end together."""
+
+suites: set[subprocess.Popen[bytes]] = set()
 
 
 def run(*command: str | Path, **options: object) -> str:
@@ -150,8 +167,7 @@ def try_cell(cell: Cell, python: str, wheel: Path, folder: Path) -> str:
         sys.exit(f"{cell.name} would test {origin}")
     report = folder / "report.xml"
     options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--basetemp={folder / 'tmp'}"]
-    options += [] if cell.processes else ["-m", "not processes"]
-    options += [] if cell.sandbox else ["--ignore=tests/sandbox"]
+    options += [option for group in cell.left_out for option in GROUPS[group]]
     with (folder / "output.txt").open("w+") as output:
         suite = subprocess.Popen(
             [binary, "-m", "pytest", *options],
@@ -162,15 +178,14 @@ def try_cell(cell: Cell, python: str, wheel: Path, folder: Path) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        suites.add(suite)
         try:
             code = suite.wait(SECONDS)
-        except BaseException as problem:
+        except subprocess.TimeoutExpired:
             os.killpg(suite.pid, signal.SIGKILL)
-            suite.wait()
-            if not isinstance(problem, subprocess.TimeoutExpired):
-                raise
-            code = 1
+            code = suite.wait()
             cell.problems.append(f"not over after {SECONDS} s")
+        suites.remove(suite)
         output.seek(0)
         printed = output.read()
     read_report(cell, report)
@@ -208,43 +223,57 @@ def table(cells: list[Cell]) -> str:
         airflow = re.search(r"^apache-airflow==(\S+)", pins, re.MULTILINE)
         name = f"{airflow[1] if airflow else '?'}{', lowest of all' * (cell.constraints == 'lowest')}"
         counts = " | ".join(str(cell.counts[kind]) for kind in ("passed", "skipped", "failed"))
-        lines.append(f"| {name} | {cell.python} | {counts} | {cell.seconds:.0f} | {cell.left_out} |")
+        lines.append(f"| {name} | {cell.python} | {counts} | {cell.seconds:.0f} | {', '.join(cell.left_out)} |")
     return "\n".join(lines)
+
+
+def try_all(cells: list[Cell], pythons: dict[str, str], folder: Path, jobs: int) -> None:
+    """Build the wheel and try it in every cell, several at a time."""
+    run(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT, env=environment())
+    (wheel,) = folder.glob("*.whl")
+    check_lowest(wheel, ROOT / "constraints" / "lowest.txt")
+
+    def work(cell: Cell) -> tuple[Cell, str]:
+        own = folder / cell.name.replace("/", "-")
+        own.mkdir()
+        printed = try_cell(cell, pythons[cell.python], wheel, own)
+        shutil.rmtree(own, ignore_errors=True)
+        return cell, printed
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done in as_completed([pool.submit(work, cell) for cell in cells]):
+                cell, printed = done.result()
+                if not cell.is_good:
+                    sys.stdout.write(f"\n== {cell.name}\n{printed}\n")
+                last = printed.rstrip().rpartition("\n")[2]
+                sys.stdout.write(f"{cell.name}: {', '.join([last, *cell.problems])}\n")
+                sys.stdout.flush()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for suite in list(suites):
+                os.killpg(suite.pid, signal.SIGKILL)
+            raise
 
 
 def main() -> int:
     """Run the cells that were asked for, all by default."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("cells", nargs="*", metavar="AIRFLOW/PYTHON", help="such as 3.0/3.10, or 3.0 for both")
-    parser.add_argument("--all-tests", action="store_true", help="leave nothing out")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at a time (default %(default)s)")
     options = parser.parse_args()
     cells = [c for c in CELLS if not options.cells or {c.name, c.constraints} & set(options.cells)]
     if not cells:
         parser.error(f"no such cell; there are {', '.join(cell.name for cell in CELLS)}")
     pythons = find_pythons(cells)
-    with tempfile.TemporaryDirectory(prefix="onebox-matrix-") as name:
-        folder = Path(name).resolve()
-        run(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT, env=environment())
-        (wheel,) = folder.glob("*.whl")
-        check_lowest(wheel, ROOT / "constraints" / "lowest.txt")
-        for number, cell in enumerate(cells):
-            cell.processes |= options.all_tests
-            cell.sandbox |= options.all_tests
-            own = folder / str(number)
-            own.mkdir()
-            printed = try_cell(cell, pythons[cell.python], wheel, own)
-            if cell.counts["failed"] or cell.problems:
-                sys.stdout.write(f"\n== {cell.name}\n{printed}\n")
-            result = ", ".join(cell.problems) or printed.rstrip().rpartition("\n")[2]
-            sys.stdout.write(f"{cell.name}: {result}\n")
-            sys.stdout.flush()
-            shutil.rmtree(own, ignore_errors=True)
-    sys.stdout.write(f"\n{table(cells)}\n")
-    bad = [cell.name for cell in cells if cell.counts["failed"] or cell.problems]
-    total = {kind: sum(cell.counts[kind] for cell in cells) for kind in ("passed", "failed", "skipped")}
-    sys.stdout.write("\n" + ", ".join(f"{number} {kind}" for kind, number in total.items()) + "\n")
+    with tempfile.TemporaryDirectory(prefix="airflow-matrix-") as folder:
+        try_all(cells, pythons, Path(folder).resolve(), options.jobs)
+    sys.stdout.write(f"\n{table(cells)}\n\n")
+    bad = [cell.name for cell in cells if not cell.is_good]
     if bad:
         sys.stdout.write(f"Failed: {', '.join(bad)}\n")
+    total = {kind: sum(cell.counts[kind] for cell in cells) for kind in ("passed", "failed", "skipped")}
+    sys.stdout.write(", ".join(f"{number} {kind}" for kind, number in total.items()) + "\n")
     return bool(bad)
 
 
