@@ -31,10 +31,12 @@ def wall(samples: list[list[float]], scale: float = 1000) -> list[float]:
     return [scale * sample[0] for sample in samples]
 
 
-def pair(what: str, ours: list[Any], theirs: list[Any], peer: str, bar: float | None, **more: Any) -> Row:
-    """Compare two contenders of the same rounds by wall time, in milliseconds, with CPU beside it."""
+def pair(
+    what: str, ours: list[Any], theirs: list[Any], peer: str, bar: float | None, scale: float = 1000, **more: Any
+) -> Row:
+    """Compare two contenders of the same rounds by wall time, with CPU beside it."""
     cpu = median(sample[1] for sample in ours) / median(sample[1] for sample in theirs)
-    return Row(what, wall(ours), wall(theirs), peer, bar=bar, cpu=cpu, **more)
+    return Row(what, wall(ours, scale), wall(theirs, scale), peer, bar=bar, cpu=cpu, **more)
 
 
 class Measurements:
@@ -170,20 +172,19 @@ class Measurements:
                     held = self.bench.child("listing_memory", sandbox, way=ways[name], warm_up=few, total=True)
                     samples.append(held / 1e6)
         what, peer = f"a row of {large:,}", f"a row of {small:,}"
-        each = {name: [[1000 * part for part in sample] for sample in samples] for name, samples in got.items()}
         return [
-            pair(f"{what}: time", each["many"], each["few"], peer, 1.1, unit="µs"),
+            pair(f"{what}: time", got["many"], got["few"], peer, 1.1, 1e6, unit="µs"),
             Row(f"{what}: peak memory of the process", grown["many"], grown["few"], peer, "MB", 1.1),
         ]
 
     def triggers(self) -> list[Row]:
         """Let triggers wait."""
         self.sandbox.control("configure", latency=0)
-        count, interval = self.bench.of(1000, 100), self.bench.of(15, 2)
+        count, interval = 1000, self.bench.of(8, 4)
         got: dict[str, list[dict[str, float]]] = {"ours": [], "apart": [], "http": []}
         for _ in range(self.bench.of(2, 1)):
             for who, samples in got.items():
-                options = {"who": who, "count": count, "interval": interval, "seconds": interval}
+                options = {"who": who, "count": count, "interval": interval, "intervals": 2}
                 samples.append(self.bench.child("waiting", self.sandbox, **options))
         peer = "HttpSensorTrigger"
 
@@ -192,7 +193,7 @@ class Measurements:
             return Row(f"{count:,} waiting triggers: {what}", ours, theirs, peer, unit, bar)
 
         return [
-            row("CPU for a minute of one poll each", "cpu", "s", 1),
+            row("CPU for one poll of each", "cpu", "s", 1),
             row("the same if none can ask together", "cpu", "s", 1, "apart", None),
             row("peak growth of memory", "memory", "MB", 1e-6),
             row("open sockets", "sockets", "", 1),
