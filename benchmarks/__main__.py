@@ -127,16 +127,15 @@ class Measurements:
         """List many rows behind latency."""
         sandbox, size = self.sandbox, self.size
         sandbox.control("configure", latency=LATENCY)
-        common = self.tail(sandbox, "ticketrz", size)
+        common = {**self.tail(sandbox, "ticketrz", size), "warm_up": self.tail(sandbox, "ticketrz", 1000)}
         got = self.bench.child("listing", sandbox, repetitions=self.bench.of(5, 1), ways=self.ways, **common)
         what = f"list {size:,} rows behind {LATENCY * 1000:g} ms"
         for name, samples in got.items():
             self.rows_series.setdefault(name, []).append((size, median(wall(samples, 1))))
         grown: dict[str, list[float]] = {"http": [], "default": []}
-        few = {key: value for key, value in self.tail(sandbox, "ticketrz", 1000).items() if key in ("since_id", "rows")}
         for _ in range(self.bench.of(3, 1)):
             for name, samples in grown.items():
-                size_of = self.bench.child("listing_memory", sandbox, way=self.ways[name], warm_up=few, **common)
+                size_of = self.bench.child("listing_memory", sandbox, way=self.ways[name], **common)
                 samples.append(size_of / 1e6)
         return [
             pair(what, got["default"], got["bare"], REQUESTS, 0.55),
@@ -203,13 +202,13 @@ class Measurements:
         """Collect the chart's points, which have no bars."""
         sandbox = self.sandbox
         sandbox.control("configure", latency=LATENCY)
-        rounds = self.bench.of(3, 1)
+        rounds, warm_up = self.bench.of(3, 1), self.tail(sandbox, "ticketrz", 1000)
         for rows in [n for n in (1_000, 10_000, 30_000) if n < self.size]:
-            common = self.tail(sandbox, "ticketrz", rows)
+            common = {**self.tail(sandbox, "ticketrz", rows), "warm_up": warm_up}
             got = self.bench.child("listing", sandbox, repetitions=rounds, ways=self.ways, **common)
             for name, samples in got.items():
                 self.rows_series.setdefault(name, []).append((rows, median(wall(samples, 1))))
-        common = self.tail(sandbox, "ticketrz", self.chart_rows)
+        common = {**self.tail(sandbox, "ticketrz", self.chart_rows), "warm_up": warm_up}
         for latency in (0, LATENCY) if self.bench.quick else (0, 0.01, LATENCY, 0.05, 0.1):
             sandbox.control("configure", latency=latency)
             got = self.bench.child("listing", sandbox, repetitions=rounds, ways=self.ways, **common)
