@@ -22,7 +22,7 @@ from airflow_provider_onebox.output import digest_at
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-KEPT_RUNS = 50
+KEPT_RUNS = 500
 """Runs whose range is remembered, for when one of them is repeated."""
 
 MAX_KEY = 250
