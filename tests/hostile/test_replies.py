@@ -222,7 +222,7 @@ def test_write_is_sent_once(reply):
     assert len(writes) == 1 or status in (401, 429) or b"401" in reply or b"429" in reply
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=max(50, settings().max_examples // 20))
 @given(replies | st.binary(max_size=300))
 def test_over_a_socket(reply):
     """The same over a real connection, where the HTTP library itself reads the bytes."""
