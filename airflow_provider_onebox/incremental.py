@@ -44,8 +44,8 @@ class Mark:
     context: Context
     outlets: list[Any]
     scope: tuple[str, str, str]
-    state: dict[str, Any] = field(default_factory=dict)
-    _found: dict[str, Any] | None = None
+    state: dict[str, Any] = field(default_factory=dict, init=False)
+    _found: dict[str, Any] | None = field(default=None, init=False)
 
     @property
     def key(self) -> str:

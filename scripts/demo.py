@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -124,6 +126,9 @@ def main() -> int:
         print(f"{type(problem).__name__}: {problem}\nThe demo failed.", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
+        # A process that was just being started when the signal came belongs to nobody yet.
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
         print("Interrupted; nothing is left.", file=sys.stderr)  # noqa: T201
         return 130
     say("Took", f"{time.monotonic() - start:.0f} s; nothing is left behind")

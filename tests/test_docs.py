@@ -206,7 +206,11 @@ def tracked():
         files = [ROOT / name for name in listed.split("\0") if name]
     else:
         files = [f for top in ("airflow_provider_onebox", "example_dags", "tests") for f in (ROOT / top).rglob("*.py")]
-    return {file.relative_to(ROOT).as_posix(): file.read_text() for file in files if file.is_file()}
+    return {
+        file.relative_to(ROOT).as_posix(): file.read_text()
+        for file in files
+        if file.is_file() and file.suffix != ".png"
+    }
 
 
 def test_version_in_one_place(tracked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -26,7 +27,11 @@ CALLS = {
     "onebox_no_push": [LOGIN],
     "onebox_refused": [LOGIN],
     "onebox_rendered_nothing": [],
+    "example_onebox_list": [LOGIN, *[TICKETS] * 3],
+    "example_onebox_ticket": [LOGIN, "POST /api/ticket/create", LOGIN, TICKETS + "/N"],
 }
+# These need a triggerer, an event or a failing task: tests/test_real_airflow.py runs them.
+ELSEWHERE = {"example_onebox_sensor", "example_onebox_watch", "example_onebox_notifier"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,9 @@ def runs(sandbox, airflow_template, tmp_path_factory):
 
 def test_every_example_is_run():
     """An example file is named after its DAG, and none is left out."""
-    assert {file.stem for file in EXAMPLES} == {name for name in CALLS if name.startswith("example_")}
+    assert {file.stem for file in EXAMPLES} == ELSEWHERE | {name for name in CALLS if name.startswith("example_")}
+    elsewhere = (Path(__file__).parent / "test_real_airflow.py").read_text()
+    assert [name for name in ELSEWHERE if name not in elsewhere] == []
 
 
 @pytest.mark.parametrize("dag", CALLS)
@@ -92,6 +99,29 @@ def test_token(runs, sandbox):
     tickets = run.xcoms["list_tickets", -1, "return_value"]
     assert [ticket["Id"] for ticket in tickets] == sandbox.state.ids()[:5]
     assert sandbox.state.seen[1].headers["authorization"] == f"Bearer {token}"
+
+
+def test_list(runs, sandbox):
+    """The listing is in the file that the task names."""
+    run = runs["example_onebox_list"]
+    assert run.state == "success"
+    written = run.xcoms["list_tickets", -1, "return_value"]
+    path = Path(written["path"])
+    try:
+        rows = [json.loads(line)["Id"] for line in gzip.decompress(path.read_bytes()).splitlines()]
+    finally:
+        path.unlink()
+    assert rows == sandbox.state.ids()[:250]
+    assert (written["count"], written["last_id"]) == (250, rows[-1])
+
+
+def test_ticket(runs, sandbox):
+    """The ticket is opened once and read back by its id."""
+    run = runs["example_onebox_ticket"]
+    assert run.state == "success"
+    (ticket,) = sandbox.state.tickets
+    assert ticket["ticketId"] == run.xcoms["create_ticket", -1, "return_value"]
+    assert run.xcoms["read_ticket", -1, "return_value"]["Id"] == ticket["ticketId"]
 
 
 def test_readme(runs):
