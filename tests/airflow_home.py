@@ -432,6 +432,28 @@ class AirflowHome:
         rows = self.until(lambda: self.database(query, dag=dag_id, run=run_id), what, timeout)
         return str(rows[0]["state"])
 
+    def until_state(
+        self, dag_id: str, run_id: str, state: str, task_id: str | None = None, timeout: float = 120
+    ) -> None:
+        """Wait until a task of a run is in a state and the scheduler has heard that its process has ended.
+
+        A task that waits elsewhere and is woken before the scheduler has heard of that counts as failed, on every
+        Airflow: its old process ended while it is queued again.
+
+        :param task_id: the task; any one if ``None``.
+        """
+        heard = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{dag_id}', "
+
+        def there() -> bool:
+            states = self.task_states(dag_id, run_id)
+            tasks = {task for (task, _), now in states.items() if now == state and task_id in (None, task)}
+            if state not in ("deferred", "up_for_reschedule"):
+                return bool(tasks)
+            log = self._log("scheduler").read_text(errors="replace")
+            return any(f"{heard}task_id='{task}', run_id='{run_id}'" in log for task in tasks)
+
+        self.until(there, f"{task_id or 'a task'} of {dag_id} is {state}", timeout)
+
     # --- logs
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:

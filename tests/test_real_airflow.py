@@ -54,12 +54,7 @@ class World:
 
     def until_state(self, dag_id: str, run_id: str, state: str, task_id: str | None = None) -> None:
         """Wait until a run's only task, or the named one, is in a state."""
-
-        def there() -> bool:
-            states = self.home.task_states(dag_id, run_id)
-            return any(now == state for (task, _), now in states.items() if task_id in (None, task))
-
-        self.home.until(there, f"{dag_id} is {state}", 60)
+        self.home.until_state(dag_id, run_id, state, task_id, 60)
 
     def tries(self, dag_id: str, run_id: str) -> list[int]:
         """Return how often each task of a run was tried."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from airflow.providers.common.compat.sdk import DAG, task
 
@@ -18,6 +19,8 @@ from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
 log = logging.getLogger("airflow_provider_onebox.user")
 for chatty in ("airflow_provider_onebox", "requests", "urllib3"):
     logging.getLogger(chatty).setLevel(logging.DEBUG)
+    # Airflow 3 lets no logger say more than the deployment's level; what a task prints is in its log all the same.
+    logging.getLogger(chatty).addHandler(logging.StreamHandler(sys.stderr))
 
 with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
     plain = OneboxAuthenticateOperator(task_id="plain")

@@ -64,7 +64,7 @@ def deployment(airflow_home):
         )
         home.start("api-server", "scheduler", "dag-processor", "triggerer")
         run_id = home.trigger("leaks")
-        home.until(lambda: home.task_states("leaks", run_id).get(("wait", -1)) == "deferred", "the sensor waits", 180)
+        home.until_state("leaks", run_id, "deferred", "wait", 180)
         triggers = home.database("SELECT * FROM trigger")
         sandbox.state.add(1)
         home.wait("leaks", run_id, 240)
@@ -90,7 +90,7 @@ def test_no_secret_leaves(deployment):
     assert len(texts) > len(states)
     logged = "".join(texts.values())
     assert "user code logs ***" in logged
-    assert "urllib3" in logged
+    assert "/api/ticketrz?limit=2 HTTP/1.1" in logged
     # The supervisor of Airflow 3 copies task logs to the scheduler's console and does not mask that copy; what
     # user code itself says there is out of a provider's reach.
     texts = {
