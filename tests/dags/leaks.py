@@ -70,7 +70,7 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         token=by_template,
     ).set_upstream(plain)
     OneboxRecordSensor(
-        task_id="wait", resource="ticketrz", since_id="0", min_count=51, deferrable=True, poke_interval=1
+        task_id="wait", resource="contactrz", since_id="0", min_count=51, deferrable=True, poke_interval=1
     )
     OneboxRecordSensor(
         task_id="wait_in_vain",

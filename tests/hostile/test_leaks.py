@@ -66,7 +66,7 @@ def deployment(airflow_home):
         run_id = home.trigger("leaks")
         home.until_state("leaks", run_id, "deferred", "wait", 180)
         triggers = home.database("SELECT * FROM trigger")
-        sandbox.state.add(1)
+        sandbox.state.add(1, "contactrz")
         home.wait("leaks", run_id, 240)
         home.stop()
         yield home, run_id, sandbox, triggers
