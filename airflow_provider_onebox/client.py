@@ -239,9 +239,9 @@ class OneboxClient:
             return len(first.ids), max(first.ids, default=None)
         if first.total is not None:
             newest = get_page(after, first.total - 1, 1)
-            if newest.ids and newest.ids[0] > after:
+            if newest.ids and newest.ids[0] > first.ids[-1]:
                 return first.total, newest.ids[-1]
-        # A total that leads nowhere is not one to report.
+        # A total that leads nowhere, or an offset that does, is not one to trust.
         count, last = 0, None
         for batch in self.list_pages(resource, since_id=since_id, since=since, last_update=last_update):
             count, last = count + len(batch.rows), batch.last_id

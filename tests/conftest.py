@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -92,3 +95,26 @@ def make_token():
         return jwt.encode({"sub": "55", "sid": "169", "iat": issued, "exp": issued + life, **claims}, "k" * 32)
 
     return make
+
+
+@pytest.fixture
+def on_another_airflow(monkeypatch):
+    """Run a module of the package anew as another Airflow would: with some names and modules missing."""
+
+    def run(module, *, without=(), instead=()):
+        for name in without:
+            place, _, attribute = name.rpartition(":")
+            if place:
+                monkeypatch.delattr(importlib.import_module(place), attribute, raising=False)
+            else:
+                monkeypatch.setitem(sys.modules, name, None)
+        for name, content in dict(instead).items():
+            stand_in = ModuleType(name)
+            vars(stand_in).update(content)
+            monkeypatch.setitem(sys.modules, name, stand_in)
+        spec = importlib.util.spec_from_file_location(f"{module.__name__}_again", module.__file__)
+        copy = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(copy)
+        return copy
+
+    return run

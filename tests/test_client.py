@@ -422,6 +422,29 @@ def test_list_with_expiry_between_pages(make, sandbox):
     assert sandbox.state.logins == 3
 
 
+@pytest.mark.parametrize(
+    "quirks", [{}, {"total_ignores_since_id": True}, {"page_overflow": 2}, {"offset_ignored": True}]
+)
+def test_count(make, sandbox, quirks):
+    """How many records match, and which is the last, whatever the server's totals are worth."""
+    ids = sandbox.state.ids()
+    sandbox.state.configure(**quirks)
+    client = make()
+    assert client.count_records("ticketrz", since_id=ids[99]) == (150, int(ids[-1]))
+    assert client.count_records("ticketrz", since_id=ids[-2]) == (1, int(ids[-1]))
+    assert client.count_records("ticketrz", since_id=ids[-1]) == (0, None)
+
+
+def test_count_without_a_total(make):
+    """A server that tells no total is counted page by page."""
+    client = make()
+    with rm.Mocker() as mock:
+        mock.post(client.url_for("authenticate"), json={"token": "opaque"})
+        pages = [[{"Id": "1"}], [{"Id": "1"}, {"Id": "2"}], []]
+        mock.get(client.url_for("ticketrz"), [{"json": {"data": page}} for page in pages])
+        assert client.count_records("ticketrz") == (2, 2)
+
+
 def test_abandoned_listing_leaves_nothing_under_way(make, sandbox):
     """When a listing ends early, pages ahead of it are not tried again behind the caller's back."""
     client = make()

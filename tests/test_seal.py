@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from cryptography.fernet import Fernet
 
+from airflow_provider_onebox import seal as seal_module
 from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.onebox import OneboxAuthenticateOperator, OneboxListOperator
@@ -74,6 +75,16 @@ def test_empty_key(use_key, connected):
     with pytest.raises(OneboxConfigError, match="fernet_key is empty"):
         OneboxHook(token=f"{PREFIX}abc").get_token()
     assert not connected.state.requests
+
+
+def test_older_airflow(on_another_airflow):
+    """Before Airflow 3.2 the key is found where the models have it."""
+    fernet = Fernet(NEW)
+    fernet.is_encrypted = True
+    models = {"airflow.models.crypto": {"get_fernet": lambda: fernet}}
+    older = on_another_airflow(seal_module, without=["airflow.sdk.crypto"], instead=models)
+    assert older.unseal(older.seal("the-token")) == "the-token"
+    assert Fernet(NEW).decrypt(older.seal("the-token").removeprefix(PREFIX).encode()) == b"the-token"
 
 
 def test_published_sealed_and_opened_downstream(use_key, connected):

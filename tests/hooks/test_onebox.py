@@ -194,6 +194,16 @@ def test_mask_reaches_airflow():
     assert "correct-horse-battery" not in str(redact("a correct-horse-battery staple"))
 
 
+def test_mask_of_airflow_2(on_another_airflow):
+    """Airflow 2 keeps its masker elsewhere, and would mask what is too short to be a secret."""
+    told = []
+    masker = {"airflow.utils.log.secrets_masker": {"mask_secret": told.append}}
+    older = on_another_airflow(onebox, without=["airflow.sdk.log"], instead=masker)
+    older._mask("correct-horse-battery")
+    older._mask("abcd")
+    assert told == ["correct-horse-battery"]
+
+
 def test_get_conn(connected):
     """The session signs in by itself, renews a dead token, and keeps to its host."""
     hook = OneboxHook()

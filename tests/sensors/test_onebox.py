@@ -142,6 +142,18 @@ def test_unexpected_event_fails(event):
         make(deferrable=True).execute_complete({}, {"status": "error", "error": "Unheard", "message": "gone wrong"})
 
 
+def test_skip_stays_a_skip(monkeypatch):
+    """A poll that skips the task skips it."""
+    sensor = make(since_id=0, deferrable=True)
+
+    def skip(context):
+        raise AirflowSkipException("not today")
+
+    monkeypatch.setattr(sensor, "poke", skip)
+    with pytest.raises(AirflowSkipException, match="not today"):
+        sensor.execute({})
+
+
 @pytest.mark.parametrize(("words", "error"), [("Trigger timeout", AirflowSensorTimeout), ("Trigger failure", None)])
 def test_backstop(words, error):
     """A wait that Airflow ends is a time-out like any other; a trigger that fails is a failure."""
