@@ -118,7 +118,10 @@ def check_ticket(world: World, ticket: dict[str, Any], dag_id: str, run_id: str,
     facts = dict(line.split(": ", 1) for line in ticket["content"].splitlines())
     assert (facts["DAG"], facts["Run"], facts["Task"], facts["Try"]) == (dag_id, run_id, task_id, "1")
     quoted = run_id.replace(":", "%3A").replace("+", "%2B")
-    if AIRFLOW_3:
+    if AIRFLOW_VERSION == (3, 0):
+        # It leaves out a slash, and has no link at all under `dags test`.
+        assert facts["Log"] == "None" or facts["Log"].endswith(f"/tasks/{task_id}?try_number=1")
+    elif AIRFLOW_3:
         assert facts["Log"] == f"{world.home.url}/dags/{dag_id}/runs/{quoted}/tasks/{task_id}?try_number=1"
     else:
         assert facts["Log"].startswith(f"{world.home.url}/dags/{dag_id}/grid?dag_run_id={quoted}&task_id={task_id}&")
@@ -179,12 +182,14 @@ def test_killed_while_writing(world: World) -> None:
     task.kill()
     world.state.calm()
     old = world.state.ids("contactrz", "172")
-    assert world.finish("killed", run_id).state == "success"
+    # Airflow 3.0 does not try a killed task again: the next run has to catch up then.
+    lost = AIRFLOW_VERSION == (3, 0)
+    assert world.finish("killed", run_id).state == ("failed" if lost else "success")
     new = world.state.add(7, "contactrz", "172")
     after = world.finish("killed", world.home.trigger("killed"))
-    assert world.tries("killed", run_id) == [2]
-    assert world.file(run_id, "list") == old
-    assert world.file(after, "list") == new
+    assert world.tries("killed", run_id) == [1 if lost else 2]
+    assert lost or world.file(run_id, "list") == old
+    assert world.file(after, "list") == (old + new if lost else new)
 
 
 def test_failing_task_opens_a_ticket(world: World) -> None:

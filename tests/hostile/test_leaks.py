@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from airflow_home import free_port
+from airflow_home import AIRFLOW_VERSION, free_port
 
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.seal import PREFIX
@@ -31,6 +32,10 @@ FAILING = {
     "slow",
     "wait_in_vain",
 }
+
+
+# Airflow 3.0 writes to its console what its parts tell each other: XComs, and the order to mask a secret.
+CHATTER = re.compile(r"\[debug *\]" if AIRFLOW_VERSION == (3, 0) else "(?!)")
 
 
 def forms(secret):
@@ -94,7 +99,7 @@ def test_no_secret_leaves(deployment):
     # The supervisor of Airflow 3 copies task logs to the scheduler's console and does not mask that copy; what
     # user code itself says there is out of a provider's reach.
     texts = {
-        place: "\n".join(line for line in text.splitlines() if "user code" not in line)
+        place: "\n".join(line for line in text.splitlines() if "user code" not in line and not CHATTER.search(line))
         if "processes" in place
         else text
         for place, text in texts.items()
