@@ -19,7 +19,7 @@ class Deferred(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Defer."""
-        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="resume")
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=6)), method_name="resume")
 
     def resume(self, context: Any, event: Any) -> str:
         """Say that the trigger fired."""
