@@ -11,7 +11,7 @@ $(CLUSTER)/.installed: $(INSTALLED) constraints/cluster.txt
 
 .PHONY: cluster
 cluster: $(CLUSTER)/.installed ## Two Celery workers, 200 sites, one worker killed; needs Redis and PostgreSQL
-	$(CLUSTER)/bin/python -m pytest -q -p no:cacheprovider tests/cluster/run_cluster.py
+	$(CLUSTER)/bin/python -m pytest -q -s -p no:cacheprovider tests/cluster/run_cluster.py
 
 .PHONY: cluster-services
 cluster-services: ## Install Redis and PostgreSQL from Debian's packages

@@ -116,10 +116,10 @@ def test_cluster(tmp_path: Path) -> None:
         home.until(lambda: count("list", "success") >= SITES // 2, "half of the sites are listed", SECONDS)
         running = count("authenticate", "running") + count("list", "running") + count("wait", "running")
         killed = home.kill(WORKERS[1])
-        tell(f"{time.monotonic() - start:.0f} s: killed a worker, {len(killed)} processes, {running} tasks ran")
+        print(f"\n{time.monotonic() - start:.0f} s: killed a worker, {len(killed)} processes, {running} tasks ran")
         home.until(lambda: count("list", "success") == SITES, "all sites are listed", SECONDS)
         home.until(lambda: count("wait", "deferred") == WAITS, "all sensors wait in the triggerer", SECONDS)
-        tell(f"{time.monotonic() - start:.0f} s: all sites are listed, all sensors wait")
+        print(f"{time.monotonic() - start:.0f} s: all sites are listed, all sensors wait")
         for site in range(1, WAITS + 1):
             crm.call("add", count=1, resource="message", site=str(site))
         assert home.wait("cluster", run_id, SECONDS) == "success"
@@ -139,7 +139,7 @@ def test_cluster(tmp_path: Path) -> None:
         assert int(found["last_id"]) > int(last[index])
     extra = check_logins(counters, tries)
     assert extra > 0, "the worker was killed between two tasks: the run has shown nothing"
-    tell(
+    print(
         f"task runs {sum(tries.values())} of {len(tries)} tasks, {extra} of them again; logins {counters['logins']}; "
         f"rows {rows}; seconds {seconds:.0f}; "
         f"a worker at most {max(memory.most.values()) / 2**20:.0f} MiB (4 processes, PSS)"
@@ -204,9 +204,3 @@ def check_logins(counters: dict[str, Any], tries: dict[tuple[str, int], int]) ->
         assert least <= logins <= least + again, f"site {index + 1}: {logins} logins, {again} tasks tried again"
         extra += again + tries["list", index] - 1
     return extra
-
-
-def tell(line: str) -> None:
-    """Show a figure while the run goes on."""
-    sys.__stdout__.write(f"{line}\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
