@@ -111,7 +111,9 @@ def walk(
             # A server that gives smaller pages than it was asked for sets the stride, less the overlap.
             stride = page_size if page.received >= page_size + bool(offset) else page.received - 1
             width = parallelism if misses < MAX_MISSES and stride > 1 else 1
-            while len(ahead) < width and len(ahead) * stride < wanted:
+            # One more than can be under way, so that no thread waits until its page has been taken.
+            depth = width + (width > 1)
+            while len(ahead) < depth and len(ahead) * stride < wanted:
                 skip = max(0, len(ahead) * stride - 1)
                 ahead.append((skip, pool.submit(fetch, last, skip, page_size + bool(skip))))
             yield Batch(rows, page.ids[new:end][-1], None if wanted == math.inf else int(given + wanted))

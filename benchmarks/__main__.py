@@ -252,7 +252,9 @@ def main() -> int:
         for name in options.only:
             progress(f"{time.monotonic() - start:4.0f} s  {name}")
             measure: Callable[[], list[Row]] = getattr(measurements, name)
-            rows += measure()
+            for row in measure():
+                progress("       " + " | ".join(row.cells()))
+                rows.append(row)
         drawn = measurements.draw()
     progress(f"{time.monotonic() - start:4.0f} s  done")
     sys.stdout.write(table(rows))
