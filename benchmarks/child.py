@@ -178,26 +178,34 @@ def cold_token(repetitions: int, url: str, **_: Any) -> Any:
     """Sign in, in forks of a process that has everything imported, so that none pays for the secrets of others."""
     import requests
     from airflow.providers.http.hooks.http import HttpHook
+    from airflow.sdk.log import mask_secret
 
     from airflow_provider_onebox.hooks.onebox import OneboxHook
     from benchmarks.setting import EMAIL, PASSWORD
 
     form = {"email": EMAIL, "password": PASSWORD, "siteId": "169"}
+
+    def bare() -> str:
+        return str(requests.post(f"{url}/api/authenticate", data=form, timeout=30).json()["token"])
+
     contenders = {
         "ours": lambda: OneboxHook().get_token(),
-        "bare": lambda: requests.post(f"{url}/api/authenticate", data=form, timeout=30).json()["token"],
+        "bare": bare,
+        "masked": lambda: mask_secret(bare()),
         "http": lambda: HttpHook("POST", "http_bench").run("/api/authenticate", data=form).json()["token"],
     }
 
-    def rounds() -> dict[str, list[Sample]]:
-        return interleaved(4, contenders)
-
     for run in contenders.values():
         run()
-    samples: dict[str, list[Sample]] = {name: [] for name in contenders}
+    # A task run has one token, and each one that is masked makes the masker slower: those who mask get forks of
+    # their own. The first round in a fork pays for its pages of memory.
+    masking = {name: contenders.pop(name) for name in ("ours", "masked")}
+    groups = [contenders, *({name: run} for name, run in masking.items())]
+    samples: dict[str, list[Sample]] = {name: [] for group in groups for name in group}
     for _ in range(repetitions):
-        for name, some in forked(rounds).items():
-            samples[name] += some[1:]  # the first in a fork pays for its pages of memory
+        for group in groups:
+            for name, some in forked(lambda group=group: interleaved(2, group)).items():
+                samples[name] += some[1:]
     return samples
 
 

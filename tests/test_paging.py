@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_right
 
 import pytest
@@ -22,7 +23,6 @@ class Server:
         self.total = total
         self.calls = []
         self.before_call = lambda n: None
-        self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
 
     def __call__(self, since_id, offset, limit):
@@ -126,7 +126,34 @@ def test_early_end_stops_the_requests():
     pages = walk(server, since_id=0, page_size=10, max_records=None, parallelism=3, call="c")
     next(pages)
     pages.close()
-    assert len(server.calls) <= 4
+    assert len(server.calls) <= 5
+
+
+@pytest.mark.parametrize(("parallelism", "ahead"), [(1, 1), (2, 3), (4, 5)])
+def test_slow_consumer(parallelism, ahead):
+    """No more requests are under way than allowed, and pages wait for a slow consumer: the next ones, and no more."""
+    server = Server(range(1, 1001))
+    under_way, most = set(), 0
+    enough = threading.Event()
+
+    def fetch(*page):
+        nonlocal most
+        under_way.add(page)
+        most = max(most, len(under_way))
+        time.sleep(0.01)
+        under_way.remove(page)
+        reply = server(*page)
+        if len(server.calls) == 1 + ahead:
+            enough.set()
+        return reply
+
+    pages = walk(fetch, since_id=0, page_size=10, max_records=None, parallelism=parallelism, call="c")
+    next(pages)
+    assert enough.wait(10)
+    time.sleep(0.1)
+    assert len(server.calls) == 1 + ahead
+    assert most == parallelism
+    assert [int(row["Id"]) for batch in pages for row in batch.rows] == server.ids[10:]
 
 
 @settings(max_examples=300, deadline=None)
