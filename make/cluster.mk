@@ -1,4 +1,5 @@
 CLUSTER := .venv-cluster
+CLUSTER_SITES ?= 200
 
 # What 3.3.txt does not pin already: Celery's executor and PostgreSQL.
 CLUSTER_NEEDS := apache-airflow-providers-celery psycopg2-binary asyncpg
@@ -10,13 +11,8 @@ $(CLUSTER)/.installed: $(INSTALLED) constraints/cluster.txt
 	@touch $@
 
 .PHONY: cluster
-cluster: $(CLUSTER)/.installed ## Two Celery workers, 200 sites, one worker killed; needs Redis and PostgreSQL
-	$(CLUSTER)/bin/python -m pytest -q -s -p no:cacheprovider tests/cluster/run_cluster.py
-
-.PHONY: cluster-services
-cluster-services: ## Install Redis and PostgreSQL from Debian's packages
-	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -qq redis-server postgresql
+cluster: $(CLUSTER)/.installed ## Two Celery workers, CLUSTER_SITES=200 sites, one worker killed; needs Redis and PostgreSQL
+	CLUSTER_SITES=$(CLUSTER_SITES) $(CLUSTER)/bin/python -m pytest -q -s -p no:cacheprovider tests/cluster/run_cluster.py
 
 .PHONY: cluster-constraints
 cluster-constraints: $(INSTALLED) ## Renew the pins of the cluster beside those of Airflow 3.3
