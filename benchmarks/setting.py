@@ -80,7 +80,9 @@ def airflow_home() -> Iterator[dict[str, str]]:
     :return: the environment for processes that use it.
     """
     with tempfile.TemporaryDirectory(prefix="onebox-bench-") as home:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        # Without bytecode files every import would compile, which no installation does.
+        other = ("AIRFLOW_", "PYTHONDONTWRITEBYTECODE")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(other)}
         yield {
             **kept,
             "AIRFLOW_HOME": home,
