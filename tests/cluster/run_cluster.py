@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -134,7 +135,7 @@ def test_cluster(tmp_path: Path) -> None:
         home.stop()
         assert home.alive() == []
 
-    rows = check_rows(output, tickets)
+    rows = check_rows(output, tickets, len(killed) - idle)
     for index in range(WAITS):
         found = xcoms["wait", index, "return_value"]
         assert found["count"] == 1
@@ -176,9 +177,13 @@ def tries_of(home: AirflowHome, run_id: str) -> dict[tuple[str, int], int]:
     return {(row["task_id"], row["map_index"]): row["try_number"] for row in home.database(query, run=run_id)}
 
 
-def check_rows(output: Path, tickets: list[list[str]]) -> int:
+def check_rows(output: Path, tickets: list[list[str]], most_left: int) -> int:
     """See that each site's file holds its tickets, each once, and that nothing else lies there."""
-    assert sorted(file.name for file in output.iterdir()) == sorted(f"{n}.jsonl" for n in range(SITES))
+    names = {file.name for file in output.iterdir()}
+    # What was being written by a killed task is left under a name that nothing reads.
+    left = {name for name in names if re.fullmatch(r"\.[0-9]+\.jsonl\.\w+\.tmp", name)}
+    assert len(left) <= most_left
+    assert names - left == {f"{n}.jsonl" for n in range(SITES)}
     rows = 0
     for index, ids in enumerate(tickets):
         written = [str(json.loads(line)["Id"]) for line in (output / f"{index}.jsonl").read_text().splitlines()]
