@@ -253,7 +253,7 @@ def test_triggerer_restart(world: World, tmp_path: Path) -> None:
     world.until_state("late", late, "deferred")
     deferred = time.time()
     assert world.finish("backstop", backstop).state == "failed"
-    home.until(lambda: time.time() > deferred + 10, "the time is out", 30)
+    home.until(lambda: time.time() > deferred + 20, "the time is out", 60)
     assert home.task_states("late", late) == {("trigger", -1): "deferred"}
     new = world.state.add(6)
 

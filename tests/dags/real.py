@@ -35,7 +35,7 @@ with DAG("rescheduled", schedule=None, default_args=RETRIES):
         OneboxRecordSensor(task_id=name, site_id="174", mode="reschedule", timeout=timeout, **often)
 
 with DAG("late", schedule=None, default_args=RETRIES):
-    OneboxRecordSensor(task_id="trigger", deferrable=True, timeout=10, site_id="175", **WAIT)
+    OneboxRecordSensor(task_id="trigger", deferrable=True, timeout=20, site_id="175", **WAIT)
 
 
 class BackstopSensor(OneboxRecordSensor):
@@ -48,4 +48,4 @@ class BackstopSensor(OneboxRecordSensor):
 
 
 with DAG("backstop", schedule=None, default_args=RETRIES):
-    BackstopSensor(task_id="wait", deferrable=True, timeout=10, site_id="175", **WAIT)
+    BackstopSensor(task_id="wait", deferrable=True, timeout=20, site_id="175", **WAIT)
