@@ -4,17 +4,13 @@
 PYTHON_2 ?= $(PYTHON)
 VENV_2 := .venv-2.11
 
-$(VENV)/.e2e: $(INSTALLED)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --group e2e -c $(CONSTRAINTS)
-	@touch $@
-
 $(VENV_2)/.e2e: $(INSTALLED) constraints/2.11.txt
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON_2) $(VENV_2)
 	$(BIN)/uv pip install --quiet --python $(VENV_2)/bin/python -e '.[sandbox]' --group e2e -c constraints/2.11.txt
 	@touch $@
 
 .PHONY: e2e
-e2e: $(VENV)/.e2e $(VENV_2)/.e2e ## Drive the pages of Airflow 2.11 and 3.3 in Chromium; SCREENSHOTS=1 renews docs/images
+e2e: $(INSTALLED) $(VENV_2)/.e2e ## Drive the pages of Airflow 2.11 and 3.3 in Chromium; SCREENSHOTS=1 renews docs/images
 	@command -v chromium >/dev/null || { echo "make e2e needs Chromium: apt-get install chromium" >&2; exit 1; }
 	rm -rf build/e2e
 	$(VENV_2)/bin/python -m pytest -q -x tests/e2e --handover=build/e2e
