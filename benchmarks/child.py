@@ -188,19 +188,18 @@ def cold_token(repetitions: int, url: str, **_: Any) -> Any:
     def bare() -> str:
         return str(requests.post(f"{url}/api/authenticate", data=form, timeout=30).json()["token"])
 
-    contenders = {
-        "ours": lambda: OneboxHook().get_token(),
-        "bare": bare,
-        "masked": lambda: mask_secret(bare()),
-        "http": lambda: HttpHook("POST", "http_bench").run("/api/authenticate", data=form).json()["token"],
-    }
+    def http() -> str:
+        return str(HttpHook("POST", "http_bench").run("/api/authenticate", data=form).json()["token"])
 
-    for run in contenders.values():
-        run()
     # A task run has one token, and each one that is masked makes the masker slower: those who mask get forks of
     # their own. The first round in a fork pays for its pages of memory.
-    masking = {name: contenders.pop(name) for name in ("ours", "masked")}
-    groups = [contenders, *({name: run} for name, run in masking.items())]
+    groups: list[dict[str, Callable[[], object]]] = [
+        {"bare": bare, "http": http},
+        {"ours": lambda: OneboxHook().get_token()},
+        {"masked": lambda: mask_secret(bare())},
+    ]
+    for group in groups:
+        interleaved(1, group)
     samples: dict[str, list[Sample]] = {name: [] for group in groups for name in group}
     for _ in range(repetitions):
         for group in groups:
