@@ -19,7 +19,7 @@ NAMES = {
     "p4": "list_records, parallelism=4",
 }
 DASHES = {"p4": "5 3"}
-WIDTH, HEIGHT, LEFT, TOP, GAP = 350, 230, 48, 54, 60
+WIDTH, HEIGHT, LEFT, TOP, GAP, TICK = 350, 230, 48, 54, 60, 30
 
 
 def _line(points: list[tuple[float, float]], name: str) -> str:
@@ -53,9 +53,13 @@ def _panel(left: float, title: str, label: str, series: Series, tick: Callable[[
             f'<line x1="{left}" x2="{left + WIDTH}" y1="{height:.1f}" y2="{height:.1f}" stroke="{INK}" opacity="0.3"/>'
         )
         parts.append(_text(left - 6, height + 4, f"{y:g} s", "end"))
+    end = -math.inf
     for x in sorted(set(xs)):
-        if x in _steps(most_x) or x == most_x or len(set(xs)) <= 5:
-            parts.append(_text(at(x, 0)[0], TOP + HEIGHT + 16, tick(x)))
+        place, _ = at(x, 0)
+        # Not over the one before.
+        if place - end >= TICK:
+            parts.append(_text(place, TOP + HEIGHT + 16, tick(x)))
+            end = place
     parts.append(_text(left + WIDTH / 2, TOP + HEIGHT + 34, label))
     parts += [_line([at(x, y) for x, y in points], name) for name, points in series.items()]
     return "".join(parts)
