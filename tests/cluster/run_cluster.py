@@ -35,11 +35,11 @@ CONFIG = {
     ("core", "parallelism"): 16,
     # A worker that dies takes the messages along that it has not acknowledged. Redis gives them to another after the
     # visibility timeout, which has to be longer than any task: a day by default.
-    ("celery_broker_transport_options", "visibility_timeout"): 120,
+    ("celery_broker_transport_options", "visibility_timeout"): 60,
     # A task that ran in the dead worker is missed after this time, and one that was about to run after that.
-    ("scheduler", "task_instance_heartbeat_timeout"): 60,
+    ("scheduler", "task_instance_heartbeat_timeout"): 30,
     ("scheduler", "task_instance_heartbeat_timeout_detection_interval"): 5,
-    ("scheduler", "task_queued_timeout"): 180,
+    ("scheduler", "task_queued_timeout"): 90,
     ("scheduler", "task_queued_timeout_check_interval"): 10,
     ("celery", "task_acks_late"): True,
     ("celery", "worker_prefetch_multiplier"): 1,
