@@ -7,4 +7,4 @@ hostile-replies: $(INSTALLED)
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_replies.py
 
 hostile-chaos: $(INSTALLED)
-	CHAOS_LISTINGS=$(CHAOS_LISTINGS) $(BIN)/python -m pytest -q -s --show-capture=no -p no:cacheprovider tests/hostile/test_chaos.py
+	CHAOS_LISTINGS=$(CHAOS_LISTINGS) $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_chaos.py
