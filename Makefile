@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CONSTRAINTS := constraints/3.3.txt
 
+# Airflow starts twice as fast then; uv leaves it to the first start, which may not write it.
+export UV_COMPILE_BYTECODE := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -31,7 +34,7 @@ demo: $(INSTALLED) ## Run the example DAG in a real Airflow against a local Oneb
 .PHONY: test
 test: $(INSTALLED) ## Run the whole test suite with branch coverage
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile
+	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
