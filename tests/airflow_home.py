@@ -364,7 +364,12 @@ class AirflowHome:
             if left and "triggerer" in group and AIRFLOW_3:
                 # It waits out 10 s for a runner that has long gone; a second signal ends that.
                 self.processes["triggerer"].terminate()
-            psutil.wait_procs(left, grace)
+            _, left = psutil.wait_procs(left, grace / 2)
+            # Airflow's handler raises SystemExit, which Python drops if the signal comes in a callback of a weak
+            # reference. The process goes on then, and has to be told again.
+            for name in group if left else ():
+                self.processes[name].terminate()
+            psutil.wait_procs(left, grace / 2)
             killed += self.kill(*group) if group else []
         return killed
 
