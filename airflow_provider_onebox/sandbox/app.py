@@ -37,24 +37,31 @@ class Refusal(Exception):  # noqa: N818 - an answer, no mistake
     """An error envelope, raised from anywhere while a request is processed.
 
     :param status: HTTP status
-    :param message: the ``userMessage``
+    :param message: the words
     :param code: the ``errorCode``; the status as a string by default
     :param blank: the value of the fields that say nothing
+    :param form: one of ``FORMS``
     """
 
-    def __init__(self, status: int, message: str, code: int | str | None = None, blank: str | None = "") -> None:
+    def __init__(
+        self, status: int, message: str, code: int | str | None = None, blank: str | None = "", form: str = "records"
+    ) -> None:
         super().__init__(message)
-        self.status = status
-        self.body = {
-            "_meta": {"status": "ERROR", "count": 1},
-            "records": {
-                "errorCode": str(status) if code is None else code,
-                "userMessage": message,
-                "devMessage": blank,
-                "more": blank,
-                "applicationCode": blank,
-            },
-        }
+        self.status, self.message, self.blank, self.form = status, message, blank, form
+        self.code = str(status) if code is None else code
+
+    def body(self, form: str = "", code_type: str = "") -> dict[str, Any]:
+        """Return the JSON, in another form or with another type of code if so asked."""
+        form, code = form or self.form, self.code
+        if code_type:
+            code = str(code) if code_type == "string" else int(code)
+        if form == "response_code":
+            return {"response_code": code, "response_status": self.message}
+        if form != "records":
+            return {form: self.message}
+        blanks = dict.fromkeys(("devMessage", "more", "applicationCode"), self.blank)
+        records = {"errorCode": code, "userMessage": self.message, **blanks}
+        return {"_meta": {"status": "ERROR", "count": 1}, "records": records}
 
 
 def kind_of(path: str) -> str:
@@ -133,7 +140,8 @@ class App:
         if isinstance(problem, HTTPException):
             headers, problem = problem.headers, Refusal(problem.status_code, problem.detail)
         assert isinstance(problem, Refusal)  # noqa: S101 - the only other exception this is registered for
-        return JSONResponse(problem.body, self.state.envelope_status or problem.status, headers)
+        body = problem.body(self.state.envelope_form, self.state.envelope_code)
+        return JSONResponse(body, self.state.envelope_status or problem.status, headers)
 
     # Signing in
 
@@ -148,6 +156,8 @@ class App:
         if email not in state.accounts or state.accounts[email] != form.get("password"):
             state.failed_logins += 1
             raise Refusal(401, "invalid email or password")
+        if not site and len(state.sites) == 1:
+            site = state.sites[0]
         if not site:
             sites = [{"Id": known, "Name": f"Site {known}"} for known in state.sites]
             reply = {"response_code": "200", "response_status": "Success", "sites": sites}
@@ -314,7 +324,7 @@ class App:
     async def misbehave(self, fault: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Spoil the answer to one request."""
         kind, status, headers, body = fault["kind"], 200, {"content-type": JSON}, b""
-        if fault.get("processed", kind in ("drop_after", "truncated", "slow", "delay", "no_token")):
+        if fault.get("processed", kind in ("drop_after", "truncated", "slow", "delay", "no_token", "merge")):
             status, headers, body = await self.capture(scope, receive)
         half = body[: len(body) // 2]
         if kind in ("drop_before", "drop_after", "hang"):
@@ -333,8 +343,10 @@ class App:
             elif kind == "delay":
                 await asyncio.sleep(fault.get("pause", 1))
                 reply = Response(body, status, headers)
-            elif kind == "no_token":
-                reply = Response(re.sub(rb',?"token":"[^"]*"', b"", body), status, media_type=JSON)
+            elif kind in ("no_token", "merge"):
+                reply = Response(
+                    merged(body, fault.get("fields", {"token": None})), fault.get("status", status), None, JSON
+                )
             elif kind == "huge":
                 reply = StreamingResponse(endless(), media_type=JSON)
             else:
@@ -394,9 +406,21 @@ async def endless() -> AsyncIterator[bytes]:
         yield b"x" * 65536
 
 
-def _envelope_200(fault: dict[str, Any]) -> Response:
-    """Answer an error under a status that says there was none."""
-    return JSONResponse(Refusal(200, fault.get("message", "internal error"), fault.get("code", "500")).body)
+def merged(body: bytes, fields: dict[str, Any]) -> bytes:
+    """Return a JSON object with some fields set and those that are None removed; any other body as it is."""
+    try:
+        values = json.loads(body) | fields
+    except (TypeError, ValueError):
+        return body
+    return encoded({name: value for name, value in values.items() if fields.get(name, "") is not None})
+
+
+def envelope(fault: dict[str, Any], **defaults: Any) -> Response:
+    """Answer an error that a fault describes: ``status``, ``message``, ``code``, ``blank``, ``form``."""
+    values = {"status": 500, "message": "internal error", **defaults, **fault}
+    names = ("status", "message", "code", "blank", "form")
+    refusal = Refusal(**{name: values[name] for name in names if name in values})
+    return JSONResponse(refusal.body(), refusal.status, fault.get("headers"))
 
 
 REPLIES: dict[str, Callable[[dict[str, Any]], Response]] = {
@@ -408,10 +432,11 @@ REPLIES: dict[str, Callable[[dict[str, Any]], Response]] = {
     "html": lambda f: HTMLResponse(LOGIN_PAGE, f.get("status", 200)),
     "empty": lambda f: Response(b"", f.get("status", 200), media_type=JSON),
     "redirect": lambda f: Response(b"", f.get("status", 302), {"location": f.get("location", "/Login")}),
-    "expired": lambda _: JSONResponse(Refusal(401, "Expired token", 401, None).body, 401),
-    "envelope_200": _envelope_200,
+    "envelope": envelope,
+    "expired": lambda f: envelope(f, status=401, message="Expired token", code=401, blank=None),
+    "envelope_200": lambda f: envelope(f, status=200, code="500"),
     "not_json": lambda f: Response(encoded(f.get("body", "this is not JSON")), media_type=JSON),
-    "wrong_type": lambda f: JSONResponse(f.get("value", [])),
+    "wrong_type": lambda f: JSONResponse(f.get("value", []), f.get("status", 200), f.get("headers")),
     "header_bomb": lambda f: Response(
         b"{}", 200, {f"x-{n}": "x" * f.get("size", 200) for n in range(f.get("count", 1000))}, JSON
     ),

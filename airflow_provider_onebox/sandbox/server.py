@@ -34,6 +34,9 @@ def _protocol(name: str, state: State) -> type[asyncio.Protocol]:
         from uvicorn.protocols.http.h11_impl import H11Protocol as base  # noqa: N813
 
     class Protocol(base):  # type: ignore[misc]
+        # uvicorn sets it from its configuration, once for each connection.
+        timeout_keep_alive = property(lambda _: state.keep_alive, lambda *_: None)
+
         def connection_made(self, transport: asyncio.Transport) -> None:
             self.app_state = {"transport": transport}
             state.connections += 1
@@ -146,7 +149,6 @@ class Sandbox:
             lifespan="off",
             log_config=None,
             access_log=False,
-            timeout_keep_alive=60,
         )
         ready = threading.Event()
         self._server = _Server(config, self.state, ready)

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # fmt: off
 KINDS = (
     "drop_before", "drop_after", "status", "html", "empty", "truncated", "slow", "delay", "hang", "no_token",
-    "redirect", "expired", "envelope_200", "huge", "header_bomb", "not_json", "wrong_type", "raw",
+    "redirect", "expired", "envelope", "envelope_200", "merge", "huge", "header_bomb", "not_json", "wrong_type",
+    "raw",
 )
 _COUNTERS = (
     "logins", "logins_by_site", "logins_by_user", "failed_logins", "requests", "tickets", "max_concurrent",
@@ -31,6 +32,8 @@ _COUNTERS = (
 )
 # fmt: on
 ORDERS = ("ascending", "descending", "shuffled", "page")
+# The documented error envelope, and others as {"error": words}, {"message": words} and beside a response_code.
+FORMS = ("records", "error", "message", "response_code")
 
 
 @dataclass
@@ -41,6 +44,9 @@ class Settings:
     latency: float = 0  # seconds before every answer
     clock_skew: float = 0  # seconds the server's clock is ahead
     opaque_tokens: bool = False  # a random string in place of a JWT
+    endless_tokens: bool = False  # a JWT that names only sub, jti and sid; it expires all the same
+    int_claims: bool = False  # sub and sid are integers, usid and sesid stand beside them
+    token_claims: dict[str, Any] = field(default_factory=dict)  # over all others; None takes a claim out
     valid_until: bool = False  # beside the token in the login's reply
     sites_as_list: bool = False  # the answer to an empty siteId is a bare list
     quota_closed: bool = False
@@ -55,6 +61,9 @@ class Settings:
     grow: int = 0  # rows added after each page
     shrink: int = 0  # oldest rows removed after each page
     envelope_status: int = 0  # HTTP status of every error envelope; 0 is the status that belongs to it
+    envelope_form: str = ""  # of every error envelope, one of FORMS; "" is the form that belongs to it
+    envelope_code: str = ""  # every code is a "string" or an "integer"; "" is the type that belongs to it
+    keep_alive: float = 60  # seconds after which an idle connection is closed
     fault_rate: float = 0  # share of the requests that meet a fault drawn from fault_kinds
     fault_kinds: tuple[str | dict[str, Any], ...] = (
         # a kind alone, or one with its options
@@ -152,8 +161,9 @@ class State(Settings):
             if name not in Settings.__dataclass_fields__:
                 raise KeyError(f"no setting {name}")
             setattr(self, name, value)
-        if self.id_order not in ORDERS:
-            raise ValueError(f"id_order is one of {', '.join(ORDERS)}")
+        for name, known in (("id_order", ORDERS), ("envelope_form", FORMS), ("envelope_code", ("string", "integer"))):
+            if getattr(self, name) not in (*known, getattr(Settings, name)):
+                raise ValueError(f"{name} is one of {', '.join(known)}")
         if unknown := {_as_fault(kind)["kind"] for kind in self.fault_kinds}.difference(KINDS):
             raise ValueError(f"no fault kind {', '.join(unknown)}")
 
@@ -205,15 +215,13 @@ class State(Settings):
         life = self.token_life if life is None else life
         now = self.now()
         issued = int(now)
-        claims = {
-            "iss": issuer,
-            "sub": str(55 + list(self.accounts).index(user)),
-            "exp": int(issued + life),
-            "nbf": issued,
-            "iat": issued,
-            "jti": secrets.token_urlsafe(24),
-            "sid": site,
-        }
+        user_id = str(55 + list(self.accounts).index(user))
+        claims: dict[str, Any] = {"sub": user_id, "sid": site, "jti": secrets.token_urlsafe(24)}
+        if self.int_claims:
+            claims |= {"sub": int(user_id), "sid": int(site), "usid": int(user_id), "sesid": secrets.token_hex(8)}
+        if not self.endless_tokens:
+            claims |= {"iss": issuer, "iat": issued, "nbf": issued, "exp": int(issued + life)}
+        claims = {name: value for name, value in (claims | self.token_claims).items() if value is not None}
         token = secrets.token_urlsafe(48) if self.opaque_tokens else jwt.encode(claims, self.secret, "HS256")
         # The claims are whole seconds; a life counted from the claim would end up to a second early,
         # and a token that lives one second would sometimes be dead on arrival.

@@ -57,6 +57,27 @@ def test_opaque_tokens_and_valid_until(caller, sandbox):
     assert caller.page()["count"] == 20
 
 
+@pytest.mark.parametrize("life", [900, 9000])
+def test_claims(caller, sandbox, life):
+    """Claims can be integers, more or other ones; the life is what the server is told."""
+    sandbox.state.configure(token_life=life, int_claims=True, token_claims={"aud": "crm", "iss": None})
+    claims = jwt.decode(caller.sign_in(), options={"verify_signature": False, "verify_sub": False})
+    assert (claims["sub"], claims["sid"], claims["usid"], claims["aud"]) == (55, 169, 55, "crm")
+    assert set(claims) == {"sub", "sid", "usid", "sesid", "jti", "iat", "nbf", "exp", "aud"}
+    assert claims["exp"] - claims["iat"] == life
+    assert caller.page()["count"] == 20
+
+
+def test_endless_tokens(caller, sandbox):
+    """A token can name neither its begin nor its end, which comes all the same."""
+    sandbox.state.configure(endless_tokens=True)
+    claims = jwt.decode(caller.sign_in(), options={"verify_signature": False})
+    assert set(claims) == {"sub", "sid", "jti"}
+    assert caller.page()["count"] == 20
+    sandbox.state.clock_skew += 901
+    assert message(caller.get("/api/ticketrz")) == "Expired token"
+
+
 def test_quota(user, sandbox):
     """The closed quota refuses every call but the login, and the login too when told so."""
     sandbox.state.quota_closed = True
@@ -119,11 +140,52 @@ def test_grow_and_shrink(user, sandbox):
     assert sandbox.state.ids()[:58] == ids[2:]
 
 
-def test_envelope_status(user, sandbox):
-    """Error envelopes can come under 200."""
-    sandbox.state.envelope_status = 200
+@pytest.mark.parametrize("status", [200, 403, 500])
+def test_envelope_status(user, sandbox, status):
+    """Error envelopes can come under any status, 200 included."""
+    sandbox.state.configure(envelope_status=status)
+    sandbox.state.revoke()
     reply = user.get("/api/ticketrz/1")
-    assert (reply.status_code, reply.json()["_meta"]["status"]) == (200, "ERROR")
+    assert (reply.status_code, reply.json()["_meta"]["status"]) == (status, "ERROR")
+    assert message(reply) == "Expired token"
+
+
+@pytest.mark.parametrize(("kind", "code"), [("", 401), ("string", "401"), ("integer", 401)])
+def test_envelope_code(user, sandbox, kind, code):
+    """The code of every envelope can be a string or an integer."""
+    sandbox.state.configure(envelope_code=kind)
+    sandbox.state.revoke()
+    assert user.get("/api/ticketrz").json()["records"]["errorCode"] == code
+    assert type(code) is type(user.get("/api/ticketrz").json()["records"]["errorCode"])
+    assert user.login(password="x").json()["records"]["errorCode"] == (401 if kind == "integer" else "401")
+
+
+@pytest.mark.parametrize(
+    ("form", "body"),
+    [
+        ("error", {"error": "Expired token"}),
+        ("message", {"message": "Expired token"}),
+        ("response_code", {"response_code": "401", "response_status": "Expired token"}),
+    ],
+)
+def test_envelope_form(user, sandbox, form, body):
+    """Every error can come in another form."""
+    sandbox.state.configure(envelope_form=form, envelope_code="string")
+    sandbox.state.revoke()
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, reply.json()) == (401, body)
+
+
+@pytest.mark.parametrize("idle", [0.1, 60])
+def test_keep_alive(user, sandbox, idle):
+    """An idle connection is closed after as long as the server is told."""
+    sandbox.state.configure(keep_alive=idle)
+    user.page()
+    deadline = time.monotonic() + 5
+    while sandbox.state.transports and idle < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    user.page()
+    assert sandbox.state.connections == (2 if idle < 1 else 1)
 
 
 def test_settings_are_checked(sandbox):
@@ -133,6 +195,10 @@ def test_settings_are_checked(sandbox):
     with pytest.raises(ValueError, match="id_order is one of"):
         sandbox.state.configure(id_order="up")
     sandbox.state.id_order = "ascending"
+    for name in ("envelope_form", "envelope_code"):
+        with pytest.raises(ValueError, match=f"{name} is one of"):
+            sandbox.state.configure(**{name: "nosuch"})
+        sandbox.state.configure(**{name: ""})
     with pytest.raises(ValueError, match="no fault kind nosuch"):
         sandbox.state.configure(fault_kinds=["nosuch"])
     with pytest.raises(ValueError, match="no fault kind nosuch"):
@@ -348,6 +414,43 @@ def test_login_faults(user, sandbox):
     reply = user.login()
     assert (reply.status_code, reply.headers["location"]) == (308, "http://elsewhere.example/")
     assert sandbox.state.logins == 1
+
+
+@pytest.mark.parametrize("with_token", [False, True])
+def test_login_that_says_401(user, sandbox, with_token):
+    """The success envelope can carry another code, with a token beside it and without one; other fields too."""
+    fields = {"response_code": "401", "response_status": "Failed", "note": {"a": [1]}}
+    fields |= {} if with_token else {"token": None}
+    sandbox.state.fail("merge", path="authenticate", fields=fields, status=403)
+    reply = user.login()
+    assert (reply.status_code, reply.json()["response_code"], reply.json()["note"]) == (403, "401", {"a": [1]})
+    assert ("token" in reply.json()) is with_token
+    sandbox.state.fail("merge", path="ticketrz", fields={"extra": 1})
+    page = user.page(limit=1)
+    assert (page["extra"], len(page["data"])) == (1, 1)
+    sandbox.state.configure(sites_as_list=True)
+    sandbox.state.fail("merge", fields={"extra": 1})
+    assert [site["Id"] for site in user.login(siteId="").json()] == ["169", "170"]
+
+
+def test_any_code_under_any_status(user, sandbox):
+    """An error's status, code, words and form are independent of each other."""
+    sandbox.state.fail("expired", status=500)
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, message(reply)) == (500, "Expired token")
+    assert reply.json()["records"]["errorCode"] == 401
+    sandbox.state.fail("envelope", status=200, code=429, message="slow down", headers={"Retry-After": "1"})
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, reply.json()["records"]["errorCode"]) == (200, 429)
+    assert reply.headers["retry-after"] == "1"
+    sandbox.state.fail("envelope", status=200, code="401", message="no", form="response_code")
+    assert user.get("/api/ticketrz").json() == {"response_code": "401", "response_status": "no"}
+    sandbox.state.fail("envelope", status=401, message="Name is missing", form="error")
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, reply.json()) == (401, {"error": "Name is missing"})
+    sandbox.state.fail("wrong_type", status=422, value={"message": "no such field"})
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, reply.json()) == (422, {"message": "no such field"})
 
 
 def test_envelopes(user, sandbox):

@@ -70,6 +70,13 @@ def test_login_without_site_lists_the_sites(caller, sandbox, as_list):
     assert sandbox.state.logins == 0
 
 
+def test_login_without_site_where_there_is_one(connect):
+    """An account with one site need not name it."""
+    with Sandbox(records=1, sites=["7"]) as sandbox, connect(sandbox) as caller:
+        token = caller.login(siteId="").json()["token"]
+        assert sandbox.state.tokens[token].site == "7"
+
+
 def test_token_is_needed(caller, sandbox):
     """Without a token, with a foreign one and with a dead one the answers differ; each code is an integer."""
     assert error(caller.get("/api/ticketrz", headers={"Authorization": None})) == (401, "jwt token not found")
@@ -111,6 +118,16 @@ def test_listing_by_offset(user, sandbox):
     assert (page["offset"], page["count"], page["total"]) == ("55", 5, 60)
     assert [row["Id"] for row in page["data"]] == ids[55:]
     assert user.page(offset=60)["data"] == []
+
+
+def test_head(user):
+    """HEAD is answered like GET, without the body."""
+    row_id = user.page(limit=1)["data"][0]["Id"]
+    for path in ("/api/ticketrz", f"/api/ticketrz/{row_id}"):
+        reply = user.head(path)
+        assert (reply.status_code, reply.content) == (200, b"")
+        assert reply.headers["content-length"] == user.get(path).headers["content-length"]
+    assert user.head("/api/ticketrz/1").status_code == 404
 
 
 def test_rows_are_plausible(user):
