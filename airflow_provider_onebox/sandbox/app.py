@@ -7,29 +7,49 @@ import json
 import re
 import socket
 import struct
-from datetime import datetime
+from base64 import b64decode
+from contextlib import suppress
+from datetime import datetime, timedelta
 from email import message_from_bytes
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from .data import RESOURCES, integer_id
+from .data import RESOURCES, attachment, conversation, integer_id, record
 from .state import Grant, Seen, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from starlette.requests import Request
     from starlette.types import Message, Receive, Scope, Send
 
 LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Onebox - Login</title></head><body><form>Login</form></body></html>"
 QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
 TICKET_FIELDS = ("fullName", "contact", "subject", "category", "content")
-CALLS = ("configure", "fail", "calm", "add", "delete", "touch", "ids", "warm", "revoke", "reset", "snapshot")
+METHOD_IDS, ROLES = (None, "DIRECT", "POST", "MENTION", "COMMENT"), ("MSR1", "MSR2", "MSR3", "MSR4")
+NEWS_FILTERS = {"subject": "Subject", "actor": "Actor", "city": "Location", "wilayah": "RegionId", "category": "Tag"}
+# fmt: off
+CALLS = (
+    "configure", "fail", "calm", "add", "delete", "touch", "ids", "warm", "revoke", "reset", "snapshot", "books",
+)
+# fmt: on
+# Other names of what is served: the login's, and those of the router below /api/v1.
+ALIASES = {
+    "Authenticate": "authenticate",
+    "Ticket": "ticketrz",
+    "Contact": "contactrz",
+    "Message": "message",
+    "Connection": "connection",
+}
+SCALAR = (str, int, float, type(None))
+NESTED: dict[str, Any] = {"Attachments": list, "Tags": list, "Users": list, "Content": (dict, str)}
+SUCCESS = {"response_code": "200", "response_status": "Success"}
 JSON = "application/json"
 
 
@@ -64,14 +84,22 @@ class Refusal(Exception):  # noqa: N818 - an answer, no mistake
         return {"_meta": {"status": "ERROR", "count": 1}, "records": records}
 
 
+def plain(path: str) -> str:
+    """Return a path without a version, and with the one name of what has several."""
+    parts = path.split("/")
+    if parts[2:3] == ["v1"]:
+        del parts[2]
+    return "/".join([*parts[:2], *(ALIASES.get(name, name) for name in parts[2:3]), *parts[3:]])
+
+
 def kind_of(path: str) -> str:
-    """Return what a path below the base asks for, in one word, as the request counter names it."""
-    parts = path.strip("/").split("/")[1:]
-    if parts[-1:] and parts[-1].lower() == "authenticate":
-        return "authenticate"
-    if parts[:1] == ["ticket"]:
-        return "create" if parts[1:] == ["create"] else "conversations"
-    return {1: "list", 2: "record"}.get(len(parts), "other") if parts[:1] and parts[0] in RESOURCES else "other"
+    """Return what a plain path asks for, in one word, as the request counter names it."""
+    first, *rest = path.split("/")[2:] or [""]
+    if first in RESOURCES:
+        return ("list", "record", "other")[min(len(rest), 2)]
+    if first == "ticket" and rest:
+        return rest[0] if rest[0] in ("create", "conversations") else "record"
+    return first if first in ("authenticate", "files", "news", "VocWorklist") else "other"
 
 
 class App:
@@ -85,16 +113,20 @@ class App:
         self.state, self.base_path = state, base_path
         self.inner = Starlette(
             routes=[
-                *(Route(f"/api/{name}", self.page) for name in RESOURCES),
-                *(Route(f"/api/{name}/{{id}}", self.record) for name in RESOURCES),
-                *(Route(f"/api/{name}", self.store, methods=["POST"]) for name in ("message", "contactrz")),
-                Route("/api/ticketrz/{id}", self.remove, methods=["DELETE"]),
+                *(Route(f"/api/{name}", self.rows, methods=["GET", "POST"]) for name in RESOURCES),
+                *(
+                    Route(f"/api/{name}/{{id}}", self.one, methods=["GET", "PUT", "PATCH", "DELETE"])
+                    for name in RESOURCES
+                ),
                 Route("/api/ticket/create", self.create, methods=["POST"]),
                 Route("/api/ticket/conversations/{id}", self.conversations),
-                *(
-                    Route(path, self.authenticate, methods=["POST"])
-                    for path in ("/api/authenticate", "/api/Authenticate", "/api/v1/authenticate")
-                ),
+                Route("/api/ticket/{id}", self.record),
+                Route("/api/files/{id}/{name}", self.file),
+                Route("/public/{id}/{name}", self.file),
+                Route("/api/news/create", self.create_news, methods=["POST"]),
+                Route("/api/news/get", self.news),
+                Route("/api/VocWorklist", self.worklist),
+                Route("/api/authenticate", self.authenticate, methods=["POST"]),
                 Route("/sandbox/{call}", self.control, methods=["GET", "POST"]),
             ],
             exception_handlers={Refusal: self.refuse, HTTPException: self.refuse},
@@ -108,6 +140,7 @@ class App:
             if own.startswith("/sandbox/"):
                 await self.inner({**scope, "path": own}, receive, send)
                 return
+        inside = path if path.startswith("/public/") else plain(inside)
         query = scope["query_string"].decode("latin-1")
         with state.lock:
             state.requests[f"{method} {kind_of(inside)}"] += 1
@@ -118,28 +151,34 @@ class App:
             if state.latency:
                 await asyncio.sleep(state.latency)
             fault = state.take_fault(method, path)
+            entry = dict.fromkeys(("site", "id", "body", "refusal"))
+            entry |= {"call": f"{method} {inside}", "fault": fault and fault["kind"]}
+            if method in ("POST", "PUT", "PATCH", "DELETE") and inside != "/api/authenticate":
+                state.books.append(entry)
+            scope = {**scope, "path": inside, "entry": entry, "files": []}
             if fault:
-                await self.misbehave(fault, {**scope, "path": inside}, receive, send)
+                await self.misbehave(fault, scope, receive, send)
             else:
-                await self.process({**scope, "path": inside}, receive, send)
+                await self.process(scope, receive, send)
         finally:
             state.active -= 1
 
     async def process(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path was cut down to what is below the base."""
-        if scope["path"].startswith("/api/"):
+        if scope["path"].startswith(("/api/", "/public/")):
             await self.inner(scope, receive, send)
         elif scope["path"] == "/Login":
             await HTMLResponse(LOGIN_PAGE)(scope, receive, send)
         else:
             await HTMLResponse("", 302, {"location": "/Login"})(scope, receive, send)
 
-    async def refuse(self, _: Request, problem: Exception) -> Response:
+    async def refuse(self, request: Request, problem: Exception) -> Response:
         """Turn an exception into the error envelope."""
         headers = None
         if isinstance(problem, HTTPException):
             headers, problem = problem.headers, Refusal(problem.status_code, problem.detail)
         assert isinstance(problem, Refusal)  # noqa: S101 - the only other exception this is registered for
+        request.scope.get("entry", {})["refusal"] = problem.message
         body = problem.body(self.state.envelope_form, self.state.envelope_code)
         return JSONResponse(body, self.state.envelope_status or problem.status, headers)
 
@@ -160,17 +199,16 @@ class App:
             site = state.sites[0]
         if not site:
             sites = [{"Id": known, "Name": f"Site {known}"} for known in state.sites]
-            reply = {"response_code": "200", "response_status": "Success", "sites": sites}
-            return JSONResponse(sites if state.sites_as_list else reply)
+            return JSONResponse(sites if state.sites_as_list else {**SUCCESS, "sites": sites})
         if site not in state.sites:
             state.failed_logins += 1
             raise Refusal(401, f"you are not authorized to log into this site {site}")
         token = state.issue(site, email, request.url.hostname or "localhost")
         state.logins_by_site[site] += 1
         state.logins_by_user[email] += 1
-        success = {"response_code": "200", "response_status": "Success", "token": token}
+        success = {**SUCCESS, "token": token}
         if state.valid_until:
-            success["valid_until"] = str(datetime.fromtimestamp(int(state.tokens[token].expires)))
+            success["valid_until"] = str(state.local(state.tokens[token].expires))
         return JSONResponse(success)
 
     def grant(self, request: Request) -> Grant:
@@ -187,9 +225,20 @@ class App:
             raise Refusal(401, "Signature verification failed", 401, None)
         if grant.expires <= self.state.now():
             raise Refusal(401, "Expired token", 401, None)
+        request.scope["entry"]["site"] = grant.site
         return grant
 
     # Reading
+
+    async def rows(self, request: Request) -> Response:
+        """Answer one page of a resource, or create a row."""
+        if request.method != "POST":
+            return await self.page(request)
+        return await (self.send if request.scope["path"] == "/api/message" else self.store)(request)
+
+    async def one(self, request: Request) -> Response:
+        """Answer one record, or change it."""
+        return await (self.record if request.method in ("GET", "HEAD") else self.edit)(request)
 
     async def page(self, request: Request) -> Response:
         """Answer one page of a resource."""
@@ -197,7 +246,10 @@ class App:
         site = self.grant(request).site
         since_id, limit = number(query, "sinceId", -1), number(query, "limit", 20, least=1)
         offset, _ = number(query, "offset", 0), number(query, "paging", 0, most=1)
-        since, last_update = moment(query, "since"), moment(query, "lastUpdate")
+        early = timedelta(seconds=state.times_inclusive)
+        since, last_update = moment(query, "since", early), moment(query, "lastUpdate", early)
+        if state.last_update_ignored:
+            last_update = None
         size = limit + state.page_overflow
         with state.lock:
             table = state.table(resource, site)
@@ -212,9 +264,11 @@ class App:
             if state.total_ignores_since_id:
                 total = table.page(-1, since, last_update, size=0)[1]
             if state.grow:
-                table.add(state.grow)
+                state.add(state.grow, resource, site)
             for row_id in table.ids[: state.shrink]:
                 table.delete(row_id)
+            if state.churn:
+                state.touch(state.chance.sample(table.ids, state.churn), None, resource, site)
         if state.int_ids:
             rows = [integer_id(row) for row in rows]
         head = json.dumps({"limit": query.get("limit", 20), "offset": query.get("offset", 0), "count": len(rows)})
@@ -223,67 +277,188 @@ class App:
 
     async def record(self, request: Request) -> Response:
         """Answer one record."""
-        return Response(self.row(request, request.scope["path"].rsplit("/", 2)[-2]), media_type=JSON)
+        name = request.scope["path"].split("/")[2]
+        row = self.row(request, name if name in RESOURCES else "ticketrz")
+        return Response(row if name in RESOURCES[1:] else record(row), media_type=JSON)
 
     async def conversations(self, request: Request) -> Response:
         """Answer what was said about a ticket."""
-        ticket = json.loads(self.row(request, "ticketrz"))
-        names = (ticket.get("RequesterName"), "Customer Care")
-        data = [
-            {
-                "Id": f"{ticket['Id']}{n}",
-                "From": name,
-                "Body": f"message {n}",
-                "CreateDate": ticket["CreateDate"],
-            }
-            for n, name in enumerate(names)
-        ]
-        return JSONResponse({"response_code": "200", "ticketId": str(ticket["Id"]), "data": data})
+        ticket = json.loads(self.row(request, "ticketrz")) | {"Id": request.path_params["id"]}
+        data = conversation(ticket, *self.urls(request))
+        data += self.state.replies[request.scope["entry"]["site"], ticket["Id"]]
+        return JSONResponse({**SUCCESS, "type": "message", "ticketId": ticket["Id"], "data": data})
+
+    async def file(self, request: Request) -> Response:
+        """Answer an attachment's file; one that is public is not for those who send a token."""
+        key = "{id}/{name}".format(**request.path_params)
+        if request.scope["path"].startswith("/public/"):
+            if "authorization" in request.headers:
+                raise Refusal(400, "a token was sent to a public address")
+        else:
+            self.grant(request)
+            if key in self.state.files:
+                return Response(self.state.files[key], media_type="application/octet-stream")
+            self.row(request, "ticketrz")
+        size, line = self.state.attachment_size, f"{key}\n".encode()
+        return Response((line * (size // len(line) + 1))[:size], media_type="text/plain")
+
+    async def news(self, request: Request) -> Response:
+        """Answer the news that were created."""
+        query, rows = request.query_params, self.state.news[self.grant(request).site]
+        start, end = day(query, "startdate", "0001-01-01"), day(query, "enddate", "9999-12-31")
+        rows = [row for row in rows if start <= row["CreateDate"][:10] <= end]
+        for name, field in NEWS_FILTERS.items():
+            rows = [row for row in rows if query.get(name, "").lower() in str(row.get(field)).lower()]
+        offset = number(query, "offset", 0)
+        rows = rows[offset : offset + number(query, "limit", 20, least=1)]
+        return JSONResponse(rows if self.state.news_as_list else {"data": rows})
+
+    async def worklist(self, request: Request) -> Response:
+        """Answer those of the first tickets that are not closed."""
+        site = self.grant(request).site
+        with self.state.lock:
+            rows = [json.loads(row) for row in self.state.table("ticketrz", site).page()[0]]
+        data = [row for row in rows if row["Status"] != "Closed"]
+        return JSONResponse({"data": data, "meta": {"site_id": int(site), "count": len(data)}})
+
+    def urls(self, request: Request) -> tuple[str, str]:
+        """Return where files are: on this server, and on what counts as another one."""
+        other = "127.0.0.1" if request.url.hostname == "localhost" else "localhost"
+        own = request.url.replace(path=f"{self.base_path}/api/files", query="")
+        return str(own), str(own.replace(hostname=other, path="/public"))
+
+    def find(self, resource: str, site: str, row_id: Any) -> bytes | None:
+        """Return a row by the text of its Id, or None."""
+        if not re.fullmatch("[0-9]{1,18}", str(row_id)):
+            return None
+        with self.state.lock:
+            row = self.state.table(resource, site).find(int(row_id))
+        return integer_id(row) if row and self.state.int_ids else row
 
     def row(self, request: Request, resource: str) -> bytes:
         """Return the row the path names, or refuse."""
-        site, row_id = self.grant(request).site, request.path_params["id"]
-        with self.state.lock:
-            row = self.state.table(resource, site).find(int(row_id)) if re.fullmatch("[0-9]{1,18}", row_id) else None
+        row_id = request.path_params["id"]
+        row = self.find(resource, self.grant(request).site, row_id)
         if row is None:
             raise Refusal(404, f"{resource} {row_id[:18]} not found")
-        return integer_id(row) if self.state.int_ids else row
+        return row
 
     # Writing
 
     async def create(self, request: Request) -> Response:
         """Create a ticket."""
-        grant, body = self.grant(request), await self.fields(request)
+        self.grant(request)
+        body = await self.fields(request)
         if missing := [name for name in TICKET_FIELDS if not isinstance(body.get(name), str)]:
             raise Refusal(400, f"missing {', '.join(missing)}")
         if not isinstance(body.get("coordinate", ""), str):
             raise Refusal(400, "coordinate is not a text")
+        files = [self.keep(request, name, content) for name, content in request.scope["files"]]
         row = {"Subject": body["subject"], "Category": body["category"], "Content": body["content"]}
-        row |= {"RequesterName": body["fullName"], "RequesterEmail": body["contact"], "Status": "Open"}
-        with self.state.lock:
-            ticket = self.state.add(1, "ticketrz", grant.site, **row)[0]
-            self.state.tickets.append({**body, "ticketId": ticket, "siteId": grant.site})
-        return JSONResponse({"response_code": "200", "response_status": "Success", "ticketId": ticket})
+        row |= {"Requestor": body["fullName"], "Status": "New", "Attachments": files}
+        return JSONResponse({**SUCCESS, "ticketId": self.add(request, "ticketrz", row)})
+
+    def add(self, request: Request, resource: str, fields: dict[str, Any]) -> str:
+        """Add a row, enter it in the books and return its Id."""
+        fields = {name: value for name, value in fields.items() if name != "Id"}
+        entry, state = request.scope["entry"], self.state
+        with state.lock:
+            entry["id"] = state.table(resource, entry["site"]).add(1, state.local(), **fields)[0]
+        return str(entry["id"])
+
+    def keep(self, request: Request, name: str, content: bytes) -> dict[str, Any]:
+        """Store an uploaded file and return it as an attachment."""
+        key = f"{len(self.state.files) + 1}/{name}"
+        self.state.files[key] = content
+        return attachment(f"{self.urls(request)[0]}/{quote(key)}", str(self.state.local()), name)
 
     async def store(self, request: Request) -> Response:
-        """Store a message or a contact and answer it."""
-        resource, site = request.scope["path"].rsplit("/", 1)[-1], self.grant(request).site
+        """Store a row and answer it."""
+        resource, site = request.scope["path"].split("/")[2], self.grant(request).site
+        row_id = self.add(request, resource, await self.json(request, resource))
+        return Response(self.find(resource, site, row_id), media_type=JSON)
+
+    async def edit(self, request: Request) -> Response:
+        """Change a row and answer it, or delete it."""
+        resource, row_id = request.scope["path"].split("/")[2:]
+        self.row(request, resource)
+        site = request.scope["entry"]["site"]
+        if request.method == "DELETE":
+            self.state.delete([row_id], resource, site)
+        else:
+            fields = {**await self.json(request, resource), "Id": row_id}
+            with self.state.lock:
+                self.state.table(resource, site).touch(int(row_id), self.state.local(), **fields)
+        request.scope["entry"]["id"] = row_id
+        return Response(self.find(resource, site, row_id) or b"{}", media_type=JSON)
+
+    async def send(self, request: Request) -> Response:
+        """Send a message, or answer one."""
+        state, site, body = self.state, self.grant(request).site, await self.json(request)
+        ticket = body.get("ConversationId")
+        if previous := body.get("PreviousId"):
+            row = self.find("message", site, previous)
+            # Without a row it is one of the messages that conversations begin with.
+            ticket = json.loads(row).get("ConversationId") if row else str(previous)[:-1]
+        if ticket is not None and self.find("ticketrz", site, ticket) is None:
+            raise Refusal(404, f"conversation {str(ticket)[:18]} not found")
+        try:
+            content = body.get("Content") or {}
+            text = content.get("BodyText") or content.get("Body")
+            method_is_known = body.get("MethodId") in METHOD_IDS
+            roles = [user["RoleId"] for user in body.get("Users") or []]
+            files = [self.attached(request, item["File"]) for item in body.get("Attachments") or []]
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            raise Refusal(400, "Content, Users or Attachments is not valid") from problem
+        if not method_is_known or not all(role in ROLES for role in roles):
+            raise Refusal(400, "MethodId or RoleId is not valid")
+        row_id = self.add(request, "message", {**body, "ConversationId": ticket, "Attachments": files})
+        message = {"Id": row_id, "ConversationId": ticket, "Subject": body.get("Subject"), "Processing": "1"}
+        message |= {"FromName": "Customer Care", "Content": text, "Contents": [text], "Attachments": files}
+        state.replies[site, str(ticket)].append({**message, "CreateDate": str(state.local())})
+        ids = state.ids("message", site)
+        rows = [json.loads(self.find("message", site, i) or b"{}") for i in ids[-state.message_page :]]
+        # Its page says 2 of one message.
+        return JSONResponse({"limit": 20, "offset": 0, "count": 2, "total": len(ids), "data": rows})
+
+    def attached(self, request: Request, file: dict[str, Any]) -> dict[str, Any]:
+        """Return a message's attachment; its file is stored, unless it is at a public URL."""
+        if not re.fullmatch("[^/]+", file["Name"]):
+            raise ValueError(file["Name"])
+        if "Path" in file:
+            return attachment(str(file["Path"]), file.get("Date"), file["Name"])
+        content = b64decode(file.pop("Content"), validate=True)
+        file |= {"size": len(content), "sha256": sha256(content).hexdigest()}
+        return self.keep(request, file["Name"], content)
+
+    async def create_news(self, request: Request) -> Response:
+        """Create news."""
+        site, body = self.grant(request).site, await self.fields(request)
+        # Longitude first: a latitude has no third digit.
+        place = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?, ?-?[0-9]{1,2}(\.[0-9]+)?", str(body.get("Coordinate") or "0,0"))
+        if not isinstance(body.get("Subject"), str) or place is None:
+            raise Refusal(400, "Subject or Coordinate is not valid")
+        row_id = request.scope["entry"]["id"] = str(len(self.state.news[site]) + 1)
+        self.state.news[site].append({**body, "Id": row_id, "CreateDate": str(self.state.local())})
+        return JSONResponse({**SUCCESS, "ticketId": row_id})
+
+    async def json(self, request: Request, resource: str = "") -> dict[str, Any]:
+        """Return the fields of a JSON body; those of a connection are refused in a form of their own."""
         if not request.headers.get("content-type", "").startswith(JSON):
             raise Refusal(400, "the body is not JSON")
         body = await self.fields(request)
-        with self.state.lock:
-            row_id = self.state.add(1, resource, site, **{k: v for k, v in body.items() if k != "Id"})[0]
-            return Response(self.state.table(resource, site).find(int(row_id)), media_type=JSON)
-
-    async def remove(self, request: Request) -> Response:
-        """Delete a ticket."""
-        row_id = json.loads(self.row(request, "ticketrz"))["Id"]
-        self.state.delete([row_id], "ticketrz", self.grant(request).site)
-        return JSONResponse({})
+        # Rows are read again, so what is put into them has to be of a sort that they can hold.
+        if resource and not all(isinstance(value, NESTED.get(name, SCALAR)) for name, value in body.items()):
+            raise Refusal(400, "the fields are not valid")
+        for name in ("Name", "Type") if resource == "connection" else ():
+            if not isinstance(body.get(name, None if request.method == "POST" else ""), str):
+                raise Refusal(401, f"{name} is missing", form="error")
+        return body
 
     async def fields(self, request: Request) -> dict[str, Any]:
-        """Return the fields of a JSON, form or multipart body; a file is represented by its name and size."""
+        """Return the fields of a body, for the books too; a file is represented by its name, size and hash."""
         raw, header = await request.body(), request.headers.get("content-type", "")
+        body: Any = {}
         if header.startswith(JSON):
             try:
                 body = json.loads(raw)
@@ -291,20 +466,25 @@ class App:
                 raise Refusal(400, "the body is not JSON") from problem
             if not isinstance(body, dict):
                 raise Refusal(400, "the body is not a JSON object")
-            return body
-        if header.startswith("application/x-www-form-urlencoded"):
-            return dict(parse_qsl(raw.decode(errors="replace"), keep_blank_values=True))
-        if header.startswith("multipart/form-data"):
-            parts: dict[str, Any] = {}
+        elif header.startswith("application/x-www-form-urlencoded"):
+            body = dict(parse_qsl(raw.decode(errors="replace"), keep_blank_values=True))
+        elif header.startswith("multipart/form-data"):
             message = message_from_bytes(b"Content-Type: " + header.encode("latin-1") + b"\r\n\r\n" + raw)
             for part in message.get_payload() if message.is_multipart() else []:
                 name = str(part.get_param("name", "", "content-disposition"))  # type: ignore[union-attr]
                 content = part.get_payload(decode=True)  # type: ignore[union-attr]
                 filename = part.get_filename()  # type: ignore[union-attr]
                 assert isinstance(content, bytes)  # noqa: S101 - decode=True on a leaf
-                parts[name] = {"filename": filename, "size": len(content)} if filename else content.decode()
-            return parts
-        raise Refusal(400, "the body is neither a form nor JSON")
+                if not filename:
+                    body[name] = content.decode(errors="replace")
+                    continue
+                request.scope["files"].append((filename.rsplit("/", 1)[-1], content))
+                file = {"filename": filename, "size": len(content), "sha256": sha256(content).hexdigest()}
+                body[name] = [*body.get(name, []), file]
+        else:
+            raise Refusal(400, "the body is neither a form nor JSON")
+        request.scope["entry"]["body"] = body
+        return body  # type: ignore[no-any-return]
 
     # Control
 
@@ -315,7 +495,8 @@ class App:
             raise Refusal(404, "Not Found")
         try:
             arguments = json.loads(await request.body() or b"{}")
-            return JSONResponse(getattr(self.state, call)(**request.query_params, **arguments))
+            result = getattr(self.state, call)
+            return JSONResponse(result(**request.query_params, **arguments) if callable(result) else result)
         except (KeyError, TypeError, ValueError, re.error) as problem:
             raise Refusal(400, str(problem)) from problem
 
@@ -326,6 +507,10 @@ class App:
         kind, status, headers, body = fault["kind"], 200, {"content-type": JSON}, b""
         if fault.get("processed", kind in ("drop_after", "truncated", "slow", "delay", "no_token", "merge")):
             status, headers, body = await self.capture(scope, receive)
+        elif scope["method"] != "GET":
+            # The books name what was not done as well.
+            with suppress(Refusal, ClientDisconnect):
+                await self.fields(Request(scope, receive))
         half = body[: len(body) // 2]
         if kind in ("drop_before", "drop_after", "hang"):
             await self.end(scope, receive, None if kind == "hang" else b"", reset=fault.get("reset", False))
@@ -455,14 +640,24 @@ def number(query: Mapping[str, str], name: str, absent: int, least: int = 0, mos
     return value
 
 
-def moment(query: Mapping[str, str], name: str) -> datetime | None:
-    """Return a time from the query, or refuse one that is not written ``YYYY-MM-DD HH:MM``."""
+def day(query: Mapping[str, str], name: str, absent: str) -> str:
+    """Return a date from the query, or refuse one that is not written ``DD-MM-YYYY``."""
+    if name not in query:
+        return absent
+    found = re.fullmatch("([0-9]{2})-([0-9]{2})-([0-9]{4})", query[name])
+    if not found:
+        raise Refusal(400, f"{name} is not valid")
+    return "-".join(found.groups()[::-1])
+
+
+def moment(query: Mapping[str, str], name: str, early: timedelta) -> datetime | None:
+    """Return a time from the query, somewhat early, or refuse one that is not written ``YYYY-MM-DD HH:MM``."""
     text = query.get(name)
     if text is None:
         return None
     try:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}", text):
-            return datetime.fromisoformat(text)
-    except ValueError:
+            return datetime.fromisoformat(text) - early
+    except (ValueError, OverflowError):
         pass
     raise Refusal(400, f"{name} is not valid")

@@ -20,32 +20,37 @@ _DAY = 86400
 
 _COMMON = {"SiteId": "%(site)s", "CreateDate": "%(created)s", "ModifyDate": "%(modified)s"}
 _PERSON = {
-    "Email": "%(mail)s",
+    "Name": "%(name)s",
     "Phone": "+62 21 %(id)07d",
-    "Company": "PT Sumber Makmur %(small)d",
-    "City": "Jakarta",
+    "Fax": None,
+    "Email": "%(mail)s",
+    "Mobile": "+62 811 %(id)07d",
+    "TwitterId": None,
+    "FacebookId": "fb.%(id)d",
+    "Media": "%(media)s",
 }
 _FIELDS: dict[str, dict[str, Any]] = {
     "ticketrz": {
         "Subject": "%(word)s %(id)d",
+        "Requestor": "%(name)s",
+        "Assignee": "staff%(small)d",
         "Media": "%(media)s",
+        "Product": "%(word)s",
+        "Region": "DKI Jakarta",
+        "Category": "Product/%(word)s",
         "Status": "%(status)s",
         "Priority": "%(priority)s",
-        "Category": "Product/%(word)s",
-        "RequesterName": "%(name)s",
-        "RequesterEmail": "%(mail)s",
-        "RequesterPhone": "+62 21 %(id)07d",
-        "AssignTo": "staff%(small)d",
-        "Department": "Customer Care",
-        "Rating": None,
+        "Attachments": [],
         "Tags": ["%(word)s", "%(media)s"],
+        "Rating": None,
         "Content": "Selamat pagi, mohon informasi %(word)s untuk cabang %(small)d. Terima kasih.",
+        **_COMMON,
     },
-    "contactrz": {"Name": "%(name)s", **_PERSON},
-    "prospectrz": {"Name": "%(name)s", **_PERSON, "Stage": "%(status)s", "Value": "%(id)d000"},
+    "contactrz": _PERSON,
+    "prospectrz": _PERSON,
     "message": {
         "ConnectionId": "%(small)d",
-        "MethodId": "2",
+        "MethodId": "DIRECT",
         "Subject": "Re: %(word)s",
         "From": "%(mail)s",
         "To": "care@site%(site)s.example",
@@ -57,6 +62,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         },
         "Attachments": [],
         "Users": [],
+        **_COMMON,
     },
     "connection": {
         "Name": "%(media)s %(small)d",
@@ -64,10 +70,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "Username": "channel%(small)d",
         "Password": "channel-password-%(id)d",
         "Token": "channel-token-%(id)d",
+        **_COMMON,
     },
 }
 RESOURCES = tuple(_FIELDS)
-_TEMPLATES = {name: json.dumps({"Id": "%(id)d", **fields, **_COMMON}) for name, fields in _FIELDS.items()}
+_TEMPLATES = {name: json.dumps({"Id": "%(id)d", **fields}) for name, fields in _FIELDS.items()}
 
 # Escaped as JSON text here, once, because a template is filled after it was encoded.
 _WORDS, _MEDIA, _STATUS, _PRIORITY, _NAMES = (
@@ -81,7 +88,7 @@ _WORDS, _MEDIA, _STATUS, _PRIORITY, _NAMES = (
             "caf\u00e9 \u2615",
         ),
         ("Email", "Walk In", "WhatsApp", "Facebook", "Instagram", "Phone"),
-        ("Open", "Pending", "Closed", "Solved"),
+        ("New", "Open", "Pending", "Closed"),
         ("Low", "Medium", "High"),
         (
             "Siti Rahma",
@@ -93,6 +100,10 @@ _WORDS, _MEDIA, _STATUS, _PRIORITY, _NAMES = (
         ),
     )
 )
+# Of these TS2, TS7 and the priorities are reported.
+_CODES = {"New": "TS2", "Open": "TS3", "Pending": "TS4", "Closed": "TS7", "Low": "TP1", "Medium": "TP2", "High": "TP3"}
+# What the row of a ticket has in place of Ids.
+_NAMED = ("Assignee", "Media", "Product", "Region", "Category", "Status", "Priority", "Attachments", "Tags")
 
 
 def _lag(row_id: int) -> int:
@@ -132,14 +143,19 @@ class Table:
         self._first = self._last = 12000 + draw.randrange(500)
         self.ids: list[int] = []
         self._rows: list[bytes | None] = []
+        # Seconds from START, of the rows that were made or changed while the sandbox ran.
+        self._created: dict[int, int] = {}
         self._changed: dict[int, int] = {}
         self._recent: tuple[datetime | None, list[int]] = (None, [])
         self.add(count)
 
-    def add(self, count: int, **fields: Any) -> list[str]:
-        """Append rows, each with ``fields`` over the generated ones, and return their Ids."""
+    def add(self, count: int, when: datetime | None = None, /, **fields: Any) -> list[str]:
+        """Append rows, made at a time and with ``fields`` over the generated ones; return their Ids."""
         new = list(islice(accumulate(self._gaps, initial=self._last), 1, count + 1))
         self._last = max(new, default=self._last)
+        if when:
+            self._created |= dict.fromkeys(new, int((when - START).total_seconds()))
+            self._changed |= {row_id: self._created[row_id] for row_id in new}
         rows = [json.dumps({**json.loads(self._make(i)), **fields}).encode() for i in new] if fields else [None] * count
         self.ids += new
         self._rows += rows
@@ -155,14 +171,15 @@ class Table:
         self._recent = (None, [])
         return True
 
-    def touch(self, row_id: int, when: datetime) -> None:
-        """Set the time of a row's last change."""
-        self._changed[row_id] = int((when - START).total_seconds())
+    def touch(self, row_id: int, when: datetime, /, **fields: Any) -> None:
+        """Change a row's fields, and set the time of its last change."""
         row = self.find(row_id)
         if row is None:
             raise KeyError(row_id)
-        row = json.dumps({**json.loads(row), "ModifyDate": str(when.replace(microsecond=0))}).encode()
-        self._rows[bisect_left(self.ids, row_id)] = row
+        self._changed[row_id] = int((when - START).total_seconds())
+        values = json.loads(row)
+        dates = {"ModifyDate": str(when.replace(microsecond=0))} if "ModifyDate" in values else {}
+        self._rows[bisect_left(self.ids, row_id)] = json.dumps({**values, **dates, **fields}).encode()
         self._recent = (None, [])
 
     def find(self, row_id: int) -> bytes | None:
@@ -180,9 +197,9 @@ class Table:
         order: str = "ascending",
     ) -> tuple[list[bytes], int]:
         """Return the encoded rows of a page and how many rows match over all pages."""
-        if since:
-            since_id = max(since_id, self._first + (since - START) // timedelta(seconds=STEP))
         start = bisect_right(self.ids, since_id)
+        if since:
+            start = max(start, bisect_right(self.ids, (since - START).total_seconds(), key=self._created_at))
         if last_update is None and order in ("ascending", "page"):
             rows = self._slice(start + offset, start + offset + size)
             total = len(self.ids) - start
@@ -208,6 +225,10 @@ class Table:
         """Seconds from START to the row's last change."""
         return self._changed.get(row_id, (row_id - self._first) * STEP + _lag(row_id))
 
+    def _created_at(self, row_id: int) -> int:
+        """Seconds from START to the row's creation."""
+        return self._created.get(row_id, (row_id - self._first) * STEP)
+
     def _slice(self, start: int, end: int) -> list[bytes]:
         """Return encoded rows, making those that were never read."""
         rows = self._rows[start:end]
@@ -219,12 +240,11 @@ class Table:
     def _make(self, row_id: int) -> bytes:
         """Encode the row that belongs to an Id."""
         n = row_id * 31 + len(self._site)
-        created = (row_id - self._first) * STEP
         values = {
             "id": row_id,
             "site": self._site,
-            "created": _stamp(created),
-            "modified": _stamp(created + _lag(row_id)),
+            "created": _stamp(self._created_at(row_id)),
+            "modified": _stamp(self._changed_at(row_id)),
             "word": _WORDS[n % 5],
             "media": _MEDIA[n % 6],
             "status": _STATUS[n % 4],
@@ -234,6 +254,57 @@ class Table:
             "small": row_id % 40,
         }
         return (self._template % values).encode()
+
+
+def record(row: bytes) -> bytes:
+    """Return the record of a ticket, which has Ids where the row of the list has names."""
+    values = json.loads(row)
+    contact = str(int(values["Id"]) // 2)
+    ids = {
+        "Requestor": contact,
+        "ContactId": contact,
+        "StatusId": _CODES.get(str(values["Status"]), "TS2"),
+        "PriorityId": _CODES.get(str(values["Priority"]), "TP1"),
+        "CategoryId": str(len(str(values["Category"]))),
+        "MessageId": f"{values['Id']}0",
+        "AssigneeList": [{"Id": "55", "Name": values["Assignee"]}],
+        "ExpireDate": "3000-01-01 00:00:00",
+    }
+    return json.dumps({name: value for name, value in values.items() if name not in _NAMED} | ids).encode()
+
+
+def attachment(path: str, date: str | None, name: str) -> dict[str, Any]:
+    """Return an attachment as a message has it."""
+    return {"Description": name, "File": {"Name": name, "Date": date, "Path": path}}
+
+
+def conversation(ticket: dict[str, Any], own: str, public: str) -> list[dict[str, Any]]:
+    """Return what was said about a ticket before the sandbox ran: up to two messages, and the others as threads.
+
+    :param ticket: the row
+    :param own: URL that attachments on the server itself begin with
+    :param public: the same on another one
+    """
+    date, files = ticket["CreateDate"], [own, public]
+    messages = [
+        {
+            "Id": f"{ticket['Id']}{n}",
+            "ConversationId": ticket["Id"],
+            "Subject": ticket["Subject"],
+            "FromName": ("Customer Care", ticket["Requestor"])[n % 2 == 0],
+            "Processing": (1, "1")[n % 2],
+            "Content": f"<p>message {n}</p>",
+            "Contents": [f"message {n}"],
+            "Attachments": [attachment(f"{url}/{ticket['Id']}/{n}.txt", date, f"{n}.txt") for url in files[n : n + 1]],
+            "CreateDate": date,
+        }
+        for n in range(int(ticket["Id"]) % 4 + 1)
+    ]
+    messages[0]["Attachments"] += ticket["Attachments"]
+    threads: list[dict[str, Any]] = []
+    for message in reversed(messages[2:]):
+        threads = [{"type": "thread", "ticketId": ticket["Id"], "data": [message, *threads]}]
+    return [*messages[:2], *threads]
 
 
 def integer_id(row: bytes) -> bytes:

@@ -7,9 +7,9 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jwt
@@ -49,6 +49,7 @@ class Settings:
     token_claims: dict[str, Any] = field(default_factory=dict)  # over all others; None takes a claim out
     valid_until: bool = False  # beside the token in the login's reply
     sites_as_list: bool = False  # the answer to an empty siteId is a bare list
+    news_as_list: bool = False  # and that to news/get
     quota_closed: bool = False
     quota_login: bool = False  # the closed quota refuses logins too
     page_overflow: int = 0  # rows a page holds beyond its limit
@@ -60,6 +61,12 @@ class Settings:
     id_order: str = "ascending"  # or descending, shuffled, or page: backwards within each page
     grow: int = 0  # rows added after each page
     shrink: int = 0  # oldest rows removed after each page
+    churn: int = 0  # rows, drawn at random, changed after each page
+    utc_offset: float = 7  # hours; the dates are local to the server and do not say so
+    times_inclusive: bool = False  # since and lastUpdate keep a row of that very second
+    last_update_ignored: bool = False
+    message_page: int = 1  # rows in the answer to a message that was sent, itself the last of them
+    attachment_size: int = 1000  # bytes of each file that was not uploaded
     envelope_status: int = 0  # HTTP status of every error envelope; 0 is the status that belongs to it
     envelope_form: str = ""  # of every error envelope, one of FORMS; "" is the form that belongs to it
     envelope_code: str = ""  # every code is a "string" or an "integer"; "" is the type that belongs to it
@@ -131,16 +138,30 @@ class State(Settings):
             self.logins_by_user: Counter[str] = Counter()
             self.failed_logins = 0
             self.requests: Counter[str] = Counter()  # "GET list", "POST authenticate", ...
-            self.tickets: list[dict[str, Any]] = []
+            # Each POST, PUT, PATCH and DELETE but the logins, in order of arrival; with an id it was done.
+            self.books: list[dict[str, Any]] = []
+            # Messages sent, by site and ticket, and news.
+            self.replies: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+            self.news: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+            self.files: dict[str, bytes] = {}  # uploaded, by the end of their paths
             self.max_concurrent, self.connections = self.active, 0
             self.seen: deque[Seen] = deque(maxlen=1000)
             self._tables: dict[tuple[str, str], Table] = {}
-            self._draw = random.Random(self.seed)  # noqa: S311 - repeatable on purpose
+            self.chance = random.Random(self.seed)  # noqa: S311 - repeatable on purpose
 
     @property
     def logins(self) -> int:
         """Tokens created by logging in."""
         return sum(self.logins_by_site.values())
+
+    @property
+    def tickets(self) -> list[dict[str, Any]]:
+        """The tickets created, each as it was sent, with its Id and its site's."""
+        return [
+            {**entry["body"], "ticketId": entry["id"], "siteId": entry["site"]}
+            for entry in list(self.books)
+            if entry["id"] and entry["call"] == "POST /api/ticket/create"
+        ]
 
     def snapshot(self) -> dict[str, Any]:
         """Return counters, settings, pending faults and the last requests, ready for JSON."""
@@ -180,19 +201,28 @@ class State(Settings):
             return self._tables[key]
 
     def add(self, count: int, resource: str = "ticketrz", site: str | None = None, **fields: Any) -> list[str]:
-        """Add rows, newest last, with ``fields`` over the generated ones; return their Ids."""
+        """Add rows, newest last and made now, with ``fields`` over the generated ones; return their Ids."""
         with self.lock:
-            return self.table(resource, site).add(count, **fields)
+            return self.table(resource, site).add(count, self.local(), **fields)
 
     def delete(self, ids: Iterable[str | int], resource: str = "ticketrz", site: str | None = None) -> int:
         """Delete rows by Id; return how many were there."""
         with self.lock:
             return sum(self.table(resource, site).delete(int(row_id)) for row_id in ids)
 
-    def touch(self, row_id: str | int, when: str, resource: str = "ticketrz", site: str | None = None) -> None:
-        """Set a row's ModifyDate (``YYYY-MM-DD HH:MM:SS``)."""
+    def touch(
+        self,
+        ids: str | int | Iterable[str | int],
+        when: str | None = None,
+        resource: str = "ticketrz",
+        site: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Change fields of rows, with their ModifyDate: now, or ``when`` (``YYYY-MM-DD HH:MM:SS``)."""
+        time = datetime.fromisoformat(when) if when else self.local()
         with self.lock:
-            self.table(resource, site).touch(int(row_id), datetime.fromisoformat(when))
+            for row_id in [ids] if isinstance(ids, str | int) else ids:
+                self.table(resource, site).touch(int(row_id), time, **fields)
 
     def ids(self, resource: str = "ticketrz", site: str | None = None) -> list[str]:
         """Return the Ids of all rows that exist now, ascending."""
@@ -209,6 +239,11 @@ class State(Settings):
     def now(self) -> float:
         """Return the time on the server's clock."""
         return time.time() + self.clock_skew
+
+    def local(self, seconds: float | None = None) -> datetime:
+        """Return a time (now by default) as the server's dates give it."""
+        zone = timezone(timedelta(hours=self.utc_offset))
+        return datetime.fromtimestamp(int(self.now() if seconds is None else seconds), zone).replace(tzinfo=None)
 
     def issue(self, site: str, user: str, issuer: str = "localhost", life: float | None = None) -> str:
         """Return a new token, without counting a login."""
@@ -270,8 +305,8 @@ class State(Settings):
                     if fault["times"] <= 0:
                         self.faults.remove(fault)
                     return fault
-            if self.fault_rate and self._draw.random() < self.fault_rate:
-                return _as_fault(self._draw.choice(self.fault_kinds))
+            if self.fault_rate and self.chance.random() < self.fault_rate:
+                return _as_fault(self.chance.choice(self.fault_kinds))
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import jwt
@@ -225,6 +226,75 @@ def test_rows_are_changed(user, sandbox):
         state.touch("1", "2030-01-01 00:00:00")
 
 
+def test_what_happens_now(user, sandbox):
+    """A row that is added or changed has the server's local time, to the second; lastUpdate finds it."""
+    state = sandbox.state
+    state.configure(utc_offset=-3)
+    ids, before = state.ids(), state.local()
+    assert abs(before - datetime.now(timezone.utc).replace(tzinfo=None) + timedelta(hours=3)) < timedelta(seconds=5)
+    new = state.add(1)[0]
+    state.touch(ids[3:5], Subject="changed", Status="Closed")
+    minute = f"{before:%Y-%m-%d} 00:00"
+    rows = user.page(lastUpdate=minute)["data"]
+    assert [(row["Id"], row["Subject"]) for row in rows[:2]] == [(row_id, "changed") for row_id in ids[3:5]]
+    assert rows[2]["Id"] == new
+    assert rows[2]["CreateDate"] == rows[2]["ModifyDate"] >= str(before)
+    assert rows[0]["CreateDate"] < rows[0]["ModifyDate"]
+    assert user.get(f"/api/ticketrz/{ids[3]}").json()["StatusId"] == "TS7"
+    assert [row["Id"] for row in user.page(since=minute)["data"]] == [new]
+    state.touch(state.ids("contactrz")[0], resource="contactrz", Name="changed")
+    assert user.page("contactrz", lastUpdate=minute)["data"][0]["Name"] == "changed"
+
+
+def test_the_boundary(user, sandbox):
+    """A row of the very second can be after it or not, and lastUpdate can be no filter at all."""
+    ids = sandbox.state.ids()
+    sandbox.state.touch(ids[:3], "2030-01-01 10:05:00")
+    sandbox.state.touch(ids[1], "2030-01-01 10:05:01")
+    query = {"lastUpdate": "2030-01-01 10:05"}
+    assert [row["Id"] for row in user.page(**query)["data"]] == [ids[1]]
+    sandbox.state.configure(times_inclusive=True)
+    assert [row["Id"] for row in user.page(**query)["data"]] == ids[:3]
+    assert user.get("/api/ticketrz", params={"since": "0001-01-01 00:00"}).status_code == 400
+    sandbox.state.configure(last_update_ignored=True)
+    assert user.page(**query)["total"] == 60
+
+
+def test_churn(user, sandbox):
+    """Rows can change between two pages."""
+    sandbox.state.configure(churn=2)
+    user.page(limit=5)
+    sandbox.state.configure(churn=0)
+    changed = user.page(lastUpdate=f"{sandbox.state.local():%Y-%m-%d} 00:00")
+    assert changed["total"] == 2
+
+
+def test_books(user, sandbox):
+    """The books have each write as it was sent, with the Id of what was done and the fault that it met."""
+    sandbox.state.fail("drop_before", path="create")
+    with pytest.raises(Dropped):
+        user.post("/api/ticket/create", json=TICKET)
+    sandbox.state.fail("drop_after", path="create")
+    with pytest.raises(Dropped):
+        user.post("/api/ticket/create", json=TICKET)
+    user.post("/api/ticket/create", json={"subject": "s"})
+    sandbox.state.fail("status", path="DELETE")
+    user.delete(f"/api/v1/Ticket/{sandbox.state.ids()[0]}")
+    user.login()
+    user.page()
+    assert user.get("/sandbox/books").json() == sandbox.state.books
+    common = {"site": "169", "call": "POST /api/ticket/create"}
+    before, after, refused, deleted = sandbox.state.books
+    assert before == {**common, "site": None, "id": None, "body": TICKET, "refusal": None, "fault": "drop_before"}
+    row_id = sandbox.state.ids()[-1]
+    assert after == {**common, "id": row_id, "body": TICKET, "refusal": None, "fault": "drop_after"}
+    assert refused["refusal"] == "missing fullName, contact, category, content"
+    assert (refused["id"], refused["fault"], refused["body"]) == (None, None, {"subject": "s"})
+    assert deleted["call"] == f"DELETE /api/ticketrz/{sandbox.state.ids()[0]}"
+    assert (deleted["id"], deleted["fault"]) == (None, "status")
+    assert [ticket["ticketId"] for ticket in sandbox.state.tickets] == [row_id]
+
+
 def test_rows_repeat():
     """The same seed gives the same rows, another seed others."""
     rows = [Sandbox(records=5, seed=seed).state.table().page()[0] for seed in (1, 1, 2)]
@@ -283,7 +353,7 @@ def test_control_over_http(user, sandbox):
     assert call("delete", ids=sandbox.state.ids()[:2]) == 2
     call("warm", count=5)
     assert user.get("/sandbox/ids?resource=message").json() == sandbox.state.ids("message")
-    call("touch", row_id=sandbox.state.ids()[0], when="2030-01-01 00:00:00")
+    call("touch", ids=sandbox.state.ids()[0], when="2030-01-01 00:00:00")
     call("fail", kind="status", times=2)
     assert len(call("snapshot")["faults"]) == 1
     call("calm")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
 
 import jwt
 import pytest
@@ -139,7 +141,7 @@ def test_rows_are_plausible(user):
     assert [row["CreateDate"] for row in rows] == sorted({row["CreateDate"] for row in rows})
     assert all(row["ModifyDate"] >= row["CreateDate"] for row in rows)
     assert {row["SiteId"] for row in rows} == {"169"}
-    assert {"Subject", "Media", "Status", "Priority", "Category", "RequesterName"} <= set(rows[0])
+    assert {"Subject", "Media", "Status", "Priority", "Category", "Requestor", "Assignee"} <= set(rows[0])
     assert 400 <= len(json.dumps(rows)) / 60 <= 650
 
 
@@ -196,20 +198,82 @@ def test_connections_carry_secrets(user):
 
 
 def test_record(user):
-    """A record is the row of the list, and one that does not exist is a 404 envelope."""
-    row = user.page(limit=1)["data"][0]
-    assert user.get(f"/api/ticketrz/{row['Id']}").json() == row
+    """The record of a ticket has Ids where its row has names; one that does not exist is a 404 envelope."""
+    row = next(row for row in user.page(limit=60)["data"] if row["Status"] == "Closed")
+    record = user.get(f"/api/ticketrz/{row['Id']}").json()
+    assert (record["Id"], record["StatusId"], record["ExpireDate"]) == (row["Id"], "TS7", "3000-01-01 00:00:00")
+    assert re.fullmatch("TP[123]", record["PriorityId"])
+    assert {"SiteId", "Requestor", "CategoryId", "ContactId", "MessageId", "AssigneeList"} <= set(record)
+    assert not {"Status", "Priority", "Category", "Assignee", "Attachments", "Tags"} & set(record)
+    assert (record["Subject"], record["ModifyDate"]) == (row["Subject"], row["ModifyDate"])
+    assert user.get(f"/api/ticket/{row['Id']}").json() == record
     for missing in ("1", "x", "9" * 5000):
         reply = user.get(f"/api/ticketrz/{missing}")
         assert (reply.status_code, error(reply)[0]) == (404, "404")
 
 
+@pytest.mark.parametrize("resource", ["contactrz", "prospectrz"])
+def test_people_have_no_dates(user, resource):
+    """Contacts and prospects have the fields of their page and no dates; the record is the row."""
+    row = user.page(resource, limit=1)["data"][0]
+    assert set(row) == {"Id", "Name", "Phone", "Fax", "Email", "Mobile", "TwitterId", "FacebookId", "Media"}
+    assert user.get(f"/api/{resource}/{row['Id']}").json() == row
+
+
+@pytest.mark.parametrize("path", ["/api/v1/ticketrz", "/api/Ticket", "/api/v1/Ticket"])
+def test_other_names(user, sandbox, path):
+    """The reported router's names are other names of the same."""
+    assert user.get(path, params={"limit": 3}).json() == user.page(limit=3)
+    assert user.get(f"{path}/{sandbox.state.ids()[0]}").json()["Id"] == sandbox.state.ids()[0]
+    assert sandbox.state.requests == {"GET list": 2, "GET record": 1}
+
+
+def flat(data):
+    """Return the messages of a conversation, threads included, in order."""
+    return [message for item in data for message in (flat(item["data"]) if "data" in item else [item])]
+
+
 def test_conversations(user, sandbox):
-    """The conversations of a ticket name it."""
-    ticket = sandbox.state.ids()[0]
-    reply = user.get(f"/api/ticket/conversations/{ticket}").json()
-    assert (reply["response_code"], reply["ticketId"], len(reply["data"])) == ("200", ticket, 2)
+    """The messages of a ticket name it, and some of them are in threads, and threads in threads."""
+    depths = set()
+    for ticket in sandbox.state.ids()[:20]:
+        reply = user.get(f"/api/ticket/conversations/{ticket}").json()
+        assert (reply["response_code"], reply["response_status"], reply["type"]) == ("200", "Success", "message")
+        assert reply["ticketId"] == ticket
+        messages = flat(reply["data"])
+        assert [message["Id"] for message in messages] == [f"{ticket}{n}" for n in range(len(messages))]
+        assert {(type(message["Content"]), type(message["Contents"])) for message in messages} == {(str, list)}
+        assert {message["Processing"] for message in messages} <= {1, "1"}
+        depths.add(len(messages))
+        if len(messages) == 4:
+            thread = reply["data"][2]
+            assert (thread["ticketId"], thread["data"][1]["data"]) == (ticket, messages[3:])
+    assert depths == {1, 2, 3, 4}
     assert user.get("/api/ticket/conversations/1").status_code == 404
+
+
+def attachments(user, ticket):
+    """Return the URLs of a ticket's attachments."""
+    data = user.get(f"/api/ticket/conversations/{ticket}").json()["data"]
+    return [item["File"]["Path"] for message in flat(data) for item in message["Attachments"]]
+
+
+def test_attachments(user, sandbox):
+    """One file is on the server itself and needs the token, one is public and must not be sent it."""
+    ticket = next(row_id for row_id in sandbox.state.ids() if int(row_id) % 4)
+    own, public = attachments(user, ticket)
+    assert own.startswith(f"{sandbox.url}/api/files/")
+    assert public.startswith(f"http://localhost:{sandbox.port}/public/")
+    headers = {"Authorization": user.headers["Authorization"]}
+    assert len(requests.get(own, headers=headers, timeout=5).content) == 1000
+    assert error(requests.get(own, timeout=5)) == (401, "jwt token not found")
+    sandbox.state.configure(attachment_size=123_456)
+    assert len(requests.get(public, timeout=5).content) == 123_456
+    assert requests.get(public, headers=headers, timeout=5).status_code == 400
+    assert user.get("/api/files/1/0.txt").status_code == 404
+    url = sandbox.url.replace("127.0.0.1", "localhost")
+    reply = requests.get(f"{url}/api/ticket/conversations/{ticket}", headers=headers, timeout=5)
+    assert "http://127.0.0.1:" in reply.text
 
 
 TICKET = {
@@ -228,10 +292,24 @@ def test_create_ticket(user, sandbox, how):
     reply = user.post("/api/ticket/create", **body).json()
     assert (reply["response_code"], reply["response_status"]) == ("200", "Success")
     assert reply["ticketId"] == sandbox.state.ids()[-1]
-    file = {"file": {"filename": "a.txt", "size": 5}} if how == "files" else {}
+    file = {"file": [{"filename": "a.txt", "size": 5, "sha256": sha256(b"hello").hexdigest()}]}
+    file = file if how == "files" else {}
     assert sandbox.state.tickets == [{**TICKET, **file, "ticketId": reply["ticketId"], "siteId": "169"}]
     row = user.get(f"/api/ticketrz/{reply['ticketId']}").json()
-    assert (row["Subject"], row["RequesterEmail"]) == ("caf\u00e9", "s@example.com")
+    assert (row["Subject"], row["StatusId"]) == ("caf\u00e9", "TS2")
+    assert user.page(limit=100)["data"][-1]["Requestor"] == "Siti"
+
+
+def test_ticket_files(user, sandbox):
+    """Files of a ticket, whatever is in them, come back from its conversation as they were sent."""
+    contents = [bytes(range(256)) * 3, b"\r\n--x\r\n\xff", b""]
+    files = [("attachment", (f"f {n}.bin", content)) for n, content in enumerate(contents[:2])]
+    reply = user.post("/api/ticket/create", data=TICKET, files=[*files, ("file", ("f.txt", contents[2]))]).json()
+    body = sandbox.state.books[-1]["body"]
+    assert [file["size"] for file in body["attachment"] + body["file"]] == [768, 8, 0]
+    paths = attachments(user, reply["ticketId"])
+    found = [user.get(path[len(sandbox.url) :]).content for path in paths]
+    assert [content for content in found if content in contents] == contents
 
 
 def test_create_ticket_refused(user, sandbox):
@@ -251,13 +329,119 @@ def test_create_ticket_refused(user, sandbox):
     assert len(sandbox.state.ids()) == 60
 
 
-def test_store_message_and_contact(user, sandbox):
-    """A message or a contact comes back as it is stored; a form is not read."""
-    for resource in ("message", "contactrz"):
-        row = user.post(f"/api/{resource}", json={"Subject": "hi", "Id": "1"}).json()
-        assert row["Subject"] == "hi"
-        assert row["Id"] == sandbox.state.ids(resource)[-1]
-        assert user.post(f"/api/{resource}", data={"Subject": "hi"}).status_code == 400
+def test_contact(user, sandbox):
+    """A contact comes back as it is stored, with the Id that it was given; a form is not read."""
+    row = user.post("/api/contactrz", json={"Name": "Siti", "Fax": None, "Id": "1", "count": 5}).json()
+    assert (row["Name"], row["Fax"], row["Id"]) == ("Siti", None, sandbox.state.ids("contactrz")[-1])
+    assert user.post("/api/contactrz", data={"Name": "Siti"}).status_code == 400
+    assert user.post("/api/contactrz", json={"Name": ["Siti"]}).status_code == 400
+
+
+def test_message(user, sandbox):
+    """A new message comes back in a page that holds it; the page can hold older ones too."""
+    file = {"Name": "a.bin", "Date": "2026-01-01", "Content": b64encode(b"\xff\x00").decode()}
+    public = {"Name": "b.png", "Path": "https://files.example/b.png"}
+    body = {
+        "ConnectionId": "1",
+        "MethodId": "DIRECT",
+        "Subject": "hi",
+        "Content": {"Body": "<p>x</p>", "ContentType": "text/html"},
+        "Attachments": [{"Description": "a", "File": file}, {"File": public}],
+        "Users": [{"IdentityId": "1", "Name": "A", "RoleId": "MSR1"}],
+    }
+    page = user.post("/api/message", json=body).json()
+    assert (page["limit"], page["offset"], page["count"], page["total"]) == (20, 0, 2, 61)
+    (row,) = page["data"]
+    assert (row["Id"], row["Subject"]) == (sandbox.state.ids("message")[-1], "hi")
+    own, other = (item["File"]["Path"] for item in row["Attachments"])
+    assert user.get(own[len(sandbox.url) :]).content == b"\xff\x00"
+    assert other == public["Path"]
+    assert sandbox.state.books[-1]["body"]["Attachments"][0]["File"]["size"] == 2
+    sandbox.state.configure(message_page=2)
+    assert [row["Subject"] for row in user.post("/api/message", json={"Subject": "2"}).json()["data"]] == ["hi", "2"]
+
+
+def test_answers(user, sandbox):
+    """An answer to a conversation, to a message of one and to an answer stands at the end of the conversation."""
+    ticket = sandbox.state.ids()[0]
+    before = len(flat(user.get(f"/api/ticket/conversations/{ticket}").json()["data"]))
+    sent = []
+    for answers in ({"ConversationId": ticket}, {"PreviousId": f"{ticket}0"}, {"PreviousId": None}):
+        if "PreviousId" in answers:
+            answers["PreviousId"] = answers["PreviousId"] or sent[0]
+        body = {**answers, "Content": {"BodyText": f"answer {len(sent)}"}}
+        sent.append(user.post("/api/message", json=body).json()["data"][0]["Id"])
+    messages = flat(user.get(f"/api/ticket/conversations/{ticket}").json()["data"])[before:]
+    assert [message["Id"] for message in messages] == sent
+    assert [message["Content"] for message in messages] == ["answer 0", "answer 1", "answer 2"]
+    first = sandbox.state.ids("message")[0]
+    assert user.post("/api/message", json={"PreviousId": first}).status_code == 200
+    for answers in ({"ConversationId": "1"}, {"PreviousId": "x"}):
+        assert user.post("/api/message", json=answers).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"MethodId": "2"},
+        {"Content": "x"},
+        {"Users": [{"RoleId": "MSR5"}]},
+        {"Users": [{}]},
+        {"Attachments": [{"File": {"Name": "a"}}]},
+        {"Attachments": [{"File": {"Name": "a/b", "Path": "x"}}]},
+        {"Attachments": [{"File": {"Name": "a", "Content": "?"}}]},
+        [],
+    ],
+)
+def test_message_refused(user, sandbox, body):
+    """A message that its page does not describe is not sent."""
+    assert user.post("/api/message", json=body).status_code == 400
+    assert len(sandbox.state.ids("message")) == 60
+    assert sandbox.state.books[-1]["id"] is None
+
+
+@pytest.mark.parametrize("status", [0, 200])
+def test_connection(user, sandbox, status):
+    """A connection comes back with its secrets; one that is refused is so in words, under 401 or 200."""
+    sandbox.state.configure(envelope_status=status)
+    row = user.post("/api/connection", json={"Name": "n", "Type": "Email", "Password": "p"}).json()
+    assert (row["Name"], row["Password"], row["Id"]) == ("n", "p", sandbox.state.ids("connection")[-1])
+    changed = user.patch(f"/api/connection/{row['Id']}", json={"Token": "t", "Id": "5"}).json()
+    assert (changed["Id"], changed["Name"], changed["Token"]) == (row["Id"], "n", "t")
+    for reply in (
+        user.post("/api/connection", json={"Type": "Email"}),
+        user.patch(f"/api/connection/{row['Id']}", json={"Name": None}),
+    ):
+        assert (reply.status_code, reply.json()) == (status or 401, {"error": "Name is missing"})
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_news(user, sandbox, bare):
+    """News are created with longitude first, and found by their date and words."""
+    sandbox.state.configure(news_as_list=bare, utc_offset=0, clock_skew=0)
+    for subject, place in (("Banjir", "106.8, -6.2"), ("Macet", None)):
+        body = {"Subject": subject, "Coordinate": place, "Location": "Jakarta"}
+        reply = user.post("/api/news/create", json=body).json()
+    assert (reply["response_code"], reply["ticketId"]) == ("200", "2")
+    today = sandbox.state.local().strftime("%d-%m-%Y")
+
+    def subjects(**query):
+        found = user.get("/api/news/get", params=query).json()
+        return [row["Subject"] for row in (found if bare else found["data"])]
+
+    assert subjects(startdate=today, enddate=today, city="jakarta") == ["Banjir", "Macet"]
+    assert subjects(subject="mac") == subjects(offset=1, limit=1) == ["Macet"]
+    assert subjects(enddate="01-01-2020") == []
+    assert user.get("/api/news/get?startdate=2020-01-01").status_code == 400
+    for body in ({"Subject": "x", "Coordinate": "-6.2, 106.8"}, {}):
+        assert user.post("/api/news/create", json=body).status_code == 400
+
+
+def test_worklist(user, sandbox):
+    """The worklist has the tickets that are not closed, and the site as a number."""
+    reply = user.get("/api/VocWorklist").json()
+    assert reply["meta"] == {"site_id": 169, "count": len(reply["data"])}
+    assert {row["Status"] for row in reply["data"]} == {"New", "Open", "Pending"}
 
 
 def test_delete_ticket(user, sandbox):
@@ -273,6 +457,8 @@ def test_unknown_paths(user):
     """Below /api an unknown path is an envelope; elsewhere it is a redirect to the login page."""
     assert error(user.get("/api/nosuch")) == ("404", "Not Found")
     reply = user.put("/api/ticketrz")
+    assert user.get("/api").status_code == 302
+    assert user.get("/api/ticketrz/1/2").status_code == 404
     assert (reply.status_code, error(reply)[0]) == (405, "405")
     assert "GET" in reply.headers["allow"]
     reply = user.get("/feature/voc/api/ticketrz")
