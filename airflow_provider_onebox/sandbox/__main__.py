@@ -1,16 +1,19 @@
-"""The command line: print the address on the first line, serve until SIGTERM or SIGINT."""
+"""The command line: print the address on the first line, then how to log in; serve until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import shlex
 import signal
 import sys
 import threading
 from typing import Any
 
+from .app import CALLS
 from .server import EMAIL, PASSWORD, Sandbox
-from .state import KINDS, Settings
+from .state import KINDS, Settings, State
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -19,9 +22,45 @@ def _setting(text: str) -> tuple[str, Any]:
     return name, json.loads(value)
 
 
+def _calls() -> str:
+    """Describe what can be posted, by the methods that answer it."""
+    lines = ["POST /sandbox/<call> changes the sandbox while it runs; the body is a JSON object of the arguments:", ""]
+    for call in CALLS:
+        method = getattr(State, call)
+        arguments = [
+            str(argument.replace(annotation=argument.empty))
+            for argument in inspect.signature(method).parameters.values()
+            if argument.name != "self"
+        ]
+        lines += [f"  {call}({', '.join(arguments)})", f"      {(method.__doc__ or '').splitlines()[0]}"]
+    return "\n".join(lines)
+
+
+def _welcome(sandbox: Sandbox) -> str:
+    """Say where the sandbox is and how to log in, with a connection for Airflow."""
+    site = sandbox.state.sites[0]
+    connection = {
+        "conn_type": "onebox",
+        "host": sandbox.url,
+        "login": sandbox.email,
+        "password": sandbox.password,
+        "extra": {"site_id": int(site) if site.isdecimal() else site},
+    }
+    return (
+        f"{sandbox.url}\n"
+        f"E-mail: {sandbox.email}\nPassword: {sandbox.password}\nSites: {', '.join(sandbox.state.sites)}\n"
+        f"AIRFLOW_CONN_ONEBOX_DEFAULT={shlex.quote(json.dumps(connection))}\n"
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the sandbox."""
-    parser = argparse.ArgumentParser(prog="python -m airflow_provider_onebox.sandbox", description="A local Onebox.")
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_onebox.sandbox",
+        description="A local Onebox.",
+        epilog=_calls(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
     parser.add_argument("--base-path", default="", metavar="PATH", help="such as /feature/voc")
@@ -72,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (TypeError, ValueError) as problem:
         parser.error(str(problem))
     with sandbox:
-        sys.stdout.write(f"{sandbox.url}\n")
+        sys.stdout.write(_welcome(sandbox))
         sys.stdout.flush()
         stop.wait()
     return 0

@@ -154,7 +154,7 @@ class App:
             entry = dict.fromkeys(("site", "id", "body", "refusal"))
             entry |= {"call": f"{method} {inside}", "fault": fault and fault["kind"]}
             if method in ("POST", "PUT", "PATCH", "DELETE") and inside != "/api/authenticate":
-                state.books.append(entry)
+                state.writes.append(entry)
             scope = {**scope, "path": inside, "entry": entry, "files": []}
             if fault:
                 await self.misbehave(fault, scope, receive, send)
@@ -495,8 +495,7 @@ class App:
             raise Refusal(404, "Not Found")
         try:
             arguments = json.loads(await request.body() or b"{}")
-            result = getattr(self.state, call)
-            return JSONResponse(result(**request.query_params, **arguments) if callable(result) else result)
+            return JSONResponse(getattr(self.state, call)(**request.query_params, **arguments))
         except (KeyError, TypeError, ValueError, re.error) as problem:
             raise Refusal(400, str(problem)) from problem
 

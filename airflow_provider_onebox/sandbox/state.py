@@ -138,8 +138,7 @@ class State(Settings):
             self.logins_by_user: Counter[str] = Counter()
             self.failed_logins = 0
             self.requests: Counter[str] = Counter()  # "GET list", "POST authenticate", ...
-            # Each POST, PUT, PATCH and DELETE but the logins, in order of arrival; with an id it was done.
-            self.books: list[dict[str, Any]] = []
+            self.writes: list[dict[str, Any]] = []
             # Messages sent, by site and ticket, and news.
             self.replies: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
             self.news: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -159,9 +158,17 @@ class State(Settings):
         """The tickets created, each as it was sent, with its Id and its site's."""
         return [
             {**entry["body"], "ticketId": entry["id"], "siteId": entry["site"]}
-            for entry in list(self.books)
+            for entry in self.books()
             if entry["id"] and entry["call"] == "POST /api/ticket/create"
         ]
+
+    def books(self) -> list[dict[str, Any]]:
+        """Return each POST, PUT, PATCH and DELETE but the logins, in order of arrival.
+
+        One that has an ``id`` was done, one that has a ``refusal`` was not, and ``fault`` is what spoilt its answer
+        or, without an id, kept it from being done.
+        """
+        return list(self.writes)
 
     def snapshot(self) -> dict[str, Any]:
         """Return counters, settings, pending faults and the last requests, ready for JSON."""

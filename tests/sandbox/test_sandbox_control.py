@@ -282,9 +282,9 @@ def test_books(user, sandbox):
     user.delete(f"/api/v1/Ticket/{sandbox.state.ids()[0]}")
     user.login()
     user.page()
-    assert user.get("/sandbox/books").json() == sandbox.state.books
+    assert user.get("/sandbox/books").json() == sandbox.state.books()
     common = {"site": "169", "call": "POST /api/ticket/create"}
-    before, after, refused, deleted = sandbox.state.books
+    before, after, refused, deleted = sandbox.state.books()
     assert before == {**common, "site": None, "id": None, "body": TICKET, "refusal": None, "fault": "drop_before"}
     row_id = sandbox.state.ids()[-1]
     assert after == {**common, "id": row_id, "body": TICKET, "refusal": None, "fault": "drop_after"}

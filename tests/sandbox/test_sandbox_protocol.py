@@ -305,7 +305,7 @@ def test_ticket_files(user, sandbox):
     contents = [bytes(range(256)) * 3, b"\r\n--x\r\n\xff", b""]
     files = [("attachment", (f"f {n}.bin", content)) for n, content in enumerate(contents[:2])]
     reply = user.post("/api/ticket/create", data=TICKET, files=[*files, ("file", ("f.txt", contents[2]))]).json()
-    body = sandbox.state.books[-1]["body"]
+    body = sandbox.state.books()[-1]["body"]
     assert [file["size"] for file in body["attachment"] + body["file"]] == [768, 8, 0]
     paths = attachments(user, reply["ticketId"])
     found = [user.get(path[len(sandbox.url) :]).content for path in paths]
@@ -356,7 +356,7 @@ def test_message(user, sandbox):
     own, other = (item["File"]["Path"] for item in row["Attachments"])
     assert user.get(own[len(sandbox.url) :]).content == b"\xff\x00"
     assert other == public["Path"]
-    assert sandbox.state.books[-1]["body"]["Attachments"][0]["File"]["size"] == 2
+    assert sandbox.state.books()[-1]["body"]["Attachments"][0]["File"]["size"] == 2
     sandbox.state.configure(message_page=2)
     assert [row["Subject"] for row in user.post("/api/message", json={"Subject": "2"}).json()["data"]] == ["hi", "2"]
 
@@ -397,7 +397,7 @@ def test_message_refused(user, sandbox, body):
     """A message that its page does not describe is not sent."""
     assert user.post("/api/message", json=body).status_code == 400
     assert len(sandbox.state.ids("message")) == 60
-    assert sandbox.state.books[-1]["id"] is None
+    assert sandbox.state.books()[-1]["id"] is None
 
 
 @pytest.mark.parametrize("status", [0, 200])

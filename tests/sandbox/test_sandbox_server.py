@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,14 +15,14 @@ import pytest
 import requests
 
 from airflow_provider_onebox.sandbox import Sandbox
-from airflow_provider_onebox.sandbox.app import App
+from airflow_provider_onebox.sandbox.app import CALLS, App
 
 COMMAND = [sys.executable, "-W", "error", "-m", "airflow_provider_onebox.sandbox"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_line(number):
-    """The first line is the address, it answers at once, and a signal ends it well and silently."""
+    """It says where it is and how to log in, answers at once, and a signal ends it well and silently."""
     options = [
         "--records",
         "1000000",
@@ -36,7 +38,7 @@ def test_command_line(number):
     options += ["--latency", "1", "--base-path", "/feature/voc", "--seed", "3", "--set", "page_cap=2"]
     with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().rstrip("\n")
+        url, email, password, sites, connection = (process.stdout.readline().rstrip("\n") for _ in range(5))
         assert url.startswith("http://127.0.0.1:")
         assert url.endswith("/feature/voc")
         form = {"email": "a@b.c", "password": "p w", "siteId": "7"}
@@ -48,6 +50,20 @@ def test_command_line(number):
         process.send_signal(number)
         out, errors = process.communicate(timeout=5)
         assert (process.returncode, out, errors) == (0, "", "")
+    assert (email, password, sites) == ("E-mail: a@b.c", "Password: p w", "Sites: 7")
+    # A shell reads the line back as one word.
+    (word,) = shlex.split(connection)
+    assert word.startswith("AIRFLOW_CONN_ONEBOX_DEFAULT=")
+    values = {"conn_type": "onebox", "host": url, "login": "a@b.c", "password": "p w", "extra": {"site_id": 7}}
+    assert json.loads(word.partition("=")[2]) == values
+
+
+def test_help():
+    """The help names each call that can be posted, with its arguments."""
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=10, check=True)
+    for call in CALLS:
+        assert f"  {call}(" in done.stdout
+    assert "fail(kind, path='*', times=1, after=0, **options)\n      Queue a fault." in done.stdout
 
 
 def test_without_its_extra():
@@ -66,6 +82,17 @@ def test_command_line_refuses(option):
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert "error:" in done.stderr
+
+
+def test_stopping_ends_idle_connections():
+    """A client's connection that is kept alive does not outlive the sandbox."""
+    with requests.Session() as session:
+        with Sandbox(records=1) as sandbox:
+            assert session.get(f"{sandbox.url}/api/ticketrz", timeout=5).status_code == 401
+            assert sandbox.state.transports
+        assert not sandbox.state.transports
+        with pytest.raises(requests.exceptions.ConnectionError):
+            session.get(f"{sandbox.url}/api/ticketrz", timeout=5)
 
 
 def test_port_in_use():
