@@ -7,7 +7,7 @@ from typing import Any
 CONN_FIELDS: dict[str, dict[str, Any]] = {
     "site_id": {
         "label": "Site ID",
-        "description": "The number of the Onebox site to sign in to, for example 169.",
+        "description": "The number of the Onebox site to log in to, for example 169.",
         # Airflow's page requires what may not be null, and keeps letters out of a number; it reads no pattern.
         # It would turn a mistyped number below a minimum into the minimum, which is another site.
         "schema": {"type": "integer"},
@@ -19,7 +19,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "max_retries": {
         "label": "Retries",
-        "description": "Further tries of a call after a passing fault. 3 if empty.",
+        "description": "Retries of a call after a transient error. 3 if empty.",
         "schema": {"type": ["integer", "null"], "minimum": 0},
     },
     "verify": {
@@ -29,13 +29,13 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "proxies": {
         "label": "Proxies",
-        "description": 'Proxies by scheme, as JSON: {"https": "http://proxy.example:3128"}.',
+        "description": 'Proxies by scheme, as JSON: {"https": "http://user:password@proxy.example:3128"}.',
         # Without "object", the page of Airflow 3.3 shows a connection made from JSON as [object Object].
         "schema": {"type": ["string", "object", "null"]},
     },
     "allow_http": {
         "label": "Allow plain HTTP",
-        "description": "Without it, http:// is refused for every host but this machine.",
+        "description": "Without it, http:// works for this machine alone: it sends the password in the clear.",
         "schema": {"type": ["boolean", "null"], "default": False},
     },
 }

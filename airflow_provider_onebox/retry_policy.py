@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowOptionalProviderFeatureException
+from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 
-from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxQuotaError, quote
+from airflow_provider_onebox.quota import TIMEZONE, seconds_until_opening
 
 try:
     from airflow.sdk import RetryDecision, RetryPolicy
 except ImportError:
     RetryPolicy = object  # type: ignore[misc,assignment]
 
-_OPENING = re.compile(r"\b([01]?[0-9]|2[0-3]):([0-5][0-9])\s*-")
+MAX_WAIT = timedelta(days=1)
+"""The longest time that a server's ``Retry-After`` can put off a retry."""
 
 
 class OneboxRetryPolicy(RetryPolicy):
     """Fail at once where a retry can't help, and wait as long as Onebox says where it can.
 
-    - Refused credentials, a connection that can't work, a write in doubt: no retry.
-    - The quota: retry when the hours that Onebox names begin.
-    - ``Retry-After``: retry after that time.
+    - ``retryable`` of the error is false: no retry.
+    - The quota: retry a minute after the hours begin that Onebox names. From Airflow 3.4 on that uses up no retry.
+    - ``Retry-After``: retry after that time, at most :data:`MAX_WAIT`.
     - Anything else: as the task's own ``retries`` and ``retry_delay`` say.
 
-    For use as ``retry_policy=`` of a task, on Airflow 3.3 and later. The number of tries stays the task's.
+    For use as ``retry_policy=`` of a task, on Airflow 3.3 and later. The number of retries stays the task's.
 
     :param timezone: the time zone of the hours that Onebox names.
+    :param quota_timeout: on Airflow 3.4, how long after the first wait of a try the quota uses up no retry.
     :raises AirflowOptionalProviderFeatureException: on an older Airflow.
+    :raises OneboxConfigError: if there is no such time zone, or ``quota_timeout`` is not positive.
     """
 
-    def __init__(self, timezone: str = "Asia/Jakarta") -> None:
+    def __init__(self, timezone: str = TIMEZONE, *, quota_timeout: timedelta = timedelta(days=1)) -> None:
         if RetryPolicy is object:
             raise AirflowOptionalProviderFeatureException(
                 "OneboxRetryPolicy needs Airflow 3.3, where tasks have retry_policy. On an older one, leave it out: "
-                "refused credentials fail a task at once there too."
+                "rejected credentials fail a task at once there too."
             )
         super().__init__()
-        self.timezone = ZoneInfo(timezone)
+        try:
+            ZoneInfo(timezone)
+        except (KeyError, ValueError, TypeError, OSError):
+            raise OneboxConfigError(
+                f"timezone={quote(timezone)!r} is not a time zone: pass a name such as 'Asia/Jakarta'."
+            ) from None
+        if not isinstance(quota_timeout, timedelta) or quota_timeout <= timedelta(0):
+            raise OneboxConfigError(f"quota_timeout={quote(quota_timeout)!r} is not a timedelta greater than 0.")
+        self.timezone = timezone
+        self.quota_timeout = quota_timeout
 
     def evaluate(
         self,
@@ -55,25 +67,26 @@ class OneboxRetryPolicy(RetryPolicy):
         :param try_number: the number of the try.
         :param max_tries: how many there may be.
         :param context: the task's context.
-        :return: the decision.
+        :return: the decision; its reason says until when the task waits.
         """
-        if isinstance(exception, OneboxError):
-            if isinstance(exception, AirflowFailException):
-                return RetryDecision.fail(reason=f"{type(exception).__name__}: a retry can't help")
-            delay = exception.retry_after
-            if isinstance(exception, OneboxQuotaError):
-                delay = self._until_opening(exception.server_message or "") or delay
-            if delay is not None:
-                return RetryDecision.retry(delay=timedelta(seconds=delay), reason="Onebox says how long to wait")
-        return RetryDecision.default()
-
-    def _until_opening(self, words: str) -> float | None:
-        """Seconds until the hours begin that Onebox names, as in ``tomorrow at 18:00 - 06:00``."""
-        found = _OPENING.search(words)
-        if not found:
-            return None
-        now = datetime.now(self.timezone)
-        opening = now.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
-        if opening <= now:
-            opening += timedelta(days=1)
-        return (opening - now).total_seconds()
+        if not isinstance(exception, OneboxError):
+            return RetryDecision.default()
+        name = type(exception).__name__
+        if not exception.retryable:
+            return RetryDecision.fail(reason=f"{name}: a retry can't help")
+        seconds = None
+        if isinstance(exception, OneboxQuotaError):
+            seconds = seconds_until_opening(exception.server_message, self.timezone)
+        if seconds is None and exception.retry_after is not None:
+            seconds = min(exception.retry_after, MAX_WAIT.total_seconds())
+        if seconds is None:
+            return RetryDecision.default()
+        delay = timedelta(seconds=seconds)
+        until = datetime.now(ZoneInfo(self.timezone)) + delay
+        reason = f"{name}: Onebox asks to wait, so the task runs again at {until:%Y-%m-%d %H:%M %Z}"
+        # Airflow 3.4 has it.
+        reschedule = getattr(RetryDecision, "reschedule", None)
+        if reschedule and isinstance(exception, OneboxQuotaError):
+            decision: RetryDecision = reschedule(delay, reschedule_timeout=self.quota_timeout, reason=reason)
+            return decision
+        return RetryDecision.retry(delay, reason)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowOptionalProviderFeatureException
 from airflow_home import AIRFLOW_VERSION
 
-from airflow_provider_onebox import retry_policy
+from airflow_provider_onebox import exceptions, retry_policy
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
+    OneboxError,
     OneboxQuotaError,
     OneboxRequestError,
+    OneboxResponseError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
@@ -38,35 +43,78 @@ class TestPolicy:
         """Set the clock to a time of day at the account's place."""
 
         def use(hour, minute=0):
+            now = datetime(2026, 11, 24, hour, minute, tzinfo=ZoneInfo("Asia/Jakarta"))
+
             class Clock(datetime):
                 @classmethod
                 def now(cls, tz=None):
-                    return datetime(2026, 11, 24, hour, minute, tzinfo=tz)
+                    return now.astimezone(tz)
 
             monkeypatch.setattr(retry_policy, "datetime", Clock)
+            monkeypatch.setattr(time, "time", now.timestamp)
 
         return use
 
-    def decide(self, exception):
+    def decide(self, exception, **options):
         """Ask the policy about the first of four tries."""
-        return OneboxRetryPolicy().evaluate(exception, 1, 3)
+        return OneboxRetryPolicy(**options).evaluate(exception, 1, 3)
 
     @pytest.mark.parametrize("cls", [OneboxAuthError, OneboxConfigError, OneboxUncertainWriteError])
     def test_hopeless(self, cls):
-        """Refused credentials and the like fail at once."""
+        """Rejected credentials and the like fail at once."""
         decision = self.decide(cls("no"))
         assert decision.action.value == "fail"
-        assert cls.__name__ in decision.reason
+        assert decision.reason == f"{cls.__name__}: a retry can't help"
+
+    @pytest.mark.parametrize("cls", [OneboxError, OneboxRequestError, OneboxResponseError, OneboxUnavailableError])
+    def test_retryable_decides(self, cls):
+        """What an error says of itself is what becomes of the task, and a wait does not change it."""
+        assert self.decide(cls("no", retryable=False, retry_after=5)).action.value == "fail"
+        assert self.decide(cls("no", retryable=True)).action.value == "default"
+        assert (self.decide(cls("no")).action.value == "fail") is (cls.retryable is False)
 
     @pytest.mark.parametrize(
-        ("hour", "minute", "hours"), [(7, 0, 11), (17, 59, 1 / 60), (18, 0, 24), (23, 0, 19), (0, 30, 17.5)]
+        ("hour", "minute", "hours", "until"),
+        [
+            (7, 0, 11, "2026-11-24 18:01 WIB"),
+            (17, 59, 1 / 60, "2026-11-24 18:01 WIB"),
+            (18, 1, 24 - 1 / 60, "2026-11-25 18:01 WIB"),
+            (0, 30, 17.5, "2026-11-24 18:01 WIB"),
+        ],
     )
-    def test_quota(self, at, hour, minute, hours):
-        """The quota is waited out until its hours begin."""
+    def test_quota(self, at, hour, minute, hours, until):
+        """The quota is waited out until its hours begin, and the reason says until when."""
         at(hour, minute)
-        decision = self.decide(OneboxQuotaError("x", server_message=QUOTA))
-        assert decision.action.value == "retry"
-        assert decision.retry_delay == timedelta(hours=hours)
+        decision = self.decide(OneboxQuotaError("x", server_message=QUOTA, retry_after=5))
+        assert decision.action.value == ("retry" if AIRFLOW_VERSION < (3, 4) else "reschedule")
+        assert decision.retry_delay == timedelta(hours=hours, minutes=1)
+        assert decision.reason == f"OneboxQuotaError: Onebox asks to wait, so the task runs again at {until}"
+
+    def test_quota_uses_up_no_retry(self, at, monkeypatch):
+        """Where Airflow can put off a task without using up a retry, the quota does so, for a time that is bounded."""
+        if AIRFLOW_VERSION < (3, 4):
+            monkeypatch.setattr(retry_policy.RetryDecision, "reschedule", lambda *a, **k: (a, k), raising=False)
+            expect = lambda days, decision: (  # noqa: E731
+                (timedelta(hours=11, minutes=1),),
+                {"reschedule_timeout": timedelta(days=days), "reason": decision[1]["reason"]},
+            )
+        else:
+            expect = lambda days, decision: retry_policy.RetryDecision.reschedule(  # noqa: E731
+                timedelta(hours=11, minutes=1), reschedule_timeout=timedelta(days=days), reason=decision.reason
+            )
+        at(7)
+        error = OneboxQuotaError("x", server_message=QUOTA)
+        for days, options in ((1, {}), (3, {"quota_timeout": timedelta(days=3)})):
+            decision = self.decide(error, **options)
+            assert decision == expect(days, decision)
+        assert self.decide(OneboxUnavailableError("x", retry_after=5)).action.value == "retry"
+
+    def test_zone(self, at):
+        """The hours are those of the zone that is named."""
+        at(7)
+        decision = self.decide(OneboxQuotaError("x", server_message=QUOTA), timezone="UTC")
+        assert decision.retry_delay == timedelta(hours=18, minutes=1)
+        assert "2026-11-24 18:01 UTC" in decision.reason
 
     def test_quota_without_hours(self):
         """A quota that names no hours is the task's own matter, unless it says how long to wait."""
@@ -74,17 +122,49 @@ class TestPolicy:
         assert self.decide(OneboxQuotaError("x")).action.value == "default"
         assert self.decide(OneboxQuotaError("x", retry_after=5)).retry_delay == timedelta(seconds=5)
 
-    def test_retry_after(self):
-        """A server that names a time is believed."""
-        decision = self.decide(OneboxUnavailableError("x", retry_after=120.0))
-        assert (decision.action.value, decision.retry_delay) == ("retry", timedelta(seconds=120))
+    @pytest.mark.parametrize(
+        ("retry_after", "delay", "until"),
+        [
+            (0.0, timedelta(0), "2026-11-24 07:00 WIB"),
+            (120.0, timedelta(seconds=120), "2026-11-24 07:02 WIB"),
+            (86399.0, timedelta(seconds=86399), "2026-11-25 06:59 WIB"),
+            (86401.0, timedelta(days=1), "2026-11-25 07:00 WIB"),
+            (999999999999.0, timedelta(days=1), "2026-11-25 07:00 WIB"),
+        ],
+    )
+    def test_retry_after(self, at, retry_after, delay, until):
+        """A server that names a time is believed, for a day at the most."""
+        at(7)
+        decision = self.decide(OneboxUnavailableError("x", retry_after=retry_after))
+        assert (decision.action.value, decision.retry_delay) == ("retry", delay)
+        assert decision.reason == f"OneboxUnavailableError: Onebox asks to wait, so the task runs again at {until}"
 
-    @pytest.mark.parametrize("exception", [OneboxUnavailableError("x"), OneboxRequestError("x"), ValueError("x")])
+    @pytest.mark.parametrize("exception", [OneboxUnavailableError("x"), ValueError("x"), AirflowFailException("x")])
     def test_rest(self, exception):
         """Everything else is left to the task."""
         assert self.decide(exception).action.value == "default"
 
-    def test_unknown_zone(self):
-        """A time zone that does not exist is refused when the DAG is parsed."""
-        with pytest.raises(Exception, match="Atlantis"):
-            OneboxRetryPolicy(timezone="Atlantis/Capital")
+    @pytest.mark.parametrize("zone", ["Atlantis/Capital", "", "Asia", "../etc", "x" * 5000, None, 7])
+    def test_unknown_zone(self, zone):
+        """A time zone that does not exist is refused when the DAG is parsed, by the argument's name."""
+        with pytest.raises(OneboxConfigError, match=r"timezone=.* is not a time zone") as caught:
+            OneboxRetryPolicy(timezone=zone)
+        assert str(zone)[:100] in str(caught.value)
+
+    @pytest.mark.parametrize("value", [timedelta(0), timedelta(days=-1), 3600, None])
+    def test_quota_timeout_refused(self, value):
+        """A time that is over before it begins would be met on the worker alone."""
+        with pytest.raises(OneboxConfigError, match=r"quota_timeout=.* is not a timedelta greater than 0"):
+            OneboxRetryPolicy(quota_timeout=value)
+
+    def test_copy(self):
+        """Airflow copies what a task's arguments hold."""
+        policy = copy.deepcopy(OneboxRetryPolicy("UTC", quota_timeout=timedelta(seconds=1)))
+        assert (policy.timezone, policy.quota_timeout) == ("UTC", timedelta(seconds=1))
+
+
+def test_what_fails_at_once_is_not_retryable():
+    """Airflow, the policy and the errors themselves never differ on whether a retry can help."""
+    members = [cls for cls in vars(exceptions).values() if isinstance(cls, type) and issubclass(cls, OneboxError)]
+    assert len(members) >= 8
+    assert not [cls for cls in members if issubclass(cls, AirflowFailException) and cls.retryable]
