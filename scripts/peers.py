@@ -1,0 +1,140 @@
+"""Run the test suites of requests and urllib3, plain and with ours in place of theirs, and compare test by test.
+
+The suites are those of the versions installed beside this interpreter; their source distributions come from the
+package index and are kept in ``build/peers``. Tests that fail plain, because they need a network say, tell nothing
+and are left out. The suites have races of their own: a difference counts if it shows again in a second run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "peers"
+PLUGIN = ROOT / "tests" / "peers"
+SECONDS = 300
+"""The longest that one run of a suite may take."""
+
+# The part of urllib3's suite that has to do with connections: what is ours there is a class of connections.
+SUITES = {
+    "requests": ["tests"],
+    "urllib3": [
+        "test/contrib",
+        "test/with_dummyserver",
+        "test/test_connection.py",
+        "test/test_connectionpool.py",
+        "test/test_poolmanager.py",
+        "test/test_proxymanager.py",
+        "test/test_response.py",
+    ],
+}
+
+
+def get_source(suite: str) -> Path:
+    """Return the folder with the source distribution of the installed version, downloaded if it is not there."""
+    name = f"{suite}-{version(suite)}"
+    if not (BUILD / name).exists():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--no-binary", ":all:", "--dest", BUILD, name.replace("-", "==")], check=True)
+        with tarfile.open(BUILD / f"{name}.tar.gz") as archive:
+            archive.extractall(BUILD, filter="data")
+    return BUILD / name
+
+
+def start(suite: str, ours: bool, tests: list[str]) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start one run of a suite; return it and the file with its outcomes."""
+    source = get_source(suite)
+    report = BUILD / f"{suite}-{'ours' if ours else 'plain'}.json"
+    report.unlink(missing_ok=True)
+    kept = {key: value for key, value in os.environ.items() if not key.upper().endswith("_PROXY")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "peers_plugin", "--tb=short"]
+    # The suites treat warnings as errors, and are older than what warns.
+    command += ["-o", "addopts=", "-o", "filterwarnings=default", *tests]
+    with report.with_suffix(".txt").open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=source,
+            env=kept | {"PYTHONPATH": str(PLUGIN), "PEERS_OURS": suite if ours else "", "PEERS_REPORT": str(report)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    return process, report
+
+
+def run(wanted: dict[str, list[str]]) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    """Run suites side by side; return the outcomes of each, plain and with ours."""
+    runs = {suite: [start(suite, ours, tests) for ours in (False, True)] for suite, tests in wanted.items()}
+    end = time.monotonic() + SECONDS
+    outcomes = {}
+    try:
+        for suite, pair in runs.items():
+            for process, report in pair:
+                process.wait(max(0, end - time.monotonic()))
+                if not report.exists():
+                    sys.exit(f"{suite} did not come to its end:\n{report.with_suffix('.txt').read_text()[-5000:]}")
+            outcomes[suite] = tuple(json.loads(report.read_text()) for _, report in pair)
+    finally:
+        for process, _ in (one for pair in runs.values() for one in pair):
+            process.kill()
+    return outcomes
+
+
+def differing(plain: dict[str, str], ours: dict[str, str]) -> set[str]:
+    """Name the tests that end otherwise with ours, of those that do not fail plain."""
+    return {test for test in plain if plain[test] != "failed" and ours.get(test) != plain[test]}
+
+
+def read_allowed() -> dict[str, list[str]]:
+    """Return what may differ in each suite."""
+    allowed: dict[str, list[str]] = {suite: [] for suite in SUITES}
+    for line in (PLUGIN / "allowed.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            suite, _, test = line.partition(" ")
+            allowed[suite].append(test)
+    return allowed
+
+
+def main() -> int:
+    """Compare, print one table, and tell what differs unexpectedly."""
+    began = time.monotonic()
+    allowed = read_allowed()
+    results = run(SUITES)
+    differs = {suite: differing(*pair) for suite, pair in results.items()}
+    unexpected = {
+        suite: sorted(test for test in tests if test.partition("[")[0] not in allowed[suite])
+        for suite, tests in differs.items()
+    }
+    again = {suite: tests for suite, tests in unexpected.items() if tests}
+    for suite, pair in run(again).items():
+        unexpected[suite] = sorted(differing(*pair))
+        differs[suite] -= set(again[suite]) - set(unexpected[suite])
+    rows, passed, failed = [], 0, 0
+    for suite, (plain, ours) in results.items():
+        told = {test for test, outcome in plain.items() if outcome != "failed"}
+        names = {test.partition("[")[0] for test in differs[suite]}
+        stale = [test for test in allowed[suite] if test in {t.partition("[")[0] for t in told} - names]
+        sys.stdout.writelines(f"{suite} differs: {test} ({ours.get(test, 'missing')})\n" for test in unexpected[suite])
+        sys.stdout.writelines(f"{suite} does not differ any more: {test}\n" for test in stale)
+        bad = len(unexpected[suite])
+        by_design = len(differs[suite]) - bad
+        same = len(told) - len(differs[suite])
+        rows.append((f"{suite} {version(suite)}", len(plain), len(plain) - len(told), same, by_design, bad))
+        passed, failed = passed + same + by_design, failed + bad + len(stale)
+    sys.stdout.write(
+        "| suite | tests | fail plain | same | differ by design | unexpected |\n|---|--:|--:|--:|--:|--:|\n"
+    )
+    sys.stdout.writelines(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+    sys.stdout.write(f"{time.monotonic() - began:.0f} s\n{passed} passed, {failed} failed\n")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
