@@ -7,6 +7,7 @@ and are left out. The suites have races of their own: a difference counts if it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "peers"
 PLUGIN = ROOT / "tests" / "peers"
-SECONDS = 300
+SECONDS = 600
 """The longest that one run of a suite may take."""
 
 # The part of urllib3's suite that has to do with connections: what is ours there is a class of connections.
@@ -35,6 +36,9 @@ SUITES = {
         "test/test_response.py",
     ],
 }
+if version("urllib3").startswith("2.0."):
+    # The servers that its other tests start do not run with the libraries of today.
+    SUITES["urllib3"] = [test for test in SUITES["urllib3"] if test.endswith(".py")]
 
 
 def get_source(suite: str) -> Path:
@@ -77,7 +81,8 @@ def run(wanted: dict[str, list[str]]) -> dict[str, tuple[dict[str, str], dict[st
     try:
         for suite, pair in runs.items():
             for process, report in pair:
-                process.wait(max(0, end - time.monotonic()))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0, end - time.monotonic()))
                 if not report.exists():
                     sys.exit(f"{suite} did not come to its end:\n{report.with_suffix('.txt').read_text()[-5000:]}")
             outcomes[suite] = tuple(json.loads(report.read_text()) for _, report in pair)

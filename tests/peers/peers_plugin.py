@@ -42,9 +42,11 @@ def take_place_of_urllib3() -> None:
         pool = getattr(urllib3.connectionpool, f"{name}Pool")
         if not issubclass(ours, pool.ConnectionCls) or ours is pool.ConnectionCls:
             raise AssertionError(f"{ours} would be tried against itself")
-        # The suite puts back what it finds in the modules.
-        for place, attribute in ((pool, "ConnectionCls"), (urllib3.connection, name), (urllib3.connectionpool, name)):
-            setattr(place, attribute, ours)
+        # The suite puts back what it finds in the modules, and compares classes with it.
+        pool.ConnectionCls = ours
+        for module in (urllib3.connection, urllib3.connectionpool):
+            setattr(module, name, ours)
+    urllib3.connection.VerifiedHTTPSConnection = urllib3.connection.HTTPSConnection
 
 
 def pytest_configure(config):
