@@ -15,7 +15,7 @@ from urllib.parse import quote_plus
 import pytest
 import requests_mock as rm
 
-from airflow_provider_onebox.client import MAX_RETRY_AFTER, OneboxClient, format_time
+from airflow_provider_onebox.client import MAX_RETRY_AFTER, OneboxClient
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -25,6 +25,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
+from airflow_provider_onebox.listing import format_time
 from airflow_provider_onebox.settings import Settings
 
 TICKET = {"fullName": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}

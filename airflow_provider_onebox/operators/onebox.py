@@ -237,8 +237,8 @@ class OneboxListOperator(_OneboxOperator):
         return records
 
     def _write_file(self, output_path: str, context: Context) -> dict[str, Any]:
-        from airflow_provider_onebox.client import as_id
         from airflow_provider_onebox.incremental import Mark
+        from airflow_provider_onebox.listing import as_id
         from airflow_provider_onebox.output import JsonLinesFile
 
         after, upto = as_id(self.since_id), None

@@ -127,7 +127,7 @@ async def count_together(
     :return: how many there are, and the id of the last one.
     :raises OneboxError: if Onebox can't be asked.
     """
-    from airflow_provider_onebox.client import as_id
+    from airflow_provider_onebox.listing import as_id
 
     after = as_id(since_id)
     key = (client, resource, *filters.items())
