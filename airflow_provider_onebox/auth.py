@@ -5,27 +5,29 @@ API page: https://cloud.onebox.co.id/api/authenticate (Authentication - Token).
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 import time
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import requests
 from requests.auth import AuthBase
 
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxError
-from airflow_provider_onebox.reply import decode, refusal_in
+from airflow_provider_onebox.outcome import decode, is_expired_token
+from airflow_provider_onebox.transport import Bearer, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import requests
-
 EXPIRY_MARGIN = 60.0
-"""Seconds before its end at which a token is no longer used; half its life for one that lives shorter."""
+"""Seconds before it expires at which a token is no longer used; half its life for one that lives shorter."""
 
 MAX_LIFE = 366 * 24 * 3600
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
@@ -36,7 +38,7 @@ class Token:
     """A bearer token and what its claims say. They are read, not verified: only Onebox has the secret.
 
     :param value: the token itself.
-    :param expires_at: its end by Onebox's clock, ``None`` if it is not a readable JWT.
+    :param expires_at: when it expires by Onebox's clock, ``None`` if it does not say.
     :param site_id: the site that it is for, ``None`` if it does not say.
     :param use_until: when this process stops using it, on its monotonic clock, ``None`` for never.
     :param life: seconds that it lives, ``None`` if it does not say.
@@ -66,19 +68,23 @@ class Token:
         try:
             _, claims, _ = value.split(".")
             claims = decode(urlsafe_b64decode(claims + "=="))
+            site_id = claims.get("sid")
+        except (AttributeError, ValueError):
+            return cls(value)
+        site_id = str(site_id) if isinstance(site_id, (str, int)) else None
+        try:
             issued, expires = float(claims["iat"]), float(claims["exp"])
             expires_at = datetime.fromtimestamp(expires, timezone.utc)
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
-            return cls(value)
+            return cls(value, site_id=site_id)
         life = expires - issued
         if not 0 < life <= MAX_LIFE:
-            return cls(value)
+            return cls(value, site_id=site_id)
         left = life if wall is None else min(life, expires - wall)
-        site_id = claims.get("sid")
         return cls(
             value,
             expires_at=expires_at,
-            site_id=str(site_id) if isinstance(site_id, (str, int)) else None,
+            site_id=site_id,
             use_until=now + left - min(EXPIRY_MARGIN, life / 2),
             life=life,
         )
@@ -87,14 +93,14 @@ class Token:
 class TokenSource:
     """Hands out a token that is valid now; one renewal at a time, however many threads ask.
 
-    :param issue: gets a new token; its argument is the token that was refused, if any.
+    :param issue: gets a new token; its argument is the token that was rejected, if any.
     :param token: one to start with.
     :param clock: the monotonic clock, in seconds.
     """
 
     def __init__(
         self,
-        issue: Callable[[str | None], Token],
+        issue: Callable[[Token | None], Token],
         token: Token | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -110,36 +116,38 @@ class TokenSource:
         """The token that is there, good or not; nothing is asked for."""
         return self._token
 
-    def get(self, refused: str | None = None) -> Token:
+    def get(self, rejected: Token | None = None) -> Token:
         """Return a token that is valid now.
 
-        :param refused: a token that Onebox has refused; it is not returned again.
+        :param rejected: a token that Onebox has rejected; it is not returned again.
         :return: the current token, or a new one.
-        :raises OneboxError: if a new one can't be had. Threads that waited for the same attempt get the same
-            error, and refused credentials are not tried again, lest the account get locked.
+        :raises OneboxError: if a new one can't be had; always a fresh one. Threads that waited for the same
+            attempt get the same error, and rejected credentials are not tried again, lest the account get locked.
         """
         token = self._token
-        if token and self._is_usable(token, refused):
+        if token and self._is_usable(token, rejected):
             return token
         finished = self._finished
         with self._lock:
             token = self._token
-            if token and self._is_usable(token, refused):
+            if token and self._is_usable(token, rejected):
                 return token
             if self._failure and (finished != self._finished or isinstance(self._failure, OneboxAuthError)):
-                raise self._failure
+                # A copy has no traceback, which would grow with each raise and keep its frames alive.
+                raise copy.copy(self._failure)
             try:
-                self._token = self._issue(refused)
+                self._token = self._issue(rejected)
                 self._failure = None
             except OneboxError as error:
-                self._failure = error
+                self._failure = copy.copy(error)
                 raise
             finally:
                 self._finished += 1
             return self._token
 
-    def _is_usable(self, token: Token, refused: str | None) -> bool:
-        return token.value != refused and (token.use_until is None or self._clock() < token.use_until)
+    def _is_usable(self, token: Token, rejected: Token | None) -> bool:
+        is_rejected = rejected is not None and token.value == rejected.value
+        return not is_rejected and (token.use_until is None or self._clock() < token.use_until)
 
     def after_fork(self) -> None:
         """Forget a lock that a thread of the parent may have held."""
@@ -147,7 +155,7 @@ class TokenSource:
 
 
 class OneboxAuth(AuthBase):
-    """Attaches the token to requests; answers a dead token's 401 with one renewal and one replay.
+    """Marks requests to carry the token; answers an expired token's 401 with one renewal and one replay.
 
     :param tokens: where tokens come from.
     :param base_url: the only origin that a token is sent to.
@@ -155,38 +163,38 @@ class OneboxAuth(AuthBase):
 
     def __init__(self, tokens: TokenSource, base_url: str) -> None:
         self._tokens = tokens
-        self._origin = _origin(base_url)
+        self._base_url = base_url
+
+    @cached_property
+    def _origin(self) -> str:
+        # Requests turns a name such as münchen.example into ASCII; both have to be compared in one form.
+        return _origin(requests.Request("GET", self._base_url).prepare().url or "")
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Put the token onto a request.
+        """Mark a request to carry the token; the session asks for it when the request is sent.
 
         :param request: the request, prepared.
         :return: the same request.
         :raises OneboxConfigError: if it goes to another origin than the connection's.
-        :raises OneboxError: if there is no token and none can be had.
         """
         if _origin(request.url or "") != self._origin:
             raise OneboxConfigError(f"This session carries a Onebox token and sends it to {self._origin} alone.")
-        self._attach(request, self._tokens.get())
+        request.headers["Authorization"] = Bearer(self._tokens)
         request.hooks["response"].append(self._replay)
         return request
 
-    @staticmethod
-    def _attach(request: requests.PreparedRequest, token: Token) -> None:
-        request.headers["Authorization"] = f"Bearer {token.value}"
-
     def _replay(self, response: requests.Response, **kwargs: Any) -> requests.Response:
-        # A stream under 200 is the caller's to read.
-        if response.status_code != 401 and kwargs.get("stream"):
+        request = response.request
+        bearer = request.headers.get("Authorization")
+        # Only a body that is held in memory can be sent twice; a stream under 200 is the caller's to read.
+        if not isinstance(bearer, Bearer) or not isinstance(request.body, (bytes, str, type(None))):
             return response
-        refusal = refusal_in(response.status_code, response.content)
-        dead = refusal.is_dead_token if refusal else response.status_code == 401
-        # Only a body that is held in memory can be sent twice.
-        if not dead or not isinstance(response.request.body, (bytes, str, type(None))):
+        if response.status_code < 400 and kwargs.get("stream"):
             return response
-        refused = response.request.headers["Authorization"].removeprefix("Bearer ")
-        request = response.request.copy()
-        self._attach(request, self._tokens.get(refused))
+        if not is_expired_token(response.status_code, read_body(response)):
+            return response
+        request = request.copy()
+        request.headers["Authorization"] = Bearer(self._tokens, self._tokens.get(bearer.token))
         response.close()
         replayed: requests.Response = response.connection.send(request, **kwargs)
         replayed.history.append(response)

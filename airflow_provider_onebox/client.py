@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import re
 import threading
 import time
 import weakref
-from base64 import b64encode
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import cached_property
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus
 
 import requests
-import tenacity
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
 
 from airflow_provider_onebox.auth import OneboxAuth, Token, TokenSource
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
-    OneboxRequestError,
     OneboxResponseError,
     OneboxUnavailableError,
-    OneboxUncertainWriteError,
     quote,
 )
 from airflow_provider_onebox.listing import OneboxLists
-from airflow_provider_onebox.reply import read_reply
+from airflow_provider_onebox.outcome import no_reply, read_reply, uncertain
+from airflow_provider_onebox.redaction import redact
 from airflow_provider_onebox.settings import is_plain_path
-from airflow_provider_onebox.transport import OneboxSession, ReplyTooLargeError
+from airflow_provider_onebox.transport import READS, OneboxAdapter, OneboxSession, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,28 +39,21 @@ if TYPE_CHECKING:
 MAX_RETRY_AFTER = 30.0
 """Seconds that a server may ask to wait within a call; a longer wait ends the call."""
 
-READS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that may be sent again whatever became of the first try."""
+# Whatever a server repeats of a token or of the user of an address, known to the client or not.
+_BY_SHAPE = re.compile(r"(?<=//)[^/@\s]+(?=@)|\beyJ[\w-]+(\.[\w-]*)*")
 
 log = logging.getLogger(__name__)
 
-_backoff = tenacity.wait_exponential_jitter(initial=1, max=MAX_RETRY_AFTER, jitter=1)
 _clients: weakref.WeakSet[OneboxClient] = weakref.WeakSet()
-
-
-class _PassingError(Exception):
-    """A try failed in a way that a further try within the call may mend."""
-
-    def __init__(self, error: OneboxError) -> None:
-        self.error = error
 
 
 class OneboxClient(OneboxLists):
     """Speaks to one site of one Onebox as one user. Safe to share between threads.
 
     :param settings: the checked connection.
-    :param tokens: where tokens come from; by default the client signs in by itself.
-    :param on_token: is told of every token as soon as it is there, before anything else can log it.
+    :param tokens: where tokens come from; by default the client logs in by itself.
+    :param adapter: another client's, to share its connections.
+    :param time_limit: seconds that a call may take in all, a login included; there are no retries then.
     :param pause: waits between tries: for that many seconds, or until the event says that nobody waits any more.
     """
 
@@ -70,50 +62,70 @@ class OneboxClient(OneboxLists):
         settings: Settings,
         *,
         tokens: TokenSource | None = None,
-        on_token: Callable[[str], object] = str,
+        adapter: OneboxAdapter | None = None,
+        time_limit: float | None = None,
         pause: Callable[[threading.Event, float], Any] = threading.Event.wait,
     ) -> None:
+        if time_limit is not None:
+            # A login and a call that are not answered end within the limit, with an error that tells which it was.
+            settings = replace(settings, max_retries=0, timeout=min(settings.timeout, time_limit * 0.4))
         self.settings = settings
         self.tokens = tokens or TokenSource(lambda _: self.login())
-        self._on_token = on_token
+        self._adapter = adapter or OneboxAdapter()
+        self._time_limit = time_limit
         self._pause = pause
         _clients.add(self)
 
+    def with_token(self, token: Token) -> OneboxClient:
+        """Make a client that begins with a token from elsewhere, and shares connections and logins with this one.
+
+        :param token: the token to begin with.
+        :return: the client.
+        """
+
+        def issue(rejected: Token | None) -> Token:
+            if rejected is token:
+                log.info(
+                    "Connection %r, site %s: Onebox rejected the token that was handed in; using one of a login.",
+                    self.settings.conn_id,
+                    self.settings.site_id,
+                )
+            return self.tokens.get(rejected)
+
+        return OneboxClient(
+            self.settings,
+            tokens=TokenSource(issue, token),
+            adapter=self._adapter,
+            time_limit=self._time_limit,
+            pause=self._pause,
+        )
+
     @cached_property
     def session(self) -> OneboxSession:
-        """A session that signs in by itself, keeps connections alive, and speaks to this Onebox alone."""
-        session = OneboxSession(self.settings)
+        """A session that logs in by itself, keeps connections alive, and speaks to this Onebox alone."""
+        session = OneboxSession(self.settings, self._adapter)
         session.auth = OneboxAuth(self.tokens, self.settings.base_url)
         return session
 
     def after_fork(self) -> None:
         """Leave the parent's sockets and locks to the parent."""
         self.__dict__.pop("session", None)
+        self._adapter.after_fork()
         self.tokens.after_fork()
 
     def login(self) -> Token:
-        """Sign in, whatever token there is already.
+        """Log in, whatever token there is already.
 
         API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
         :return: the new token.
-        :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
+        :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
         :raises OneboxError: if there is no answer or one that makes no sense.
         """
-        settings = self.settings
-        form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
-        data = self._call("POST", "authenticate", login=True, data=form)
-        value = data.get("token") if isinstance(data, dict) else None
-        if not isinstance(value, str) or not value:
-            raise OneboxResponseError(f"{self._name('POST', 'authenticate')}: {_instead_of_a_token(data)}", status=200)
-        self._on_token(value)
-        try:
-            return Token.read(value, now=time.monotonic())
-        except ValueError:
-            raise OneboxResponseError(
-                f"{self._name('POST', 'authenticate')}: the token in the reply has characters that no token has.",
-                status=200,
-            ) from None
+        token = _token_in(self._call("POST", "authenticate", login=True))
+        if not isinstance(token, Token):
+            raise OneboxResponseError(f"{self._name('POST', 'authenticate')}: {self.redact(token)}", status=200)
+        return token
 
     def url_for(self, endpoint: str) -> str:
         """Put an endpoint behind ``{host}/api/``.
@@ -124,7 +136,7 @@ class OneboxClient(OneboxLists):
         """
         if not isinstance(endpoint, str) or not is_plain_path(endpoint):
             raise OneboxConfigError(
-                f"Endpoint {quote(self.clean(str(endpoint)))!r} is not a path below "
+                f"Endpoint {quote(self.redact(str(endpoint)))!r} is not a path below "
                 f"{self.settings.base_url}/api/: write it like 'ticketrz/12250', with no slash at either end, "
                 "and give a query as params."
             )
@@ -142,30 +154,29 @@ class OneboxClient(OneboxLists):
     ) -> Any:
         """Call Onebox with the token and return what it says.
 
-        Passing faults are retried; a write is sent again only if Onebox can't have acted on it.
+        Transient errors are retried; a write is sent again only if Onebox can't have acted on it.
 
         :param method: the HTTP method.
         :param endpoint: a path below ``{host}/api/``.
         :param params: the query.
         :param json: a body to send as JSON.
-        :param data: a form, or a body as it stands.
+        :param data: a form, or a body as it stands; a file has to be read first.
         :param files: files to upload, as for :func:`requests.request`.
         :return: the parsed JSON.
         :raises OneboxError: the member of the family that fits.
         """
+        if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
+            raise OneboxConfigError(f"method={quote(method)!r} is not an HTTP method such as 'GET'.")
         return self._call(method.upper(), endpoint, params=params, json=json, data=data, files=files)
 
-    def clean(self, words: str) -> str:
+    def redact(self, words: str) -> str:
         """Take this client's secrets out of foreign words, in the forms in which they travel.
 
         :param words: what the server said.
-        :return: the same with ``***`` for the password and the token.
+        :return: the same with ``***`` for passwords and tokens.
         """
         token = self.tokens.current
-        for secret in (self.settings.password, token.value if token else ""):
-            for form in {secret, quote_plus(secret), b64encode(secret.encode()).decode()} - {""}:
-                words = words.replace(form, "***")
-        return words
+        return _BY_SHAPE.sub("***", redact(words, [*self.settings.secrets, *([token.value] if token else [])]))
 
     def _name(self, method: str, endpoint: str) -> str:
         return f"Connection {self.settings.conn_id!r}, site {self.settings.site_id}: {method} {endpoint}"
@@ -177,143 +188,140 @@ class OneboxClient(OneboxLists):
         *,
         login: bool = False,
         abandoned: threading.Event | None = None,
+        on_transient: Callable[[OneboxError], Mapping[str, Any] | None] | None = None,
         **body: Any,
     ) -> Any:
-        name = self._name(method, endpoint)
-        session = self.session
-        url = self.url_for(endpoint)
-        try:
-            # An empty auth keeps the session's own away from the login.
-            request = requests.Request(method, url, auth=(lambda r: r) if login else None, **body)
-            prepared = session.prepare_request(request)
-        except (requests.RequestException, ValueError, TypeError) as error:
-            raise OneboxConfigError(f"{name}: the arguments can't be sent: {quote(self.clean(str(error)))}.") from None
-        options = session.merge_environment_settings(prepared.url, {}, None, None, None)
-        safe = login or method in READS
         abandoned = abandoned or threading.Event()
 
-        def attempt() -> Any:
-            if abandoned.is_set():
-                raise OneboxUnavailableError(f"{name}: nobody waits for it any more.")
-            error: OneboxError
-            try:
-                response = session.send(prepared, **options)
-            except OSError as failure:
-                error, arrived = self._no_answer(name, failure), not _never_connected(failure)
-            else:
-                try:
-                    return read_reply(response, name, login=login, clean=self.clean)
-                except OneboxError as refusal:
-                    error, arrived = refusal, _may_have_acted(refusal)
-            if arrived and not safe:
-                raise self._uncertain(error) from None
-            if isinstance(error, OneboxUnavailableError) and error.retryable:
-                raise _PassingError(error) from None
-            raise error
+        def call() -> Any:
+            return self._outcome(method, endpoint, login, abandoned, on_transient, body)
 
-        return self._with_retries(attempt, abandoned)
-
-    def _with_retries(self, attempt: Callable[[], Any], abandoned: threading.Event) -> Any:
-        tries = self.settings.max_retries + 1
-
-        def error_of(state: tenacity.RetryCallState) -> OneboxError:
-            fault = state.outcome.exception() if state.outcome else None
-            return fault.error if isinstance(fault, _PassingError) else OneboxError("")
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            asked = error_of(state).retry_after
-            return _backoff(state) if asked is None else asked
-
-        def stop(state: tenacity.RetryCallState) -> bool:
-            return state.attempt_number >= tries or (error_of(state).retry_after or 0) > MAX_RETRY_AFTER
-
-        def report(state: tenacity.RetryCallState) -> None:
-            log.warning(
-                "%s. Trying again in %.1f s (%d of %d).",
-                str(error_of(state)).rstrip("."),
-                state.upcoming_sleep,
-                state.attempt_number,
-                tries - 1,
+        outcome = call() if self._time_limit is None else self._within(self._time_limit, call)
+        if outcome is _TOO_LATE:
+            abandoned.set()
+            outcome = OneboxUnavailableError(
+                f"{self._name(method, endpoint)}: no answer within the {self._time_limit:g} s that the call may take.",
+                # Without a token, the call itself has not begun, and does not once it is abandoned.
+                may_have_acted=not login and self.tokens.current is not None,
             )
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_PassingError),
-            wait=wait,
-            stop=stop,
-            sleep=lambda seconds: self._pause(abandoned, seconds),
-            before_sleep=report,
-            reraise=True,
-        )
-        try:
-            return retrying(attempt)
-        except _PassingError as fault:
-            error = fault.error
-            done = retrying.statistics["attempt_number"]
-            advice = f"Given up after {done} of {tries} tries."
-            if (error.retry_after or 0) > MAX_RETRY_AFTER:
-                advice = f"It asks to wait {error.retry_after:.0f} s, so the call was not repeated; try again then."
-            error.args = (f"{str(error).rstrip('.')}. {advice}",)
-            raise error from None
-
-    def _no_answer(self, name: str, failure: OSError) -> OneboxError:
-        cause = _root(failure)
-        words = quote(self.clean(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__))
-        if isinstance(failure, requests.exceptions.SSLError) and "certificate" in words.lower():
-            return OneboxConfigError(
-                f"{name}: the TLS certificate of {self.settings.base_url} is not trusted: {words}. If a proxy or "
-                "Onebox uses a CA of its own, put the path of that CA's file into the connection's extra field "
-                "'verify'."
-            )
-        if isinstance(failure, ReplyTooLargeError):
-            return OneboxResponseError(f"{name}: {words}.", retryable=False)
-        if isinstance(failure, ValueError) or not isinstance(failure, requests.RequestException):
-            return OneboxConfigError(
-                f"{name}: can't be sent: {words}. Check the connection's Onebox URL and its extra fields "
-                "'verify' and 'proxies'."
-            )
-        if isinstance(failure, requests.Timeout) or isinstance(cause, TimeoutError):
-            words = f"no answer within {self.settings.timeout:g} s (the connection's extra field 'timeout')"
-        return OneboxUnavailableError(f"{name}: {self.settings.base_url} can't be reached or broke off: {words}.")
+            if outcome.may_have_acted and method not in READS:
+                outcome = uncertain(outcome)
+        # Raised here, outside of any handler: the frames of the libraries hold passwords, and errors hold frames.
+        if isinstance(outcome, OneboxError):
+            raise outcome
+        return outcome
 
     @staticmethod
-    def _uncertain(error: OneboxError) -> OneboxUncertainWriteError:
-        return OneboxUncertainWriteError(
-            f"{str(error).rstrip('.')}. {OneboxUncertainWriteError.remedy}.",
-            status=error.status,
-            code=error.code,
-            server_message=error.server_message,
-        )
+    def _within(seconds: float, call: Callable[[], Any]) -> Any:
+        """Make a call in a thread of its own: nothing else ends a look-up of a name, for one."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - for the caller's thread to raise
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="onebox-call", daemon=True).start()
+        try:
+            return future.result(seconds)
+        except FutureTimeoutError:
+            return _TOO_LATE
+
+    def _outcome(
+        self,
+        method: str,
+        endpoint: str,
+        login: bool,
+        abandoned: threading.Event,
+        on_transient: Callable[[OneboxError], Mapping[str, Any] | None] | None,
+        body: dict[str, Any],
+    ) -> Any:
+        """Make a call with its retries; return its JSON or its error."""
+        tries = self.settings.max_retries + 1
+        prepared = self._prepare(method, endpoint, login, body)
+        for number in range(1, tries + 1):
+            if isinstance(prepared, OneboxError):
+                return prepared
+            outcome, retry = self._try(prepared, self._name(method, endpoint), login, abandoned)
+            if not retry:
+                return outcome
+            wait = outcome.retry_after
+            if wait is None:
+                wait = min(MAX_RETRY_AFTER, 2.0 ** min(number - 1, 9) + random.random())  # noqa: S311 - no secret
+            if number == tries or wait > MAX_RETRY_AFTER:
+                break
+            log.warning(
+                "%s. Retrying in %.1f s (%d of %d).", str(outcome).rstrip("."), wait, number, self.settings.max_retries
+            )
+            params = on_transient(outcome) if on_transient else None
+            if params is not None:
+                prepared = self._prepare(method, endpoint, login, {**body, "params": params})
+            self._pause(abandoned, wait)
+        advice = f"Given up after {number} of {tries} tries."
+        if wait > MAX_RETRY_AFTER:
+            advice = f"It asks to wait {wait:.0f} s, so the call was not retried; try again then."
+        outcome.args = (f"{str(outcome).rstrip('.')}. {advice}",)
+        return outcome
+
+    def _prepare(
+        self, method: str, endpoint: str, login: bool, body: dict[str, Any]
+    ) -> requests.PreparedRequest | OneboxConfigError:
+        url = self.url_for(endpoint)
+        if login:
+            settings = self.settings
+            # An empty auth keeps the session's own away.
+            form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
+            body = {"auth": lambda request: request, "data": form}
+        try:
+            prepared = self.session.prepare_request(requests.Request(method, url, **body))
+        except (requests.RequestException, ValueError, TypeError) as failure:
+            problem = quote(self.redact(str(failure)))
+        else:
+            if isinstance(prepared.body, (bytes, str, type(None))):
+                return prepared
+            problem = "the body is a file or an iterator, which can't be sent again: read it, and pass what it holds"
+        return OneboxConfigError(f"{self._name(method, endpoint)}: the arguments can't be sent: {problem}.")
+
+    def _try(
+        self, prepared: requests.PreparedRequest, name: str, login: bool, abandoned: threading.Event
+    ) -> tuple[Any, bool]:
+        """Send a request once; return its JSON or its error, and whether a retry is safe and can help."""
+        # Where it is not our adapter that sends, nothing is known.
+        exchange.is_sent = True
+        try:
+            if not login:
+                self.tokens.get()
+            if abandoned.is_set():
+                return OneboxUnavailableError(f"{name}: nobody waits for it any more."), False
+            outcome = read_reply(self.session.send(prepared), name, login=login, redact=self.redact)
+        except OneboxError as error:
+            # The login's, which has had its own retries.
+            error.__context__ = None
+            return error.with_traceback(None), False
+        except Exception as failure:  # noqa: BLE001 - a raw error after a write was sent would have Airflow repeat it
+            outcome = no_reply(failure, name, self.settings, self.redact)
+        if not isinstance(outcome, OneboxError):
+            return outcome, False
+        if login:
+            outcome.may_have_acted = False
+        elif outcome.may_have_acted and prepared.method not in READS:
+            return uncertain(outcome), False
+        return outcome, isinstance(outcome, OneboxUnavailableError) and outcome.retryable
 
 
-def _may_have_acted(error: OneboxError) -> bool:
-    """Tell whether Onebox may have done what it was asked to do when this was its answer."""
-    if isinstance(error, OneboxResponseError):
-        return (error.status or 0) < 300
-    if isinstance(error, OneboxUnavailableError):
-        # 429 is the one passing fault that says by itself that nothing was done.
-        return error.status != 429
-    return isinstance(error, OneboxRequestError) and error.retryable
+_TOO_LATE = object()
 
 
-def _never_connected(failure: OSError) -> bool:
-    """Tell whether a request failed before a byte of it was sent."""
-    reason = getattr(failure.args[0] if failure.args else None, "reason", None)
-    if isinstance(reason, ProxyError):
-        reason = reason.original_error
-    return isinstance(failure, (requests.ConnectTimeout, ValueError)) or isinstance(
-        reason, (NewConnectionError, ConnectTimeoutError)
-    )
-
-
-def _root(failure: BaseException) -> BaseException:
-    """Find the error that started it: the libraries wrap it several times."""
-    # Beyond the libraries' own errors may be one that the caller is just handling.
-    while not getattr(failure, "strerror", None):
-        inner = failure.__cause__ or failure.__context__
-        if not isinstance(inner, (OSError, HTTPError, HTTPException)):
-            break
-        failure = inner
-    return failure
+def _token_in(reply: Any) -> Token | str:
+    """Read the token of a login, or say what came instead."""
+    value = reply.get("token") if isinstance(reply, dict) else None
+    if not isinstance(value, str) or not value:
+        return _instead_of_a_token(reply)
+    try:
+        return Token.read(value, now=time.monotonic())
+    except ValueError:
+        return "the token in the reply has characters that no token has."
 
 
 def _instead_of_a_token(data: Any) -> str:

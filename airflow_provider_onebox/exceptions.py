@@ -5,10 +5,10 @@
     AirflowException
     └── OneboxError                     anything that went wrong with Onebox
         ├── OneboxConfigError       *   a connection or an argument that can't work; nothing was sent
-        ├── OneboxAuthError         *   Onebox refused the e-mail, the password, the site or a new token
+        ├── OneboxAuthError         *   Onebox rejected the e-mail, the password, the site or a new token
         ├── OneboxQuotaError            outside the hours in which Onebox answers this account
-        ├── OneboxUnavailableError      no usable answer after all tries: refused, timed out, 429, 502, 503, 504
-        ├── OneboxRequestError          Onebox understood the call and refused it
+        ├── OneboxUnavailableError      no usable answer after all tries: not reached, timed out, 429, 502, 503, 504
+        ├── OneboxRequestError          Onebox understood the call and rejected it
         ├── OneboxResponseError         a reply that makes no sense: HTML, cut off, empty, a redirect
         └── OneboxUncertainWriteError * a write that may or may not have been done
 
@@ -47,9 +47,12 @@ class OneboxError(AirflowException):
     :param server_message: Onebox's own ``userMessage``, shortened and on one line.
     :param retryable: whether the same call can succeed later; the class's own verdict if not given.
     :param retry_after: seconds that the server asks to wait, if it said so.
+    :param may_have_acted: whether Onebox may have done what it was asked to do; the class's own verdict if not
+        given. ``False`` means that it has not: the call never left, or was rejected.
     """
 
     retryable: bool = False
+    may_have_acted: bool = False
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class OneboxError(AirflowException):
         server_message: str | None = None,
         retryable: bool | None = None,
         retry_after: float | None = None,
+        may_have_acted: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -68,6 +72,8 @@ class OneboxError(AirflowException):
         self.retry_after = retry_after
         if retryable is not None:
             self.retryable = retryable
+        if may_have_acted is not None:
+            self.may_have_acted = may_have_acted
 
 
 class OneboxConfigError(OneboxError, AirflowFailException):
@@ -75,9 +81,9 @@ class OneboxConfigError(OneboxError, AirflowFailException):
 
 
 class OneboxAuthError(OneboxError, AirflowFailException):
-    """Onebox refused the e-mail, the password or the site, or refused a token it had just given.
+    """Onebox rejected the e-mail, the password or the site, or rejected a token it had just given.
 
-    Fails the task at once: every further try with the same password brings the account nearer to a lock.
+    Fails the task at once: every retry with the same password brings the account nearer to a lock.
     """
 
 
@@ -91,13 +97,13 @@ class OneboxQuotaError(OneboxError):
 
 
 class OneboxUnavailableError(OneboxError):
-    """No usable answer after all tries: connection refused or dropped, timed out, 429, 502, 503 or 504."""
+    """No usable answer after all tries: connection refused or dropped, timeout, 429, 502, 503 or 504."""
 
     retryable = True
 
 
 class OneboxRequestError(OneboxError):
-    """Onebox understood the call and refused it: no such record, a missing field, a fault of its own."""
+    """Onebox understood the call and rejected it: no such record, a missing field, an error of its own."""
 
 
 class OneboxResponseError(OneboxError):
@@ -112,4 +118,5 @@ class OneboxUncertainWriteError(OneboxError, AirflowFailException):
     Fails the task at once: a retry could write twice. Look in Onebox before the task is cleared.
     """
 
+    may_have_acted = True
     remedy: ClassVar[str] = "It may have been done: look in Onebox before you clear the task"

@@ -1,21 +1,25 @@
-"""The HTTP session: bounded in time and memory, bound to one host, deaf to redirects."""
+"""The only door to the network: a session that is bounded in time and memory and speaks to one host."""
 
 from __future__ import annotations
 
 import http.client
 import io
+import threading
 import time
+from functools import cache
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from requests.utils import select_proxy
 
 if TYPE_CHECKING:
     import socket
 
+    from urllib3.connection import HTTPConnection
+
+    from airflow_provider_onebox.auth import Token, TokenSource
     from airflow_provider_onebox.settings import Settings
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
@@ -26,6 +30,52 @@ MAX_REPLY_TIMEOUTS = 10
 
 MAX_CONNECTIONS = 32
 """The most connections that one session keeps open."""
+
+MAX_IDLE_BEFORE_WRITE = 0.5
+"""Seconds after which a connection is too old for a write: the server may be closing it at this moment."""
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that may be sent again whatever became of the first try."""
+
+_ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
+
+
+class Exchange(threading.local):
+    """What is known of the request that this thread sends, or has sent last.
+
+    It is noted as it happens. The classes of errors do not tell it: the same one can come of a connection that
+    could not be made and of one that broke after the request.
+    """
+
+    is_write = True
+    #: Whether bytes of the request were handed to an established connection.
+    is_sent = True
+    #: When it began, on the monotonic clock.
+    began = 0.0
+    #: The proxy that it went to, without user and password; empty for none.
+    proxy = ""
+
+
+exchange = Exchange()
+
+
+class Bearer(str):
+    """The value of an ``Authorization`` header: reads ``Bearer ***``; the connection alone sends the token.
+
+    :param tokens: where the token comes from.
+    :param token: the token to send; ``None`` before a request is sent.
+    """
+
+    tokens: TokenSource
+    token: Token | None
+
+    def __new__(cls, tokens: TokenSource, token: Token | None = None) -> Bearer:  # noqa: D102
+        self = super().__new__(cls, "Bearer ***")
+        self.tokens, self.token = tokens, token
+        return self
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
 
 
 class _TimedSocketReader(io.RawIOBase):
@@ -38,7 +88,8 @@ class _TimedSocketReader(io.RawIOBase):
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        self._timeout = sock.gettimeout()
+        # That of pyOpenSSL, which other libraries put into urllib3, has the method inside alone.
+        self._timeout = getattr(sock, "socket", sock).gettimeout()
         self._deadline = time.monotonic() + MAX_REPLY_TIMEOUTS * (self._timeout or 0)
 
     def readable(self) -> bool:
@@ -71,41 +122,107 @@ class _TimedResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_TimedSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
 
-
-class _TimedHTTPConnection(HTTPConnection):
-    response_class = _TimedResponse
-
-
-class _TimedHTTPSConnection(HTTPSConnection):
-    response_class = _TimedResponse
-
-
-class _TimedHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _TimedHTTPConnection
+    def begin(self) -> None:
+        super().begin()
+        # The base class skips 100 alone; the final reply follows any of the interim ones.
+        while 100 < self.status < 200 and self.status != 101:
+            self.headers = None  # type: ignore[assignment]
+            super().begin()
 
 
-class _TimedHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _TimedHTTPSConnection
+@cache
+def _wire(base: type[HTTPConnection]) -> type[HTTPConnection]:
+    """Make a pool's own class of connections, whatever it is, bounded, discreet and honest about what it sent."""
 
+    class Connection(base):  # type: ignore[valid-type,misc]
+        response_class = _TimedResponse
+        # http.client's own, which anybody can set for all, prints requests with token and password.
+        debuglevel = 0
+        _used = 0.0
 
-_POOLS = {"http": _TimedHTTPPool, "https": _TimedHTTPSPool}
+        @property
+        def is_connected(self) -> bool:
+            is_old = exchange.is_write and time.monotonic() - self._used > MAX_IDLE_BEFORE_WRITE
+            return not is_old and super().is_connected
+
+        def putheader(self, header: str, *values: Any) -> None:
+            super().putheader(
+                header, *(f"Bearer {v.token.value}" if isinstance(v, Bearer) and v.token else v for v in values)
+            )
+
+        def endheaders(self, *args: Any, **kwargs: Any) -> None:
+            if self.sock is None:
+                self.connect()
+            exchange.is_sent = True
+            failure = None
+            try:
+                super().endheaders(*args, **kwargs)
+            except OSError as error:
+                # The frames below hold the request as it is sent, with the token.
+                failure = error.with_traceback(None)
+            if failure:
+                raise failure
+
+        def getresponse(self) -> Any:
+            response = super().getresponse()
+            self._used = time.monotonic()
+            return response
+
+    return Connection
 
 
 class ReplyTooLargeError(requests.RequestException):
     """A body went past :data:`MAX_REPLY_BYTES` and was cut off."""
 
 
-class _BoundedAdapter(HTTPAdapter):
-    """Reads a body up to :data:`MAX_REPLY_BYTES`, in the time that a reply has."""
+def read_body(response: requests.Response) -> bytes:
+    """Read a body that is not read yet, up to :data:`MAX_REPLY_BYTES`.
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+    :param response: the reply.
+    :return: the body, which is the reply's ``content`` from then on.
+    :raises requests.RequestException: if the body is too large, breaks off, or is packed as nobody asked for.
+    """
+    if response._content is False:  # type: ignore[comparison-overlap]
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in _ENCODINGS and response.request.method != "HEAD":
+            # Packed twice, a few bytes can stand for gigabytes, which older urllib3 unpacks in one go.
+            response.close()
+            raise requests.exceptions.ContentDecodingError("the reply's Content-Encoding is not one that was asked for")
+        size, chunks = 0, []
+        for chunk in response.iter_content(65536):
+            size += len(chunk)
+            if size > MAX_REPLY_BYTES:
+                response.close()
+                raise ReplyTooLargeError(
+                    f"the reply is larger than {MAX_REPLY_BYTES // 2**20} MiB; ask for fewer rows a page",
+                    response=response,
+                )
+            chunks.append(chunk)
+        response._content = b"".join(chunks)
+    return response.content or b""
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
+
+class OneboxAdapter(HTTPAdapter):
+    """Sends requests on bounded connections and notes in :data:`exchange` what becomes of them."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_maxsize=MAX_CONNECTIONS)
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections to the parent."""
+        OneboxAdapter.__init__(self)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the pool for a request; its connections are bounded.
+
+        :param args: as for the base class.
+        :param kwargs: likewise.
+        :return: the pool.
+        """
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if pool.ConnectionCls.response_class is not _TimedResponse:
+            pool.ConnectionCls = _wire(pool.ConnectionCls)
+        return pool
 
     def send(
         self,
@@ -116,38 +233,43 @@ class _BoundedAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> requests.Response:
+        """Send a request and read the reply's body, up to its limit, unless it is to be streamed.
+
+        :param request: the prepared request.
+        :param stream: whether to leave the body to the caller.
+        :param timeout: seconds for connecting and for each read.
+        :param verify: as for :func:`requests.request`.
+        :param cert: likewise.
+        :param proxies: likewise.
+        :return: the reply.
+        """
+        exchange.is_write, exchange.is_sent, exchange.began = request.method not in READS, False, time.monotonic()
+        exchange.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
         response = super().send(request, True, timeout, verify, cert, proxies)
         if not stream:
-            size, chunks = 0, []
-            for chunk in response.iter_content(65536):
-                size += len(chunk)
-                if size > MAX_REPLY_BYTES:
-                    response.close()
-                    raise ReplyTooLargeError(
-                        f"the reply is larger than {MAX_REPLY_BYTES // 2**20} MiB; ask for fewer rows a page",
-                        response=response,
-                    )
-                chunks.append(chunk)
-            response._content = b"".join(chunks)
+            read_body(response)
         return response
 
 
 class OneboxSession(requests.Session):
     """A :class:`requests.Session` with the connection's timeout, TLS settings and proxies as defaults.
 
-    Redirects are never followed and cookies never kept, so nothing that is sent reaches another host.
+    Redirects are never followed and cookies never kept, so nothing that is sent reaches another host. A request
+    that carries a token shows ``Bearer ***`` in its place.
 
     :param settings: the checked connection.
+    :param adapter: another session's, to share its connections.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, adapter: OneboxAdapter | None = None) -> None:
         super().__init__()
         self._settings = settings
         self.proxies = dict(settings.proxies)
+        self.headers["Accept-Encoding"] = "gzip, deflate"
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # A proxy from the environment would carry the password of a plain-HTTP connection in the clear.
         self.trust_env = settings.base_url.startswith("https:")
-        adapter = _BoundedAdapter(pool_maxsize=MAX_CONNECTIONS)
+        adapter = adapter or OneboxAdapter()
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
@@ -159,16 +281,44 @@ class OneboxSession(requests.Session):
         """
         return
 
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """Merge the environment's settings with the connection's; the connection's proxies win.
+
+        :param url: where the request goes.
+        :param proxies: the request's own proxies, which win over all.
+        :param stream: as for the base class.
+        :param verify: likewise.
+        :param cert: likewise.
+        :return: the options to send the request with.
+        """
+        own = {**self.proxies, **(proxies or {})}
+        options = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        if select_proxy(url, own):
+            options["proxies"] = own
+        return options
+
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Send a prepared request with the connection's timeout and TLS settings.
+        """Send a prepared request with the connection's timeout, TLS settings and proxies, and the current token.
 
         :param request: the prepared request.
         :param kwargs: as for :meth:`requests.Session.send`; ``timeout`` in seconds.
         :return: the reply.
         """
+        if "proxies" not in kwargs:
+            kwargs = {**self.merge_environment_settings(request.url, {}, None, None, None), **kwargs}
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = self._settings.timeout
         # Requests lets REQUESTS_CA_BUNDLE win over a session's own setting; an explicit one must stand.
         if self._settings.verify is not True:
             kwargs["verify"] = self._settings.verify
+        bearer = request.headers.get("Authorization")
+        if isinstance(bearer, Bearer):
+            request = request.copy()
+            request.headers["Authorization"] = Bearer(bearer.tokens, bearer.tokens.get())
         return super().send(request, **kwargs)
+
+
+def _without_user(url: str) -> str:
+    # No parser: an address that makes no sense is for requests to judge.
+    scheme, _, address = url.rpartition("://")
+    return f"{scheme or 'http'}://{address.rpartition('@')[2]}" if url else ""

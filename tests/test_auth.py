@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 import random
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
@@ -14,6 +18,7 @@ import requests
 
 from airflow_provider_onebox.auth import EXPIRY_MARGIN, OneboxAuth, Token, TokenSource
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxUnavailableError
+from airflow_provider_onebox.transport import Bearer
 
 KEY = "k" * 32
 
@@ -32,9 +37,9 @@ class Issuer:
         self.error = None
         self.pause = 0.0
 
-    def __call__(self, refused):
+    def __call__(self, rejected):
         time.sleep(self.pause)
-        self.issued.append(refused)
+        self.issued.append(rejected)
         if self.error:
             raise self.error
         return Token.read(make(jti=str(len(self.issued))), now=self.now)
@@ -67,11 +72,11 @@ def test_documented_token():
 
 @pytest.mark.parametrize("skew", [-3600, 0, 3600])
 def test_wrong_clock_does_not_matter(skew):
-    """A worker an hour off neither renews again and again nor uses a dead token."""
+    """A worker an hour off neither renews again and again nor uses a expired token."""
     issuer = Issuer()
     issuer.now = 5.0
     source = TokenSource(
-        lambda refused: Token.read(make(iat=int(time.time()) + skew), now=issuer.now), clock=lambda: issuer.now
+        lambda rejected: Token.read(make(iat=int(time.time()) + skew), now=issuer.now), clock=lambda: issuer.now
     )
     first = source.get()
     issuer.now += 900 - EXPIRY_MARGIN - 1
@@ -108,14 +113,15 @@ def test_short_life_has_a_shorter_margin():
         jwt.encode({"iat": [1], "exp": {}}, KEY),
     ],
 )
-def test_unreadable_token_is_used_until_refused(value):
+def test_unreadable_token_is_used_until_rejected(value):
     """A token that tells nothing, or nonsense, has no end of its own."""
-    assert Token.read(value, now=0.0) == Token(value)
+    token = Token.read(value, now=0.0)
+    assert (token.value, token.use_until, token.life, token.expires_at) == (value, None, None, None)
     issuer = Issuer()
     source = issuer.source(Token.read(value, now=0.0))
     issuer.now = 1e9
     assert source.get().value == value
-    assert source.get(refused=value).value != value
+    assert source.get(Token(value)).value != value
 
 
 @pytest.mark.parametrize("value", ["", "a b", "a\nb", "é", "x" * 20000])
@@ -123,6 +129,13 @@ def test_impossible_token(value):
     """What can't stand in a header is no token."""
     with pytest.raises(ValueError, match="bearer"):
         Token.read(value, now=0.0)
+
+
+@pytest.mark.parametrize("claims", [{}, {"iat": None}, {"exp": "soon"}, {"iat": 5, "exp": 5}, {"iat": 0, "exp": 1e300}])
+def test_token_without_an_end_keeps_its_site(claims):
+    """A token that does not say how long it lives still says for which site it is."""
+    token = Token.read(jwt.encode({"sub": "55", "sid": 169, **claims}, KEY), now=0.0)
+    assert (token.site_id, token.life, token.use_until) == ("169", None, None)
 
 
 def test_site_claim_of_another_kind():
@@ -144,16 +157,16 @@ def test_margin():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_login_for_all_threads(seed):
-    """However many threads ask at once, Onebox is asked once; so too when the token is refused."""
+    """However many threads ask at once, Onebox is asked once; so too when the token is rejected."""
     issuer = Issuer()
     issuer.pause = 0.02
     source = issuer.source()
     order = random.Random(seed)  # noqa: S311 - no secret
     delays = [order.random() * 0.01 for _ in range(32)]
 
-    def ask(delay, refused=None):
+    def ask(delay, rejected=None):
         time.sleep(delay)
-        return source.get(refused).value
+        return source.get(rejected)
 
     with ThreadPoolExecutor(32) as pool:
         first = set(pool.map(ask, delays))
@@ -182,15 +195,21 @@ def test_waiting_threads_share_a_failure():
     assert source.get().value
 
 
-def test_refused_credentials_are_not_tried_again():
-    """A locked account helps nobody."""
+def test_rejected_credentials_are_not_tried_again():
+    """A locked account helps nobody; each raise is a fresh error, with a traceback that does not grow."""
     issuer = Issuer()
-    issuer.error = OneboxAuthError("no")
+    issuer.error = OneboxAuthError("no", status=401, code="401")
     source = issuer.source()
-    for _ in range(3):
-        with pytest.raises(OneboxAuthError):
+    errors = []
+    for _ in range(4):
+        with pytest.raises(OneboxAuthError, match="no") as caught:
             source.get()
+        errors.append(caught.value)
     assert len(issuer.issued) == 1
+    assert len({id(error) for error in errors}) == 4
+    assert {(error.status, error.code) for error in errors} == {(401, "401")}
+    assert len({len(traceback.extract_tb(error.__traceback__)) for error in errors[1:]}) == 1
+    assert source._failure.__traceback__ is None
 
 
 def test_lock_after_fork():
@@ -219,9 +238,32 @@ def test_token_stays_home(url):
     assert issuer.issued == []
 
 
-def test_token_goes_into_the_header():
-    """The token travels as a bearer token, never in the URL."""
-    auth = OneboxAuth(Issuer().source(), "https://dev.example/voc")
+def test_request_does_not_show_the_token():
+    """A prepared request carries a mark, however it is printed, copied or pickled; nothing is asked for yet."""
+    issuer = Issuer()
+    auth = OneboxAuth(issuer.source(Token("opaque-token")), "https://dev.example/voc")
     request = requests.Request("GET", "https://dev.example:443/voc/api/x", auth=auth).prepare()
-    assert request.headers["Authorization"].startswith("Bearer ey")
     assert request.url == "https://dev.example:443/voc/api/x"
+    assert request.headers["Authorization"] == "Bearer ***"
+    header = Bearer(issuer.source(), Token("opaque-token"))
+    for shown in (
+        repr(header),
+        f"{header}",
+        json.dumps([header]),
+        pickle.dumps(copy.deepcopy(header)).decode("latin-1"),
+    ):
+        assert "Bearer ***" in shown
+        assert "opaque" not in shown
+    assert issuer.issued == []
+
+
+@pytest.mark.parametrize(
+    "base", ["https://münchen.example", "https://MÜNCHEN.example:443", "https://xn--mnchen-3ya.example"]
+)
+def test_one_form_of_a_host(base):
+    """A host with a name beyond ASCII is the same host as in ASCII, and no other."""
+    auth = OneboxAuth(Issuer().source(), base)
+    for url in ("https://münchen.example/api/x", "https://xn--mnchen-3ya.example/api/x"):
+        assert requests.Request("GET", url, auth=auth).prepare().headers["Authorization"]
+    with pytest.raises(OneboxConfigError, match="alone"):
+        requests.Request("GET", "https://munchen.example/api/x", auth=auth).prepare()

@@ -78,7 +78,9 @@ class OneboxHook(BaseHook):
         :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
         :raises OneboxError: if a token can't be had for another reason.
         """
-        return self.client.tokens.get().value
+        token = self.client.tokens.get().value
+        _mask(token)
+        return token
 
     def get_conn(self) -> requests.Session:
         """Return a session that signs in by itself and renews a dead token.
@@ -271,10 +273,7 @@ class OneboxHook(BaseHook):
             client = clients[key] = clients.setdefault((self.onebox_conn_id, client.settings.site_id), client)
         if token is None:
             return client
-        from airflow_provider_onebox.auth import TokenSource
-        from airflow_provider_onebox.client import OneboxClient
-
-        return OneboxClient(client.settings, tokens=TokenSource(client.tokens.get, token))
+        return client.with_token(token)
 
     def _new_client(self, site_id: str | int | None) -> OneboxClient:
         from airflow_provider_onebox.client import OneboxClient
@@ -284,7 +283,7 @@ class OneboxHook(BaseHook):
         _mask(settings.password)
         for _, proxy in settings.proxies:
             _mask(urlsplit(proxy).password or "")
-        return OneboxClient(settings, on_token=_mask)
+        return OneboxClient(settings)
 
     def _read_token(self) -> Token | None:
         if self._token is None:

@@ -11,12 +11,14 @@ import requests
 
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
+    OneboxConfigError,
+    OneboxError,
     OneboxQuotaError,
     OneboxRequestError,
     OneboxResponseError,
     OneboxUnavailableError,
 )
-from airflow_provider_onebox.reply import decode, read_reply, refusal_in, retry_after
+from airflow_provider_onebox.outcome import decode, is_expired_token, read_reply, rejection_in, retry_after
 
 QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
 
@@ -26,6 +28,7 @@ def reply(status=200, body=b"", **headers):
     response = requests.Response()
     response.status_code = status
     response._content = body.encode() if isinstance(body, str) else body
+    response.request = requests.Request("GET", "https://dev.example/").prepare()
     response.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     return response
 
@@ -36,19 +39,18 @@ def envelope(code, message, **records):
     return json.dumps({"_meta": {"status": "ERROR", "count": 1}, "records": records})
 
 
-def read(response, login=False, clean=str):
+def read(response, login=False, redact=str):
     """Read a reply."""
-    return read_reply(response, "GET x", login=login, clean=clean)
+    return read_reply(response, "GET x", login=login, redact=redact)
 
 
 def failure(expected, *args, **kwargs):
     """The error of exactly the expected class that a reply turns into."""
-    with pytest.raises(expected) as caught:
-        read(*args, **kwargs)
-    assert type(caught.value) is expected
-    assert str(caught.value).startswith("GET x: ")
-    assert "\n" not in str(caught.value)
-    return caught.value
+    error = read(*args, **kwargs)
+    assert type(error) is expected
+    assert str(error).startswith("GET x: ")
+    assert "\n" not in str(error)
+    return error
 
 
 @pytest.mark.parametrize(
@@ -152,18 +154,27 @@ def test_nonsense_is_named(response, words):
     assert error.retryable is (response.status_code == 200)
 
 
-def test_server_words_are_cleaned():
+def test_server_words_are_redacted():
     """Secrets that a server repeats are taken out of its words, wherever they stand."""
     for response in (
         reply(401, envelope(401, "bad password hunter2")),
         reply(200, "<title>hunter2</title>"),
         reply(200, "hunter2 is wrong"),
+        reply(422, '{"message": "hunter2"}'),
+        reply(200, '{"error": "hunter2"}'),
         reply(302, "", Location="/x?password=hunter2"),
+        reply(200, "<p>", Content_Type="hunter2"),
     ):
-        with pytest.raises((OneboxAuthError, OneboxResponseError)) as caught:
-            read(response, clean=lambda words: words.replace("hunter2", "***"))
-        assert "hunter2" not in str(caught.value)
-        assert "***" in str(caught.value)
+        error = read(response, redact=lambda words: words.replace("hunter2", "***"))
+        assert "hunter2" not in str(error)
+        assert "***" in str(error)
+
+
+def test_cut_reply_to_a_login_is_not_quoted():
+    """What begins with half a token is not shown, and no token is known yet that could be taken out."""
+    error = failure(OneboxResponseError, reply(200, '{"token": "opaque-token-0123456789'), login=True)
+    assert "opaque" not in str(error)
+    assert "not whole JSON" in str(error)
 
 
 def test_server_words_on_one_line():
@@ -172,29 +183,139 @@ def test_server_words_on_one_line():
     assert error.server_message == "bad [2026-01-01] INFO - all is well [2J"
 
 
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
 @pytest.mark.parametrize(
-    ("status", "body", "dead"),
+    ("body", "expired"),
     [
-        (401, envelope(401, "Expired token"), True),
-        (200, envelope(401, "Expired token"), True),
-        (401, envelope("401", "jwt token not found"), True),
-        (401, envelope(None, "?"), True),
-        (401, envelope("401", QUOTA), False),
-        (200, envelope(404, "no such ticket"), False),
+        (envelope(401, "Expired token"), True),
+        (envelope("401", "jwt token not found"), True),
+        (envelope("401", QUOTA), False),
+        (envelope(404, "no such ticket"), False),
+        ('{"response_code": "401", "response_status": "Unauthorized"}', True),
+        ('{"response_code": 404}', False),
+        ('{"error": "no access to this channel"}', False),
     ],
 )
-def test_dead_token(status, body, dead):
-    """Only a dead token asks for a new one."""
-    assert refusal_in(status, body.encode()).is_dead_token is dead
+def test_expired_token(status, body, expired):
+    """Only an expired token asks for a new one; the envelope's code counts, under whatever status it stands."""
+    assert is_expired_token(status, body.encode()) is expired
+
+
+@pytest.mark.parametrize("body", ["", "<html>", "{}", '{"message": "no"}', '{"_meta": {"status": "OK"}}', "[]"])
+def test_bare_401(body):
+    """A 401 that says nothing more may mean the token; the same under another status does not."""
+    assert is_expired_token(401, body.encode())
+    for status in (200, 302, 400, 403, 500):
+        assert not is_expired_token(status, body.encode())
+
+
+def test_envelope_without_a_code():
+    """Where an envelope has no code, or one that is no status, the HTTP status counts."""
+    for code in (None, "", "x", 0, 200, True, 12345, [401]):
+        assert is_expired_token(401, envelope(code, "?").encode())
+        assert not is_expired_token(403, envelope(code, "?").encode())
 
 
 @pytest.mark.parametrize(
-    ("status", "body"),
-    [(200, "{}"), (401, "<html>"), (401, "{}"), (200, '{"_meta": 1}'), (401, '{"_meta": {"status": "OK"}}'), (500, "")],
+    "data",
+    [
+        {},
+        [],
+        "x",
+        None,
+        {"_meta": 1},
+        {"_meta": {"status": "OK"}},
+        {"response_code": "200", "ticketId": "1"},
+        {"response_code": 201},
+        {"response_code": None},
+        {"Id": "5", "error": "bounced"},
+    ],
 )
-def test_no_refusal(status, body):
-    """What is no envelope is not taken for one."""
-    assert refusal_in(status, body.encode()) is None
+def test_no_rejection(data):
+    """What is no rejection is not taken for one."""
+    assert rejection_in(200, data) is None
+
+
+@pytest.mark.parametrize("code", ["401", 401, "403", "400", 500, "x"])
+@pytest.mark.parametrize("more", [{}, {"token": "eyJ.a.b"}, {"data": []}])
+def test_response_code_is_read(code, more):
+    """A response_code that is not 2xx rejects the call, whatever stands beside it, also under 200."""
+    body = json.dumps({"response_code": code, "response_status": "Failed for a reason", **more})
+    error = read(reply(200, body))
+    assert isinstance(error, OneboxError)
+    assert "Failed for a reason" in str(error)
+    assert error.code == str(code)
+    if str(code) in ("400", "401", "403"):
+        assert type(read(reply(200, body), login=True)) is OneboxAuthError
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403])
+def test_second_envelope(status):
+    """{"error": words} is a rejection with Onebox's words, and concerns the account at the login."""
+    response = reply(status, '{"error": "the channel is in use"}')
+    error = failure(OneboxRequestError, response)
+    assert "'the channel is in use'" in str(error)
+    assert (error.retryable, error.may_have_acted) == (False, False)
+    assert "channel is in use" in str(failure(OneboxAuthError, response, login=True))
+    assert failure(OneboxRequestError, reply(500, '{"error": null}')).may_have_acted is True
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500])
+def test_any_json_is_quoted(status):
+    """JSON of no known form under an error status is shown as what it is."""
+    error = failure(OneboxRequestError, reply(status, '{"message": "Content is too long"}'))
+    assert '{"message": "Content is too long"}' in str(error)
+    assert "not whole" not in str(error)
+
+
+def test_429_under_200():
+    """The envelope's 429 says that nothing was done, as the status does."""
+    error = failure(OneboxUnavailableError, reply(200, envelope(429, "slow down"), Retry_After="3"))
+    assert (error.may_have_acted, error.retryable, error.retry_after) == (False, True, 3)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "acted"),
+    [
+        (200, "<html>", True),
+        (201, "", True),
+        (302, "", False),
+        (400, "", False),
+        (404, '{"a": 1}', False),
+        (429, "", False),
+        (500, "", True),
+        (502, "<html>", True),
+        (500, envelope(400, "no"), False),
+        (500, envelope(429, "slow"), False),
+        (400, envelope(500, "oops"), True),
+        (200, envelope(503, "busy"), True),
+        (500, envelope(401, QUOTA), False),
+        (101, "", True),
+    ],
+)
+def test_may_have_acted(status, body, acted):
+    """Each error says whether Onebox may have done what it was asked to do."""
+    assert read(reply(status, body)).may_have_acted is acted
+
+
+def test_head():
+    """A reply to HEAD has no body by design; its status still counts."""
+    response = reply(200)
+    response.request = requests.Request("HEAD", "https://dev.example/").prepare()
+    assert read(response) == {}
+    response.status_code = 404
+    assert failure(OneboxRequestError, response).status == 404
+
+
+def test_proxy_wants_a_password():
+    """A 407 comes from a proxy and is no matter of Onebox; a retry can't help."""
+    error = failure(OneboxConfigError, reply(407, "<html>"))
+    assert "'proxies'" in str(error)
+
+
+def test_unreadable_address_of_a_redirect():
+    """A Location that is no address is quoted as it is."""
+    assert "'http://[::1'" in str(failure(OneboxResponseError, reply(302, "", Location="http://[::1")))
 
 
 @pytest.mark.parametrize(
