@@ -240,7 +240,9 @@ class OneboxClient(OneboxLists):
         """Make a call with its retries; return its JSON or its error."""
         tries = self.settings.max_retries + 1
         prepared = self._prepare(method, endpoint, login, body)
-        for number in range(1, tries + 1):
+        number = 0
+        while True:
+            number += 1
             if isinstance(prepared, OneboxError):
                 return prepared
             outcome, retry = self._try(prepared, self._name(method, endpoint), login, abandoned)

@@ -570,6 +570,8 @@ def test_other_hosts_in_their_own_script(monkeypatch):
         assert proxy.lines()[0] == "POST http://xn--mnchen-3ya.example/api/authenticate"
 
 
+# Of urllib3's own module, in older versions.
+@pytest.mark.filterwarnings("ignore:X509:DeprecationWarning")
 def test_pyopenssl(tls, ca):
     """Where another library has put pyOpenSSL into urllib3, calls work, and their time is bounded."""
     pyopenssl = pytest.importorskip("urllib3.contrib.pyopenssl", reason="pyOpenSSL comes with the test dependencies")
@@ -802,11 +804,11 @@ def test_users_stream_is_not_replayed():
         assert len(peer.requests) == 1
 
 
-def rendered(error, longest=None):
+def rendered(error):
     """Render an error as Airflow's console does at its most talkative."""
     console = Console(file=io.StringIO(), width=4000, legacy_windows=False)
     console.print(
-        Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True, locals_max_string=longest)
+        Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True, locals_max_string=None)
     )
     return console.file.getvalue()
 
@@ -870,21 +872,26 @@ def test_traceback_holds_no_secret(answer, method, time_limit, monkeypatch):
     assert error.__cause__ is None
 
 
-def test_broken_write_of_a_user_holds_no_token():
+def test_broken_call_of_a_user_holds_no_token():
     """The session's own errors, with the frames of the libraries, show no token either."""
-
-    def answer(peer, conn):
-        conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-        conn.recv(100)
-
-    with Peer(answer) as peer:
-        session = client_of(peer.url).session
-        with pytest.raises(requests.ConnectionError) as caught:
-            session.post(f"{peer.url}/api/x", data=b"x" * 2**24)
-    text = rendered(caught.value, longest=5000)
-    assert "Bearer ***" in text
-    assert TOKEN not in text
-    assert caught.value.request.headers["Authorization"] == "Bearer ***"
+    with Peer(lambda peer, conn: peer.over.wait(20)) as peer:
+        session = client_of(peer.url, timeout=0.2).session
+        # Whatever part of the request does not get through, the head or the body. The first header stands first.
+        big = "x" * 2**23
+        for arguments in ({"headers": {"Authorization": "", "X": big}}, {"data": big}):
+            with pytest.raises(requests.ConnectionError) as caught:
+                session.post(f"{peer.url}/api/x", **arguments)
+            texts, error = [], caught.value
+            while error:
+                for frame, _ in walk_tb(error.__traceback__):
+                    for value in frame.f_locals.values():
+                        texts += value.values() if isinstance(value, dict) else [value]
+                error = error.__context__
+            texts = [text.decode("latin-1") if isinstance(text, bytes) else text for text in texts]
+            texts = [text for text in texts if isinstance(text, str)]
+            assert "Bearer ***" in texts
+            assert not any(TOKEN in text for text in texts)
+            assert caught.value.request.headers["Authorization"] == "Bearer ***"
 
 
 def test_clients_share_connections():

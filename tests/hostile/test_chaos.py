@@ -33,6 +33,10 @@ FAULTS = (
     "truncated",
     {"kind": "truncated", "variant": "json"},
     "expired",
+    {"kind": "expired", "status": 500},
+    {"kind": "expired", "status": 200, "code": "401"},
+    {"kind": "envelope", "status": 200, "code": 429, "message": "slow down"},
+    {"kind": "envelope", "status": 500, "code": 503, "message": "busy"},
     "slow",
 )
 
