@@ -298,8 +298,7 @@ class OneboxClient(OneboxLists):
                 return OneboxUnavailableError(f"{name}: nobody waits for it any more."), False
             outcome = read_reply(self.session.send(prepared), name, login=login, redact=self.redact)
         except OneboxError as error:
-            # The login's, which has had its own retries.
-            error.__context__ = None
+            # The login's, which has had its own retries. It may have come through the libraries' frames.
             return error.with_traceback(None), False
         except Exception as failure:  # noqa: BLE001 - a raw error after a write was sent would have Airflow repeat it
             outcome = no_reply(failure, name, self.settings, self.redact)

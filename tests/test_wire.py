@@ -375,6 +375,15 @@ def test_write_that_was_sent(secure, tls, ca):
         assert len(peer.requests) == 1
 
 
+def test_write_whose_login_broke_off():
+    """A login that may have arrived says nothing of the write that it was for: that one never left."""
+    with Peer(cut) as peer:
+        with pytest.raises(OneboxUnavailableError, match="POST authenticate") as caught:
+            write(client_of(peer.url, token=None))
+        assert caught.value.may_have_acted is False
+        assert peer.lines() == ["POST /api/authenticate"] * 4
+
+
 def test_adapter_of_somebody_else():
     """Where another adapter sends, nothing is known of a write that fails, and it is in doubt."""
 
@@ -823,6 +832,14 @@ def by_status(status, body=b""):
     return answer
 
 
+def locked_out(peer, conn):
+    """Answer the first login, expire its token, and reject the next login."""
+    while peer.read(conn):
+        logins = sum(b"/api/authenticate" in request for request in peer.requests)
+        is_first = logins == len(peer.requests) == 1
+        conn.sendall(http_reply(200, LOGIN) if is_first else http_reply(401, EXPIRED))
+
+
 def hung(peer, conn):
     """Answer a login, then nothing."""
     Silent(1)(peer, conn)
@@ -841,6 +858,7 @@ def hung(peer, conn):
         script(http_reply(200, b"<html>")),
         script(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
         script(http_reply(200, b" " * 2**21)),
+        locked_out,
         hung,
         cut,
         hang_up,
