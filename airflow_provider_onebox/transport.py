@@ -16,6 +16,7 @@ from requests.utils import select_proxy
 
 if TYPE_CHECKING:
     import socket
+    from typing import NoReturn
 
     from urllib3.connection import HTTPConnection
 
@@ -272,6 +273,12 @@ class OneboxSession(requests.Session):
         adapter = adapter or OneboxAdapter()
         self.mount("https://", adapter)
         self.mount("http://", adapter)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "A session of Onebox is not pickled, because it holds a login: get one from OneboxHook.get_conn() where it "
+            "is needed."
+        )
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - signature of the base
         """Find no redirect to follow, wherever the reply points.

@@ -3,41 +3,69 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUncertainWriteError
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxError,
+    OneboxRequestError,
+    OneboxUnavailableError,
+    OneboxUncertainWriteError,
+)
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
     from datetime import datetime
+    from typing import NoReturn
 
     import requests
 
     from airflow_provider_onebox.auth import Token
     from airflow_provider_onebox.client import OneboxClient
+    from airflow_provider_onebox.paging import Batch
+    from airflow_provider_onebox.settings import Settings
 
-MIN_MASKED = 5
-"""Characters of the shortest secret that Airflow masks in logs."""
+MAX_MASKED_TOKENS = 50
+"""Tokens that one process hands out masked; each makes Airflow's masker slower and none can be taken back."""
+
+TEST_SECONDS = 10.0
+"""Seconds that the Test button waits at the most."""
+
+RESOURCES = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
+SECRET_FIELDS = ("password", "token")
+"""Fields of a ``connection`` record that hold secrets of the customer's own channels, in lower case."""
+
+log = logging.getLogger(__name__)
 
 # Task run -> (connection, site) -> client. Holds the current task run alone.
 _runs: dict[Hashable, dict[tuple[str, str | None], OneboxClient]] = {}
+# Of several threads that need a client, one makes it.
+_lock = threading.RLock()
 
 
 class OneboxHook(BaseHook):
-    """Sign in to Onebox and make calls with the token.
+    """Log in to Onebox and make calls with the token.
 
     Nothing is looked up or sent before a method needs it. In one task run, all hooks for the same connection
-    and site share one token; outside of a task run each hook has its own.
+    and site share one token; outside of a task run each hook has its own, which its copies share. A hook can be
+    used by many threads and copied, but not pickled: it can hold a password and tokens.
+
+    What this process's logs mask: the password and the proxies' passwords, each token that :meth:`get_token` hands
+    out, and one that was handed in. Other tokens never leave the provider's own requests.
 
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
-    :param token: a token from an upstream task, sealed or not, used while it lives; afterwards the hook signs in
-        by itself, to the token's own site. It is masked in this process's logs from its first use.
+    :param token: a token from an upstream task, sealed or not, used until it expires; afterwards the hook logs in
+        by itself, to the token's own site.
+    :param time_limit: seconds that a call may take in all, the login included; it is not retried then. By default
+        the connection's own ``timeout`` and ``max_retries`` count.
     """
 
     conn_name_attr = "onebox_conn_id"
@@ -51,39 +79,84 @@ class OneboxHook(BaseHook):
         *,
         site_id: str | int | None = None,
         token: str | None = None,
+        time_limit: float | None = None,
     ) -> None:
         super().__init__()
         self.onebox_conn_id = onebox_conn_id
         self.site_id = site_id
         self._token = token
+        self._time_limit = time_limit
         self._client: tuple[Hashable, OneboxClient] | None = None
+        # (connection, site) -> client, outside of a task run; copies of this hook share it.
+        self._clients: dict[tuple[str, str | None], OneboxClient] = {}
+
+    def __copy__(self) -> OneboxHook:
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OneboxHook:
+        # Airflow copies tasks with all they hold: a copy that logged in anew would use a wrong password up faster.
+        return self.__copy__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "A OneboxHook is not pickled, because it can hold a password and tokens: make one from the same "
+            "onebox_conn_id where it is needed."
+        )
 
     @property
     def client(self) -> OneboxClient:
         """The client behind this hook, made at first use and anew in another task run.
 
         :raises OneboxConfigError: if the connection or the handed-in token can't work.
+        :raises OneboxUnavailableError: if Airflow can't be asked for the connection.
         """
         run = _task_run()
-        if self._client is None or self._client[0] != run:
-            self._client = (run, self._make_client(run))
-        return self._client[1]
+        made = self._client
+        if made is None or made[0] != run:
+            with _lock:
+                made = self._client
+                if made is None or made[0] != run:
+                    made = self._client = (run, self._make_client(run))
+        return made[1]
+
+    @property
+    def settings(self) -> Settings:
+        """The checked connection, with the site that is in use; nothing is sent for it.
+
+        :raises OneboxConfigError: if the connection or the handed-in token can't work.
+        :raises OneboxUnavailableError: if Airflow can't be asked for the connection.
+        """
+        return self.client.settings
 
     def get_token(self) -> str:
-        """Return a token that is valid now, signing in if there is none.
+        """Return a token that is valid now, logging in if there is none.
+
+        It is masked in this process's logs, for the first :data:`MAX_MASKED_TOKENS` of them: what only makes calls
+        needs no token, but :meth:`request` or :meth:`get_conn`.
 
         API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
         :return: the bearer token.
-        :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
+        :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
         :raises OneboxError: if a token can't be had for another reason.
         """
-        token = self.client.tokens.get().value
-        _mask(token)
+        return self.get_token_with_facts().value
+
+    def get_token_with_facts(self) -> Token:
+        """Return the token of :meth:`get_token` with what it says of itself.
+
+        :return: its ``value``, ``expires_at`` and ``site_id``; the latter two are ``None`` if it does not say.
+        :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
+        :raises OneboxError: if a token can't be had for another reason.
+        """
+        token = self.client.tokens.get()
+        _mask_token(token.value)
         return token
 
     def get_conn(self) -> requests.Session:
-        """Return a session that signs in by itself and renews a dead token.
+        """Return a session that logs in by itself and renews an expired token.
 
         It sends to this Onebox alone (addresses from :meth:`url_for`), follows no redirects, and answers as
         :mod:`requests` does: statuses and Onebox's error envelope are the caller's to check.
@@ -111,10 +184,11 @@ class OneboxHook(BaseHook):
         json: Any = None,
         data: Mapping[str, Any] | str | bytes | None = None,
         files: Mapping[str, Any] | None = None,
+        include_secrets: bool = False,
     ) -> Any:
         """Make one call and return what Onebox says.
 
-        Passing faults are retried; a write is sent again only if Onebox can't have acted on it.
+        Transient errors are retried; a write is sent again only if Onebox can't have acted on it.
 
         :param method: the HTTP method.
         :param endpoint: a path below ``{host}/api/``, such as ``ticket/create``.
@@ -122,10 +196,13 @@ class OneboxHook(BaseHook):
         :param json: a body to send as JSON.
         :param data: a form, or a body as it stands.
         :param files: files to upload, as for :func:`requests.request`.
+        :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
         :return: the parsed JSON.
         :raises OneboxError: the member of the family that fits what went wrong.
         """
-        return self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
+        reply = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
+        is_connection = any(part.lower() == "connection" for part in endpoint.split("/")[:2])
+        return _without_secrets(reply) if is_connection and not include_secrets else reply
 
     def list_records(
         self,
@@ -137,6 +214,7 @@ class OneboxHook(BaseHook):
         page_size: int = 100,
         max_records: int | None = None,
         parallelism: int = 2,
+        include_secrets: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """List the records of a resource, ascending by id, a few pages in memory at a time.
 
@@ -151,11 +229,12 @@ class OneboxHook(BaseHook):
         :param page_size: records a page.
         :param max_records: the most records to return; all if ``None``.
         :param parallelism: requests under way at once, 1 to 32.
+        :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
         :return: an iterator over the records.
         :raises OneboxConfigError: at once, if an argument can't work.
         :raises OneboxError: while iterating, if a page can't be had.
         """
-        batches = self.client.list_pages(
+        batches = self.list_batches(
             resource,
             since_id=since_id,
             since=since,
@@ -163,8 +242,32 @@ class OneboxHook(BaseHook):
             page_size=page_size,
             max_records=max_records,
             parallelism=parallelism,
+            include_secrets=include_secrets,
         )
         return (record for batch in batches for record in batch.rows)
+
+    def list_batches(self, resource: str, *, include_secrets: bool = False, **query: Any) -> Iterator[Batch]:
+        """List the records of a resource as they come, page by page.
+
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
+        :param query: the other arguments of :meth:`list_records`.
+        :return: an iterator over batches of records, none empty, with the last id and the total so far known.
+        :raises OneboxConfigError: at once, if an argument can't work.
+        :raises OneboxError: while iterating, if a page can't be had.
+        """
+        batches = self.client.list_pages(resource, **query)
+
+        def checked() -> Iterator[Batch]:
+            try:
+                for batch in batches:
+                    if resource.lower() == "connection" and not include_secrets:
+                        batch.rows[:] = _without_secrets(batch.rows)
+                    yield batch
+            except OneboxRequestError as error:
+                raise _with_known_resources(error, resource) from None
+
+        return checked()
 
     def count_records(
         self,
@@ -186,7 +289,10 @@ class OneboxHook(BaseHook):
         :raises OneboxConfigError: if an argument can't work.
         :raises OneboxError: if Onebox can't be asked.
         """
-        return self.client.count_records(resource, since_id=since_id, since=since, last_update=last_update)
+        try:
+            return self.client.count_records(resource, since_id=since_id, since=since, last_update=last_update)
+        except OneboxRequestError as error:
+            raise _with_known_resources(error, resource) from None
 
     def create_ticket(
         self,
@@ -211,7 +317,7 @@ class OneboxHook(BaseHook):
         :return: the ticket's id.
         :raises OneboxConfigError: if a field is empty; nothing is sent then.
         :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
-        :raises OneboxError: if Onebox refuses it or can't be reached.
+        :raises OneboxError: if Onebox rejects it or can't be reached.
         """
         fields = {
             "fullName": full_name,
@@ -236,12 +342,14 @@ class OneboxHook(BaseHook):
         return str(ticket_id)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Sign in for real, past every cache, for the Test button of the Connections page.
+        """Log in for real, past every cache, for the Test button of the Connections page.
+
+        One try, :data:`TEST_SECONDS` at the most.
 
         :return: whether it worked, and a sentence: where, as whom and for how long, or what to change.
         """
         try:
-            client = self._new_client(self.site_id)
+            client = self._new_client(self.look_up(), TEST_SECONDS)
             token = client.login()
         except OneboxError as error:
             # Airflow tests a copy of the connection under a random name, which would only puzzle the reader.
@@ -249,41 +357,94 @@ class OneboxHook(BaseHook):
         settings = client.settings
         life = "for a time that they do not tell" if token.life is None else f"{token.life / 60:.4g} minutes"
         return True, (
-            f"Signed in to {settings.base_url} as {settings.email} for site {settings.site_id}; tokens live {life}."
+            f"Logged in to {settings.base_url} as {settings.email} for site {settings.site_id}; tokens live {life}."
         )
 
-    def _make_client(self, run: Hashable) -> OneboxClient:
-        token = self._read_token()
-        site_id = self.site_id
-        if token and token.site_id:
-            if site_id is not None and str(site_id).strip() != token.site_id:
-                raise OneboxConfigError(
-                    f"The token is for site {token.site_id}, but site_id is {site_id!r}: leave site_id out, or pass "
-                    "the token of that site."
-                )
-            site_id = token.site_id
-        clients = {} if run is None else _runs.setdefault(run, {})
-        for other in set(_runs) - {run}:
-            _runs.pop(other, None)
-        key = (self.onebox_conn_id, None if site_id is None else str(site_id))
-        client = clients.get(key)
-        if client is None:
-            client = self._new_client(site_id)
-            # Of several threads that come here at once, all get the client of the first.
-            client = clients[key] = clients.setdefault((self.onebox_conn_id, client.settings.site_id), client)
-        if token is None:
-            return client
-        return client.with_token(token)
+    def look_up(self) -> Settings:
+        """Look the connection up in Airflow, anew at each call, and check it. Sends nothing to Onebox.
 
-    def _new_client(self, site_id: str | int | None) -> OneboxClient:
-        from airflow_provider_onebox.client import OneboxClient
+        :return: the checked connection, with this hook's site if it has one.
+        :raises OneboxConfigError: if there is no such connection, or it can't work.
+        :raises OneboxUnavailableError: if Airflow can't be asked for it.
+        """
         from airflow_provider_onebox.settings import settings_from_connection
 
-        settings = settings_from_connection(self.get_connection(self.onebox_conn_id), site_id)
-        _mask(settings.password)
-        for _, proxy in settings.proxies:
-            _mask(urlsplit(proxy).password or "")
-        return OneboxClient(settings)
+        where = f"Connection {self.onebox_conn_id!r}"
+        failure: OneboxError
+        try:
+            conn = self.get_connection(str(self.onebox_conn_id))
+        except (AirflowNotFoundException, PermissionError):
+            failure = OneboxConfigError(
+                f"{where} can't be found: create it under that id (Admin > Connections), or correct onebox_conn_id."
+            )
+        except Exception as error:  # noqa: BLE001 - each Airflow and each secrets backend has errors of its own here
+            # Their words can hold parts of a secret.
+            failure = OneboxUnavailableError(
+                f"{where} can't be looked up, because Airflow or its secrets backend does not answer "
+                f"({type(error).__name__}); a retry can help."
+            )
+        else:
+            settings = settings_from_connection(conn, self.token_site())
+            _mask(settings.secrets)
+            return settings
+        # Out here it does not hold on to what was raised there.
+        raise failure
+
+    def look_up_again(self) -> None:
+        """Look the connection up again, for a wait that lasts, and begin anew if it has changed.
+
+        :raises OneboxConfigError: if there is no such connection any more, or it can't work. It is ``retryable``:
+            Airflow says the same while its secrets backend is away, and the connection was there before.
+        :raises OneboxUnavailableError: if Airflow can't be asked for it.
+        """
+        try:
+            settings = self.look_up()
+        except OneboxConfigError as error:
+            error.retryable = True
+            raise
+        if settings != self.settings:
+            run = _task_run()
+            (self._clients if run is None else _runs[run]).clear()
+            self._client = None
+
+    def token_site(self) -> str | int | None:
+        """Tell which site the hook was given; nothing is looked up.
+
+        :return: the site of the handed-in token, else ``site_id``, else ``None`` for the connection's own.
+        :raises OneboxConfigError: if the handed-in token can't work, or is for another site than ``site_id``.
+        """
+        token = self._read_token()
+        if not token or not token.site_id:
+            return self.site_id
+        if self.site_id is not None and str(self.site_id).strip() != token.site_id:
+            raise OneboxConfigError(
+                f"The token is for site {token.site_id}, but site_id is {self.site_id!r}: leave site_id out, or pass "
+                "the token of that site."
+            )
+        return token.site_id
+
+    def _make_client(self, run: Hashable) -> OneboxClient:
+        if self._time_limit is not None:
+            client = self._new_client(self.look_up(), self._time_limit)
+        else:
+            clients = self._clients if run is None else _runs.setdefault(run, {})
+            for other in set(_runs) - {run} if run is not None else ():
+                del _runs[other]
+            site_id = self.token_site()
+            key = (self.onebox_conn_id, None if site_id is None else str(site_id))
+            if key not in clients:
+                settings = self.look_up()
+                of_site = (self.onebox_conn_id, settings.site_id)
+                clients[key] = clients[of_site] = clients.get(of_site) or self._new_client(settings)
+            client = clients[key]
+        token = self._read_token()
+        return client if token is None else client.with_token(token)
+
+    @staticmethod
+    def _new_client(settings: Settings, time_limit: float | None = None) -> OneboxClient:
+        from airflow_provider_onebox.client import OneboxClient
+
+        return OneboxClient(settings, time_limit=time_limit)
 
     def _read_token(self) -> Token | None:
         if self._token is None:
@@ -293,14 +454,19 @@ class OneboxHook(BaseHook):
         from airflow_provider_onebox.auth import Token
         from airflow_provider_onebox.seal import unseal
 
-        token = unseal(self._token)
-        _mask(token)
+        # With render_template_as_native_obj a token of digits arrives as a number.
+        if not isinstance(self._token, (str, int)) or isinstance(self._token, bool):
+            raise OneboxConfigError(
+                f"The token handed in is a {type(self._token).__name__}: pass the string that a task returned."
+            )
+        token = unseal(str(self._token))
         # A template that finds no XCom renders as an empty string or as None.
         if token in ("", "None"):
             raise OneboxConfigError(
-                "The token handed in is empty: the upstream task has pushed none, or the template names another "
-                "task or key."
+                "The token handed in is empty: the upstream task has pushed none, the template names another task or "
+                "key, or the task does not wait for the upstream one: a template makes no dependency."
             )
+        _mask_token(token)
         try:
             return Token.read(token, now=time.monotonic(), wall=time.time())
         except ValueError:
@@ -372,12 +538,94 @@ def _task_run() -> Hashable:
     return (getattr(ti, "id", None), ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
 
 
-def _mask(secret: str) -> None:
-    """Have Airflow replace a secret in this process's logs from now on."""
+# What Airflow masks on this provider's behalf in this process, and what it still has to be told of.
+_masked: set[str] = set()
+_unmasked: set[str] = set()
+_masked_tokens = 0
+
+
+def _mask(secrets: Iterable[str]) -> None:
+    """Have Airflow replace secrets in this process's logs from now on, in each form in which they travel."""
+    from airflow_provider_onebox.redaction import MIN_MASKED, forms_of
+
+    # Airflow 3 skips shorter ones by itself; Airflow 2 would punch holes into every log.
+    _unmasked.update(form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_MASKED)
+    _tell_masker()
+
+
+def _mask_token(token: str) -> None:
+    """Have Airflow replace a token that leaves the provider's own calls, unless there have been too many of them."""
+    global _masked_tokens
+    if token in _masked or token in _unmasked:
+        return
+    _masked_tokens += 1
+    if _masked_tokens <= MAX_MASKED_TOKENS:
+        _unmasked.add(token)
+    elif _masked_tokens == MAX_MASKED_TOKENS + 1:
+        log.warning(
+            "This process has handed out %d tokens; Airflow masks in its logs those alone, because each makes all "
+            "logging slower. For calls alone, use request() or get_conn() of the hook, which hand out none.",
+            MAX_MASKED_TOKENS,
+        )
+    _tell_masker()
+
+
+def _tell_masker() -> None:
+    news = _unmasked - _masked
+    if not news or not _can_tell_masker():
+        return
+    _masked.update(news)
+    _unmasked.difference_update(news)
+    mask_secret = _masker()
+    for secret in news:
+        mask_secret(secret)
+
+
+def _masker() -> Callable[[str], object]:
     try:
         from airflow.sdk.log import mask_secret
     except ImportError:
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
-    # Airflow 3 skips shorter ones by itself; Airflow 2 would punch holes into every log.
-    if len(secret) >= MIN_MASKED:
-        mask_secret(secret)
+    return mask_secret
+
+
+def _can_tell_masker() -> bool:
+    """Tell whether Airflow can be told of a secret here and now; if not, it is told at the next opportunity."""
+    import asyncio
+
+    from airflow import __version__
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # The channel to the supervisor mixes the answers up there when a second thread uses it.
+        one_thread = __version__.startswith(("3.0.", "3.1."))
+        return not one_thread or threading.current_thread() is threading.main_thread()
+    return False
+
+
+def _without_secrets(reply: Any) -> Any:
+    """Copy what Onebox says of connections without their secrets, however deep they are."""
+    if isinstance(reply, list):
+        return [_without_secrets(item) for item in reply]
+    if isinstance(reply, dict):
+        return {name: _without_secrets(value) for name, value in reply.items() if name.lower() not in SECRET_FIELDS}
+    return reply
+
+
+def _with_known_resources(error: OneboxRequestError, resource: str) -> OneboxRequestError:
+    """Help with a misspelt resource; a router of Onebox serves more than the documented ones, so ask it first."""
+    if error.status == 404 and resource not in RESOURCES:
+        error.args = (f"{error} Check the resource {resource!r}; the documented ones are {', '.join(RESOURCES)}.",)
+        error.retryable = False
+    return error
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+    # The child's supervisor is another one.
+    _masked.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import html
 import json
+import os
+import pickle
+import socket
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,12 +19,18 @@ from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError
+from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
+    OneboxConfigError,
+    OneboxRequestError,
+    OneboxUnavailableError,
+)
 from airflow_provider_onebox.hooks import onebox
-from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.hooks.onebox import MAX_MASKED_TOKENS, OneboxHook
 from airflow_provider_onebox.provider_info import CONN_FIELDS
+from airflow_provider_onebox.redaction import forms_of
 
 
 @contextmanager
@@ -42,9 +53,12 @@ def _no_earlier_task_run(monkeypatch):
 
 @pytest.fixture
 def masked(monkeypatch):
-    """Collect what Airflow is told to mask."""
+    """Collect what the hook has Airflow mask."""
     told = []
-    monkeypatch.setattr(onebox, "_mask", told.append)
+    monkeypatch.setattr(onebox, "_masker", lambda: told.append)
+    monkeypatch.setattr(onebox, "_masked", set())
+    monkeypatch.setattr(onebox, "_unmasked", set())
+    monkeypatch.setattr(onebox, "_masked_tokens", 0)
     return told
 
 
@@ -109,7 +123,7 @@ def test_hook_that_outlives_a_task_run(connected):
 
 
 def test_one_login_for_many_threads_and_hooks(connected):
-    """32 threads that each make a hook in one task run sign in once."""
+    """32 threads that each make a hook in one task run log in once."""
     gate = threading.Barrier(32)
 
     def ask(_):
@@ -122,15 +136,91 @@ def test_one_login_for_many_threads_and_hooks(connected):
 
 
 def test_outside_a_task_run_the_hook_is_the_cache(connected):
-    """Two hooks outside of a task sign in twice, one hook once."""
+    """Two hooks outside of a task log in twice, one hook and its copies once."""
     hook = OneboxHook()
-    assert hook.get_token() == hook.get_token()
+    unused = copy.deepcopy(hook)
+    assert hook.get_token() == hook.get_token() == copy.deepcopy(hook).get_token() == unused.get_token()
+    assert copy.deepcopy({"tasks": [hook]})["tasks"][0].get_token() == hook.get_token()
     assert OneboxHook().get_token() != hook.get_token()
     assert connected.state.logins == 2
 
 
-def test_token_from_upstream_is_used_while_it_lives(connected):
-    """A handed-in token saves the login; when it is refused the hook signs in by itself."""
+def at_once(function, threads=24):
+    """Call a function in many threads at the same moment; return what each got or raised."""
+    gate = threading.Barrier(threads)
+
+    def call(_):
+        gate.wait()
+        try:
+            return function()
+        except Exception as error:  # noqa: BLE001 - the outcome is what is looked at
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(call, range(threads)))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_one_hook_for_many_threads(connected, connect, copied):
+    """Outside of a task run too, 24 threads with one hook or copies of it log in once, and are rejected once."""
+    connected.state.configure(latency=0.05)
+    hook = OneboxHook()
+    assert len(set(at_once(lambda: (copy.deepcopy(hook) if copied else hook).get_token()))) == 1
+    assert connected.state.logins == 1
+    connect(connected.url, login=connected.email, password="wrong password")
+    wrong = OneboxHook()
+    errors = at_once(lambda: (copy.deepcopy(wrong) if copied else wrong).get_token())
+    assert {type(error) for error in errors} == {OneboxAuthError}
+    assert connected.state.failed_logins == 1
+
+
+def test_one_hook_for_two_event_loops(connected):
+    """Two event loops in two threads that use a hook in threads of theirs share its login."""
+    hook = OneboxHook()
+
+    async def ask():
+        return await asyncio.gather(*(asyncio.to_thread(hook.get_token) for _ in range(3)))
+
+    tokens = at_once(lambda: asyncio.run(ask()), threads=2)
+    assert len({token for several in tokens for token in several}) == 1
+    assert connected.state.logins == 1
+
+
+def in_child(function):
+    """Return the exit status of a forked process that calls a function: 0 if it returns something true."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+        pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            status = 0 if function() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_one_hook_for_forks(connected):
+    """Forked processes go on with the login of a hook that was used before, and are not stuck in its lock."""
+    hook = OneboxHook()
+    token = hook.get_token()
+    with onebox._lock:
+        assert [in_child(lambda: hook.get_token() == token) for _ in range(3)] == [0, 0, 0]
+        assert at_once(lambda: in_child(lambda: OneboxHook().get_token()), threads=1) == [0]
+    assert connected.state.logins == 2
+
+
+def test_hook_is_not_pickled(connected):
+    """A hook could carry a token or a password to where nobody looks for it."""
+    for hook in (OneboxHook(token="a secret token"), OneboxHook()):
+        with pytest.raises(TypeError, match="make one from the same onebox_conn_id"):
+            pickle.dumps(hook)
+    with pytest.raises(TypeError, match=r"get one from OneboxHook.get_conn\(\)"):
+        pickle.dumps(OneboxHook().get_conn())
+
+
+def test_token_from_upstream_is_used_until_it_expires(connected):
+    """A handed-in token saves the login; when it is rejected the hook logs in by itself."""
     token = OneboxHook().get_token()
     with task_run():
         hook = OneboxHook(token=token)
@@ -151,42 +241,112 @@ def test_expired_token_from_upstream_is_not_used(connected, make_token):
 
 
 def test_token_from_upstream_brings_its_site(connected):
-    """Afterwards the hook signs in to the token's own site, not to the connection's."""
+    """Afterwards the hook logs in to the token's own site, not to the connection's."""
     token = OneboxHook(site_id=170).get_token()
     connected.state.revoke()
     hook = OneboxHook(token=token)
     assert hook.request("GET", "ticketrz")["data"][0]["SiteId"] == "170"
-    assert OneboxHook(token=token, site_id=" 170 ").client.settings.site_id == "170"
+    for same in (" 170 ", 170):
+        assert OneboxHook(token=token, site_id=same).settings.site_id == "170"
+    with pytest.raises(OneboxConfigError, match="but site_id is 169"):
+        OneboxHook(token=token, site_id=169).get_token()
     with pytest.raises(OneboxConfigError, match="token is for site 170, but site_id is '169'"):
         OneboxHook(token=token, site_id="169").get_token()
 
 
 @pytest.mark.parametrize(
-    ("token", "words"), [("", "is empty"), ("None", "is empty"), ("Bearer ey", "as it is"), ("a\nb", "as it is")]
+    ("token", "words"),
+    [
+        ("", "a template makes no dependency"),
+        ("None", "is empty"),
+        ("Bearer ey", "as it is"),
+        ("a\nb", "as it is"),
+        (["a", "b"], "is a list"),
+        (True, "is a bool"),
+    ],
 )
 def test_bad_token_from_upstream(connected, token, words):
     """A template that found nothing, or something else than a token, is told and not repeated."""
     with pytest.raises(OneboxConfigError, match=words) as caught:
         OneboxHook(token=token).get_token()
-    assert len(token) < 5 or token not in str(caught.value)
+    assert len(str(token)) < 5 or str(token) not in str(caught.value)
     assert not connected.state.requests
 
 
-def test_secrets_are_masked_as_they_arrive(connected, connect, masked, make_token):
-    """Password, proxy password, and every token, a handed-in one too."""
-    handed_in = make_token()
-    proxies = {"https": "http://me:proxypass@127.0.0.1:1"}
+def test_what_is_masked(connected, connect, masked, make_token):
+    """Password and proxy password in all forms, and the tokens that leave the hook; none that stays within it."""
+    proxies = {"https": "http://me:proxy%20pass@127.0.0.1:1"}
     connect(connected.url, login=connected.email, password=connected.password, proxies=proxies)
-    token = OneboxHook().get_token()
-    assert masked == [connected.password, "proxypass", token]
-    OneboxHook(token=handed_in).client.tokens.get()
-    assert handed_in in masked
+    hook = OneboxHook()
+    hook.request("GET", "ticketrz")
+    forms = {form for secret in hook.settings.secrets for form in forms_of(secret) if len(form) >= 5}
+    assert {connected.password, "proxy%20pass", "proxy pass"} <= forms
+    assert set(masked) == forms
+    token = hook.get_token()
+    assert set(masked) == {*forms, token}
+    handed_in = make_token()
+    OneboxHook(token=handed_in).request("GET", "ticketrz")
+    assert set(masked) == {*forms, token, handed_in}
+    assert len(masked) == len(set(masked))
 
 
-def test_mask_reaches_airflow():
+def test_masked_strings_do_not_grow(connected, masked, caplog):
+    """However often a token is renewed, what Airflow masks is bounded; within the hook's own calls it is constant."""
+    hook = OneboxHook()
+    hook.request("GET", "ticketrz")
+    before = list(masked)
+    for _ in range(20):
+        connected.state.revoke()
+        hook.request("GET", "ticketrz")
+    assert masked == before
+    handed_out = set()
+    for _ in range(MAX_MASKED_TOKENS + 5):
+        connected.state.revoke()
+        hook.request("GET", "ticketrz")
+        handed_out |= {hook.get_token(), hook.get_token()}
+    assert len(handed_out) == MAX_MASKED_TOKENS + 5
+    assert len(masked) - len(before) == MAX_MASKED_TOKENS
+    assert caplog.text.count("which hand out none") == 1
+
+
+def test_masking_boundary(connected, connect, masked):
+    """A secret of four characters is not masked, one of five is: Airflow 2 would punch holes into every log."""
+    connect(connected.url, password="abcd")
+    OneboxHook().get_conn()
+    assert "abcd" not in masked
+    connect(connected.url, password="abcde")
+    OneboxHook().get_conn()
+    assert "abcde" in masked
+
+
+@pytest.mark.parametrize(("version", "told_at_once"), [("3.0.6", False), ("3.1.8", False), ("3.2.0", True)])
+def test_masker_is_told_on_the_right_thread(connected, masked, monkeypatch, version, told_at_once):
+    """On Airflow 3.0 and 3.1 only the task's own thread tells it, as soon as there is an opportunity."""
+    monkeypatch.setattr("airflow.__version__", version)
+    hook = OneboxHook()
+    with ThreadPoolExecutor(1) as pool:
+        token = pool.submit(hook.get_token).result()
+    assert (token in masked) is told_at_once
+    OneboxHook().get_conn()
+    assert token in masked
+    assert connected.password in masked
+
+
+def test_masker_is_not_told_in_an_event_loop(connected, masked):
+    """Within a running event loop the call could block it for ever; it is made up for later."""
+
+    async def ask():
+        return OneboxHook().get_token()
+
+    token = asyncio.run(ask())
+    assert masked == []
+    OneboxHook().get_conn()
+    assert token in masked
+
+
+def test_mask_reaches_airflow(monkeypatch):
     """What is masked here does not reach a log of Airflow."""
-    onebox._mask("")
-    onebox._mask("correct-horse-battery")
+    onebox._mask(["correct-horse-battery"])
     try:
         from airflow.sdk._shared.secrets_masker import redact
     except ImportError:
@@ -195,17 +355,16 @@ def test_mask_reaches_airflow():
 
 
 def test_mask_of_airflow_2(on_another_airflow):
-    """Airflow 2 keeps its masker elsewhere, and would mask what is too short to be a secret."""
+    """Airflow 2 keeps its masker elsewhere."""
     told = []
     masker = {"airflow.utils.log.secrets_masker": {"mask_secret": told.append}}
     older = on_another_airflow(onebox, without=["airflow.sdk.log"], instead=masker)
-    older._mask("correct-horse-battery")
-    older._mask("abcd")
-    assert told == ["correct-horse-battery"]
+    older._mask(["correct-horse-battery"])
+    assert "correct-horse-battery" in told
 
 
 def test_get_conn(connected):
-    """The session signs in by itself, renews a dead token, and keeps to its host."""
+    """The session logs in by itself, renews an expired token, and keeps to its host."""
     hook = OneboxHook()
     session = hook.get_conn()
     url = hook.url_for("ticketrz")
@@ -216,7 +375,7 @@ def test_get_conn(connected):
     assert [old.status_code for old in response.history] == [401]
     connected.state.revoke()
     assert session.post(hook.url_for("message"), data=iter([b"{}"])).status_code == 401
-    for _ in ("renewing the token", "with a token that lives"):
+    for _ in ("renewing the token", "with a token that is valid"):
         with session.get(url, stream=True) as stream:
             assert stream.status_code == 200
             assert stream.raw.read(1)
@@ -242,7 +401,7 @@ def test_test_connection(connected, connect):
     """The Test button tells where, as whom, for which site and for how long; or what to change."""
     ok, message = OneboxHook().test_connection()
     assert ok
-    assert message == f"Signed in to {connected.url} as {connected.email} for site 169; tokens live 15 minutes."
+    assert message == f"Logged in to {connected.url} as {connected.email} for site 169; tokens live 15 minutes."
     with task_run():
         token = OneboxHook().get_token()
         assert OneboxHook().test_connection()[0]
@@ -260,14 +419,123 @@ def test_test_connection(connected, connect):
     assert message.startswith("This connection can't work: the connection's login is empty: enter the e-mail")
 
 
+def test_test_connection_takes_one_short_try(connected, connect, monkeypatch):
+    """The Test button does not wait for a Onebox that accepts and never answers, whatever the connection allows."""
+    monkeypatch.setattr(onebox, "TEST_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        connect(f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout=60, max_retries=5)
+        start = time.monotonic()
+        ok, message = OneboxHook().test_connection()
+    assert not ok
+    assert time.monotonic() - start < 5
+    assert message.startswith("This connection, site 169: ")
+
+
+def test_missing_connection(monkeypatch):
+    """A connection that does not exist is an error of ours wherever it is met, and the Test button returns it."""
+    monkeypatch.delenv("AIRFLOW_CONN_NO_SUCH", raising=False)
+    hook = OneboxHook("no_such", token="a-handed-in-token")
+    for use in (hook.get_token, hook.get_conn, lambda: hook.url_for("x"), lambda: hook.request("GET", "ticketrz")):
+        with pytest.raises(OneboxConfigError, match="Connection 'no_such' can't be found: create it"):
+            use()
+    ok, message = hook.test_connection()
+    assert not ok
+    assert message.startswith("This connection can't be found")
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (AirflowNotFoundException("x"), OneboxConfigError),
+        (PermissionError("denied"), OneboxConfigError),
+        (RuntimeError("API_SERVER_ERROR: s3cret"), OneboxUnavailableError),
+        (ConnectionRefusedError("s3cret"), OneboxUnavailableError),
+    ],
+)
+def test_failed_look_up(monkeypatch, failure, expected):
+    """What Airflow raises instead of a connection becomes an error of ours, retryable if a retry can help."""
+
+    def fail(conn_id):
+        raise failure
+
+    monkeypatch.setattr(OneboxHook, "get_connection", staticmethod(fail))
+    with pytest.raises(expected, match="Connection 'onebox_default' can't be") as caught:
+        OneboxHook().get_token()
+    assert caught.value.retryable is (expected is OneboxUnavailableError)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_wrong_password_is_tried_once(connected, connect):
-    """One task run asks once with a refused password, however many hooks and calls there are."""
+    """One task run asks once with a rejected password, however many hooks and calls there are."""
     connect(connected.url, login=connected.email, password="wrong password")
     with task_run():
         for _ in range(3):
             with pytest.raises(OneboxAuthError):
                 OneboxHook().get_token()
     assert connected.state.failed_logins == 1
+
+
+def test_each_site_has_its_own_token(connected):
+    """Sites 170, 169 and 170 in one task run: each gets the token of its own, the third that of the first."""
+    with task_run():
+        tokens = [OneboxHook(site_id=site).get_token() for site in (170, 169, "170")]
+        sites = [OneboxHook(site_id=site).get_token_with_facts().site_id for site in (170, 169, "170")]
+    assert tokens[0] == tokens[2] != tokens[1]
+    assert sites == ["170", "169", "170"]
+    assert connected.state.logins_by_site == {"170": 1, "169": 1}
+
+
+def test_token_of_digits(connected):
+    """Native rendering makes a number of a token of digits; it is sent as the text that it was."""
+    connected.state.configure(opaque_tokens=True)
+    hook = OneboxHook(token=123456789)
+    assert hook.get_token() == "123456789"
+
+
+def test_times_reach_the_server(connected):
+    """What is asked for by time is asked for by time."""
+    hook = OneboxHook()
+    assert hook.count_records("ticketrz", since="2000-01-01 00:00")[0] == 250
+    assert hook.count_records("ticketrz", since="2099-01-01 00:00") == (0, None)
+    assert hook.count_records("ticketrz", last_update="2099-01-01 00:00") == (0, None)
+    assert list(hook.list_records("ticketrz", since="2099-01-01 00:00")) == []
+    assert list(hook.list_records("ticketrz", last_update="2099-01-01 00:00")) == []
+
+
+def test_secrets_of_connection_records(connected):
+    """Records of `connection` come without the customer's own secrets, unless they are asked for."""
+    hook = OneboxHook()
+    record = next(hook.list_records("connection", max_records=1))
+    reply = hook.request("GET", "connection", params={"limit": 1})
+    for found in (record, *reply["data"], hook.request("GET", f"connection/{record['Id']}")):
+        assert found["Id"]
+        assert not {"Password", "Token"} & set(found)
+    assert {"Password", "Token"} <= set(next(hook.list_records("connection", max_records=1, include_secrets=True)))
+    reply = hook.request("GET", "connection", params={"limit": 1}, include_secrets=True)
+    assert {"Password", "Token"} <= set(reply["data"][0])
+    assert next(hook.list_batches("connection", max_records=3)).rows[0] == record
+
+
+def test_unknown_resource(connected):
+    """A misspelt resource is answered with those that there are, and no retry can help it."""
+    for ask in (lambda: list(OneboxHook().list_records("tickets")), lambda: OneboxHook().count_records("tickets")):
+        with pytest.raises(OneboxRequestError, match="documented ones are ticketrz, contactrz") as caught:
+            ask()
+        assert caught.value.status == 404
+        assert not caught.value.retryable
+    connected.state.fail("status", path="ticketrz", status=404)
+    with pytest.raises(OneboxRequestError) as caught:
+        OneboxHook().count_records("ticketrz")
+    assert "documented ones" not in str(caught.value)
+
+
+def test_time_limit(connected, connect):
+    """With a time limit a call takes no longer, the login included, whatever the connection allows."""
+    connected.state.configure(latency=2)
+    start = time.monotonic()
+    with pytest.raises(OneboxUnavailableError):
+        OneboxHook(time_limit=0.5).request("GET", "ticketrz")
+    assert time.monotonic() - start < 1.9
 
 
 def test_json_connection_with_an_integer_site(connected, monkeypatch):
