@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,11 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_onebox import exceptions
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxQuotaError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
@@ -34,8 +35,14 @@ class OneboxRecordSensor(BaseSensorOperator):
     """Wait until a resource has new records; return ``{"count", "last_id"}``.
 
     Poke, reschedule and deferrable mode take the same options, time out alike and raise the same errors. Up to
-    :data:`~airflow_provider_onebox.triggers.onebox.MAX_FAILED_POLLS` polls in a row may fail in a way that can pass;
-    in reschedule mode, where nothing is kept between polls, any number may, until the time-out.
+    :data:`~airflow_provider_onebox.polling.MAX_FAILED_POLLS` polls in a row may fail in a way that a retry can help;
+    in reschedule mode, where nothing is kept between polls, any number may, until the timeout. With ``silent_fail`` any
+    number may in each mode. An error that no retry can help, such as a rejected password or a missing connection,
+    ends the wait at once. ``soft_fail`` skips the task after such an error and after the timeout, ``never_fail``
+    after any error but the timeout, as for every sensor in poke mode.
+
+    Outside of the hours in which Onebox answers the account, the wait goes on, to its timeout: the next poll comes
+    when the hours begin that Onebox names, or after an hour.
 
     API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
 
@@ -43,12 +50,12 @@ class OneboxRecordSensor(BaseSensorOperator):
     :param since_id: only records with a greater id count. (templated)
     :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
     :param last_update: only records changed after this time count, in the same form. (templated)
-    :param min_count: how many there must be.
+    :param min_count: how many there must be. (templated)
     :param deferrable: whether to wait in the triggerer; the deployment's ``[operators] default_deferrable`` if
         ``None``.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
-    :param token: a token from an upstream task, used while it lives; a trigger signs in by itself. (templated)
+    :param token: a token from an upstream task, used until it expires; a trigger logs in by itself. (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -59,6 +66,7 @@ class OneboxRecordSensor(BaseSensorOperator):
         "since_id",
         "since",
         "last_update",
+        "min_count",
     )
     ui_color = "#e5f3ff"
 
@@ -69,7 +77,7 @@ class OneboxRecordSensor(BaseSensorOperator):
         since_id: int | str | None = None,
         since: datetime | str | None = None,
         last_update: datetime | str | None = None,
-        min_count: int = 1,
+        min_count: int | str = 1,
         deferrable: bool | None = None,
         onebox_conn_id: str = OneboxHook.default_conn_name,
         site_id: str | int | None = None,
@@ -89,7 +97,9 @@ class OneboxRecordSensor(BaseSensorOperator):
         self.site_id = site_id
         self.token = token
         self._failures = 0
-        if min_count < 1:
+        self._closed_for: float | None = None
+        self._looked_up = time.monotonic()
+        if isinstance(min_count, int) and min_count < 1:
             raise ValueError(f"min_count={min_count!r} is not a number of at least 1.")
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the signature of every sensor
@@ -99,15 +109,24 @@ class OneboxRecordSensor(BaseSensorOperator):
         :return: whether there are enough new records, and which.
         :raises OneboxError: if asking is hopeless, or has failed too often in a row.
         """
-        from airflow_provider_onebox.triggers.onebox import is_tolerable
+        from airflow_provider_onebox.polling import LOOK_UP_INTERVAL, is_tolerable, until_opening
 
         if self.since_id is None and self.since is None and self.last_update is None:
             raise OneboxConfigError("Nothing says which records are new: pass since_id, since or last_update.")
+        enough = self._enough()
         hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
+        self._closed_for = None
         try:
+            if self._failures or time.monotonic() - self._looked_up > LOOK_UP_INTERVAL:
+                hook.look_up_again()
+                self._looked_up = time.monotonic()
             count, last_id = hook.count_records(
                 self.resource, since_id=self.since_id, since=self.since, last_update=self.last_update
             )
+        except OneboxQuotaError as error:
+            self._failures, self._closed_for = 0, until_opening(error, self.poke_interval)
+            self.log.info("Onebox is closed, going on: %s", error)
+            return PokeReturnValue(is_done=False)
         except OneboxError as error:
             self._failures += 1
             if not is_tolerable(error, self._failures, self.silent_fail):
@@ -115,8 +134,19 @@ class OneboxRecordSensor(BaseSensorOperator):
             self.log.warning("Poll failed (%d in a row), going on: %s", self._failures, error)
             return PokeReturnValue(is_done=False)
         self._failures = 0
-        self.log.info("Found %d of %d new %s records.", count, self.min_count, self.resource)
-        return PokeReturnValue(count >= self.min_count, {"count": count, "last_id": str(last_id)})
+        self.log.info("Found %d of %d new %s records.", count, enough, self.resource)
+        return PokeReturnValue(count >= enough, {"count": count, "last_id": str(last_id)})
+
+    def _enough(self) -> int:
+        if not re.fullmatch("0*[1-9][0-9]{0,17}", str(self.min_count).strip()):
+            raise OneboxConfigError(f"min_count={exceptions.quote(self.min_count)!r} is not a number of at least 1.")
+        return int(self.min_count)
+
+    def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
+        # Poke and reschedule mode ask here how long to wait.
+        if self._closed_for is None:
+            return float(super()._get_next_poke_interval(started_at, run_duration, poke_count))
+        return max(0.0, min(self._closed_for, self.timeout - run_duration()))
 
     def execute(self, context: Context) -> Any:
         """Wait, here or in the triggerer.
@@ -136,21 +166,21 @@ class OneboxRecordSensor(BaseSensorOperator):
         from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
 
         # The site of a token from upstream is known here alone: the trigger does not get the token.
-        hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
+        site_id = OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token).token_site()
         return self.defer(
             trigger=OneboxRecordTrigger(
                 self.resource,
                 since_id=self.since_id,
                 since=format_time("since", self.since),
                 last_update=format_time("last_update", self.last_update),
-                min_count=self.min_count,
+                min_count=self._enough(),
                 poke_interval=self.poke_interval,
                 exponential_backoff=bool(self.exponential_backoff),
                 max_wait=self.max_wait.total_seconds() if self.max_wait else None,
                 silent_fail=self.silent_fail,
                 deadline=deadline,
                 onebox_conn_id=self.onebox_conn_id,
-                site_id=hook.client.settings.site_id,
+                site_id=site_id,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout) + BACKSTOP,
@@ -199,8 +229,9 @@ class OneboxRecordSensor(BaseSensorOperator):
             failure: Exception = error
             if type(error).__name__ in ("TaskDeferralTimeout", "TaskDeferralError") and "timeout" in str(error).lower():
                 failure = AirflowSensorTimeout(f"Sensor has timed out: {error}")
-            final = isinstance(failure, (AirflowSensorTimeout, AirflowFailException))
-            if self.never_fail or (final and self.soft_fail):
+            is_timeout = isinstance(failure, AirflowSensorTimeout)
+            final = is_timeout or isinstance(failure, AirflowFailException)
+            if (self.never_fail and not is_timeout) or (self.soft_fail and final):
                 raise AirflowSkipException(f"Skipping instead of failing: {failure}") from error
             if failure is error:
                 raise

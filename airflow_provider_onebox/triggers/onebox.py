@@ -3,165 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import threading
+import inspect
 import time
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowOptionalProviderFeatureException
+from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 try:
     from airflow.triggers.base import BaseEventTrigger
 except ImportError:
     BaseEventTrigger = BaseTrigger  # type: ignore[misc,assignment]
+try:
+    from airflow.triggers.shared_stream import SharedStreamProducer
+except ImportError:
+    SharedStreamProducer = object  # type: ignore[misc,assignment]
 
-from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxError
+from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError, OneboxUnavailableError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.polling import (
+    MAX_POLL_INTERVAL,
+    is_tolerable,
+    polled_connection,
+    until_opening,
+    until_tick,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable
+    from collections.abc import AsyncIterator, Awaitable, Sequence
 
-    from airflow_provider_onebox.client import OneboxClient
-    from airflow_provider_onebox.settings import Settings
-
-MAX_FAILED_POLLS = 5
-"""Polls that may fail in a row, each after the retries of its call, before the wait fails."""
-
-MAX_POLL_INTERVAL = 3600.0
-"""Seconds that waits between polls grow to at the most, with exponential back-off."""
-
-EVENT_SETTLES = 5.0
-"""Seconds after which Airflow has stored an event; until then the triggerer alone knows of it."""
-
-TICK = 1.0
-"""Seconds; triggers wake up on multiples of it, so that those who want to know the same ask together."""
+LAST_POLL_SECONDS = 1.0
+"""Seconds that the poll at the deadline may take."""
 
 
-def is_tolerable(error: OneboxError, failures: int, silent_fail: bool) -> bool:
-    """Decide whether a wait goes on after a failed poll; the sensor asks this too.
+class _OneboxTrigger(BaseTrigger):
+    """What both triggers share: they are stored as the arguments that they were made with."""
 
-    :param error: what the poll raised.
-    :param failures: how many polls have failed in a row, this one included.
-    :param silent_fail: the sensor's option.
-    :return: whether to poll again.
-    """
-    if isinstance(error, AirflowFailException):
-        return False
-    return silent_fail or (error.retryable and failures <= MAX_FAILED_POLLS)
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Describe this trigger to Airflow.
 
-
-async def in_thread(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run blocking code off the event loop, where it may still look up connections.
-
-    :param function: what to run.
-    :param args: its arguments.
-    :param kwargs: its named arguments.
-    :return: what it returns.
-    """
-    # asyncio.to_thread would do, but on Airflow 3.0 and 3.1 a look-up from a thread that asgiref has not made
-    # ends the triggerer.
-    from asgiref.sync import sync_to_async
-
-    return await sync_to_async(function, thread_sensitive=False)(*args, **kwargs)
+        :return: the path of the class and the arguments to make it with.
+        """
+        cls = type(self)
+        names = inspect.signature(cls).parameters
+        return f"{cls.__module__}.{cls.__qualname__}", {name: getattr(self, name) for name in names}
 
 
-# What this process's triggers share: a login and its connections. A changed connection has other settings, and
-# what no trigger waits with is gone.
-_clients: WeakValueDictionary[Settings, OneboxClient] = WeakValueDictionary()
-_lock = threading.Lock()
-
-
-def shared_client(conn_id: str, site_id: str | int | None, refused: OneboxClient | None = None) -> OneboxClient:
-    """Read the connection and find the client that the triggers with the same settings share.
-
-    :param conn_id: the Airflow connection of type Onebox.
-    :param site_id: a site to use in place of the connection's own.
-    :param refused: a client whose login was refused; it is returned if the connection is still the same, so that
-        the same password is not tried again.
-    :return: the client.
-    :raises OneboxConfigError: if the connection can't work.
-    """
-    client = OneboxHook(conn_id, site_id=site_id).client
-    if refused and refused.settings == client.settings:
-        return refused
-    with _lock:
-        return _clients.setdefault(client.settings, client)
-
-
-def count_records(client: OneboxClient, resource: str, **query: Any) -> tuple[int, int | None]:
-    """Poll once; the arguments are those of ``OneboxHook.count_records``.
-
-    :param client: the client; if its login is refused, it is shared with no further trigger.
-    :param resource: what to count.
-    :param query: which records count.
-    :return: how many there are, and the id of the last one.
-    :raises OneboxError: if Onebox can't be asked.
-    """
-    try:
-        return client.count_records(resource, **query)
-    except OneboxAuthError:
-        with _lock:
-            if _clients.get(client.settings) is client:
-                del _clients[client.settings]
-        raise
-
-
-# What is asked in this turn of the event loop: the ids after which records count, and the answer for the least.
-_polls: dict[Hashable, tuple[list[int], asyncio.Task[tuple[int, int, int | None]]]] = {}
-
-
-async def count_together(
-    client: OneboxClient, resource: str, since_id: int | str | None = None, **filters: str | None
-) -> tuple[int, int | None]:
-    """Poll once, together with the triggers that do so in the same moment.
-
-    One request is made, after the least of their ids. Those that already have the newest record learn from it
-    that there is none for them; only the others ask for themselves.
-
-    :param client: the client.
-    :param resource: what to count.
-    :param since_id: only records with a greater id count.
-    :param filters: ``since`` and ``last_update``.
-    :return: how many there are, and the id of the last one.
-    :raises OneboxError: if Onebox can't be asked.
-    """
-    from airflow_provider_onebox.listing import as_id
-
-    after = as_id(since_id)
-    key = (client, resource, *filters.items())
-
-    async def ask() -> tuple[int, int, int | None]:
-        ids, _ = _polls.pop(key)
-        least = min(ids)
-        return least, *await in_thread(count_records, client, resource, since_id=least, **filters)
-
-    if key not in _polls or _polls[key][1].done():
-        _polls[key] = [], asyncio.ensure_future(ask())
-    ids, answer = _polls[key]
-    ids.append(after)
-    least, count, last_id = await asyncio.shield(answer)
-    if after == least:
-        return count, last_id
-    if last_id is None or last_id <= after:
-        return 0, None
-    found: tuple[int, int | None] = await in_thread(count_records, client, resource, since_id=after, **filters)
-    return found
-
-
-def until_tick(interval: float) -> float:
-    """Lengthen a pause a little, so that it ends together with those of other triggers.
-
-    :param interval: seconds to wait at least.
-    :return: up to :data:`TICK` or a tenth more.
-    """
-    tick = max(min(TICK, interval / 10), 0.001)
-    now = time.monotonic()
-    return math.ceil((now + interval) / tick) * tick - now
-
-
-class OneboxRecordTrigger(BaseTrigger):
+class OneboxRecordTrigger(_OneboxTrigger):
     """Wait until a resource has new records.
 
     Carries ids and an absolute deadline, and no secret, so that it can begin anew in another triggerer at any
@@ -173,10 +61,11 @@ class OneboxRecordTrigger(BaseTrigger):
     :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone.
     :param last_update: only records changed after this time count, in the same form.
     :param min_count: how many there must be.
-    :param poke_interval: seconds between polls, up to one more, so that triggers ask together.
+    :param poke_interval: seconds between polls, up to one more, so that triggers ask together. While Onebox is
+        closed, the next poll waits for its hours.
     :param exponential_backoff: whether that time doubles with each poll.
     :param max_wait: seconds that it grows to at the most.
-    :param silent_fail: whether to go on after any failed poll that does not rule out success.
+    :param silent_fail: whether to go on however many polls have failed, unless one rules success out.
     :param deadline: when to give up, in seconds of Unix time; ``None`` for never.
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
@@ -212,47 +101,46 @@ class OneboxRecordTrigger(BaseTrigger):
         self.onebox_conn_id = onebox_conn_id
         self.site_id = site_id
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Describe this trigger to Airflow.
-
-        :return: the path of the class and the arguments to make it with.
-        """
-        names = (
-            "resource since_id since last_update min_count poke_interval exponential_backoff max_wait silent_fail "
-            "deadline onebox_conn_id site_id"
-        )
-        return _path(type(self)), {name: getattr(self, name) for name in names.split()}
-
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until there are enough new records, time is up, or polling is hopeless.
 
         :return: one event.
         """
-        client = None
+        connection = polled_connection(self.onebox_conn_id, self.site_id)
         failures, interval = 0, self.poke_interval
         while True:
+            pause = until_tick(interval)
             try:
-                client = client or await in_thread(shared_client, self.onebox_conn_id, self.site_id)
-                count, last_id = await count_together(
-                    client, self.resource, self.since_id, since=self.since, last_update=self.last_update
+                count, last_id = await connection.count(
+                    self.resource,
+                    self.since_id,
+                    since=self.since,
+                    last_update=self.last_update,
+                    seconds=max(self._left(), LAST_POLL_SECONDS),
                 )
                 failures = 0
                 if count >= self.min_count:
-                    yield TriggerEvent({"status": "success", "count": count, "last_id": _text(last_id)})
+                    last = None if last_id is None else str(last_id)
+                    yield TriggerEvent({"status": "success", "count": count, "last_id": last})
                     return
+            except OneboxQuotaError as error:
+                failures, pause = 0, until_opening(error, pause)
+                self.log.info("Onebox is closed, next poll in %.0f s: %s", pause, error)
             except OneboxError as error:
                 failures += 1
                 if not is_tolerable(error, failures, self.silent_fail):
                     yield TriggerEvent({"status": "error", **describe(error)})
                     return
                 self.log.warning("Poll failed (%d in a row), going on: %s", failures, error)
-            left = float("inf") if self.deadline is None else self.deadline - time.time()
-            if left <= 0:
+            if self._left() <= 0:
                 yield TriggerEvent({"status": "timeout"})
                 return
-            await asyncio.sleep(min(until_tick(interval), left))
+            await asyncio.sleep(min(pause, self._left()))
             if self.exponential_backoff:
                 interval = min(interval * 2, self.max_wait or MAX_POLL_INTERVAL)
+
+    def _left(self) -> float:
+        return float("inf") if self.deadline is None else self.deadline - time.time()
 
 
 def describe(error: OneboxError) -> dict[str, Any]:
@@ -264,21 +152,35 @@ def describe(error: OneboxError) -> dict[str, Any]:
     return {"error": type(error).__name__, "message": str(error), "evidence": vars(error)}
 
 
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+class _Turns(SharedStreamProducer):
+    """Lets a watcher poll, and again when Airflow has stored what came of it. Airflow 3.3 runs it."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._stored = asyncio.Event()
+
+    async def open_stream(self) -> AsyncIterator[tuple[Any, Any]]:
+        while True:
+            yield None, None
+            await self._stored.wait()
+            self._stored.clear()
+            await asyncio.sleep(until_tick(self._interval))
+
+    async def advance(self, batch: Sequence[Any]) -> None:  # noqa: ARG002 - there is one turn at a time
+        self._stored.set()
 
 
-def _text(record_id: int | None) -> str | None:
-    return None if record_id is None else str(record_id)
-
-
-class OneboxNewRecordsTrigger(BaseEventTrigger):
+class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
     """Watch a resource for an asset: each time there are new records, an event says which.
 
     For use with ``AssetWatcher``. The event's payload is ``{"resource", "count", "since_id", "last_id"}``: records
-    with ids greater than ``since_id`` up to ``last_id``, so a DAG that it schedules knows what to list. An event can
-    come twice after a restart of the triggerer, and none is left out; on Airflow 3.0 to 3.2, which keep no
-    state for watchers, a restart begins again at ``since_id``, or at the present if there is none.
+    with ids greater than ``since_id`` up to ``last_id``, so a DAG that it schedules knows what to list.
+
+    From Airflow 3.3 on, no event is lost: each asset has a watermark in its state store, which moves when Airflow has
+    confirmed that the event is stored. An event can come twice, after a restart of the triggerer or when the
+    same trigger watches a further asset: it then begins at the least of their watermarks. Airflow 3.0 to 3.2 keep no
+    state for watchers and confirm nothing: there a restart begins again at ``since_id``, or at the present if there
+    is none, and what came while the triggerer was down is not told.
 
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
     :param since_id: where to begin the first time; at the present if ``None``.
@@ -309,49 +211,99 @@ class OneboxNewRecordsTrigger(BaseEventTrigger):
         self.onebox_conn_id = onebox_conn_id
         self.site_id = site_id
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Describe this trigger to Airflow.
+    def shared_stream_key(self) -> str:
+        """Tell Airflow 3.3 to run this trigger with acknowledgements, by itself.
 
-        :return: the path of the class and the arguments to make it with.
+        :return: what no other trigger has.
         """
-        names = "resource since_id poll_interval onebox_conn_id site_id"
-        return _path(type(self)), {name: getattr(self, name) for name in names.split()}
+        return str(self.serialize())
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
+        """Give Airflow 3.3 what it acknowledges.
+
+        :param kwargs: the trigger's arguments.
+        :return: what lets the trigger poll.
+        """
+        return _Turns(kwargs["poll_interval"])
+
+    def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        """Poll at each turn; Airflow 3.3 calls this in place of :meth:`run`.
+
+        :param shared_stream: the turns, each of which comes when the events of the one before are stored.
+        :return: an event for each time that there are new records.
+        """
+        return self._watch(shared_stream)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll for ever; a failed poll is logged, and the next one goes on from the same place.
 
         :return: an event for each time that there are new records.
         """
-        client = refused = None
-        store = getattr(self, "asset_state_store", None)
-        key = f"onebox_mark.{self.onebox_conn_id}.{self.site_id or ''}.{self.resource}"
-        after: Any = None if store is None else await store.aget(key)
-        after = self.since_id if after is None else after
-        while True:
+
+        async def turns() -> AsyncIterator[None]:
+            while True:
+                yield
+                await asyncio.sleep(until_tick(self.poll_interval))
+
+        async for event in self._watch(turns()):
+            yield event
+
+    async def _watch(self, turns: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        connection = polled_connection(self.onebox_conn_id, self.site_id)
+        after: int | None = None
+        saved = True
+        async for _ in turns:
             try:
-                client = client or await in_thread(shared_client, self.onebox_conn_id, self.site_id, refused)
                 if after is None:
-                    _, after = await count_together(client, self.resource)
-                    after = after or 0
-                    if store is not None:
-                        await store.aset(key, after)
-                count, last_id = await count_together(client, self.resource, after)
+                    after = await self._load()
+                if after is None:
+                    _, newest = await connection.count(self.resource)
+                    after, saved = newest or 0, False
+                if not saved:
+                    await self._save(after)
+                    saved = True
+                count, last_id = await connection.count(self.resource, after)
+            except OneboxQuotaError as error:
+                self.log.info("Onebox is closed, going on: %s", error)
+                continue
             except OneboxError as error:
-                if isinstance(error, OneboxAuthError):
-                    client, refused = None, client
                 self.log.error("Poll for new %s records failed, going on: %s", self.resource, error)
-                count, last_id = 0, None
+                continue
             if last_id is not None:
-                payload = {
-                    "resource": self.resource,
-                    "count": count,
-                    "since_id": str(after),
-                    "last_id": str(last_id),
-                }
+                payload = {"resource": self.resource, "count": count, "since_id": str(after), "last_id": str(last_id)}
                 yield TriggerEvent(payload)
-                # A mark that moves too late lets an event come twice; one that moves too early, never.
-                await asyncio.sleep(EVENT_SETTLES)
-                after = last_id
-                if store is not None:
-                    await store.aset(key, after)
-            await asyncio.sleep(until_tick(self.poll_interval))
+                # A watermark that moves too early loses an event: it is saved in the next turn.
+                after, saved = last_id, False
+
+    @property
+    def _key(self) -> str:
+        # As version 0.1.0 wrote it.
+        return f"onebox_mark.{self.onebox_conn_id}.{self.site_id or ''}.{self.resource}"
+
+    def _stores(self) -> list[Any]:
+        """List the state stores of the assets that this trigger watches; none before Airflow 3.3."""
+        stores = getattr(self, "asset_state_store", None)
+        if stores is None:
+            return []
+        # Nothing public lists them, and nothing tells a trigger which assets it watches.
+        found = [*vars(stores).get("_by_name", {}).values(), *vars(stores).get("_by_uri", {}).values()]
+        return found or [stores]
+
+    async def _load(self) -> int | None:
+        from airflow_provider_onebox.listing import as_id
+
+        watermarks = [await _ask(store.aget(self._key)) for store in self._stores()] or [None]
+        begin = [self.since_id if watermark is None else watermark for watermark in watermarks]
+        return min((as_id(record_id) for record_id in begin if record_id is not None), default=None)
+
+    async def _save(self, watermark: int) -> None:
+        for store in self._stores():
+            await _ask(store.aset(self._key, watermark))
+
+
+async def _ask(answer: Awaitable[Any]) -> Any:
+    try:
+        return await answer
+    except Exception as error:  # noqa: BLE001 - Airflow has errors of several kinds here
+        raise OneboxUnavailableError(f"Airflow's asset state store does not answer: {error}") from None

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+import time
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+    XComArg,
+)
+from airflow_home import AIRFLOW_3
 
+try:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+except ImportError:
+    from airflow.exceptions import AirflowRescheduleException
+try:
+    from airflow.sdk.execution_time.context import set_current_context
+except ImportError:
+    from airflow.models.taskinstance import set_current_context
+
+from airflow_provider_onebox import polling
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -16,8 +35,9 @@ from airflow_provider_onebox.exceptions import (
     OneboxUnavailableError,
 )
 from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.polling import MAX_FAILED_POLLS, MAX_POLL_INTERVAL
+from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sensors.onebox import BACKSTOP, OneboxRecordSensor
-from airflow_provider_onebox.triggers.onebox import MAX_FAILED_POLLS
 
 
 def make(**options):
@@ -27,9 +47,22 @@ def make(**options):
     )
 
 
-def wait(deferrable, **options):
-    """Wait in either mode; in the deferrable one, through the trigger as Airflow drives it."""
-    sensor = make(deferrable=deferrable, **options)
+def wait(mode, **options):
+    """Wait in any mode; where Airflow takes part in it, do as it does."""
+    if mode == "reschedule":
+        began = datetime.now(timezone.utc)
+        ti = {"get_first_reschedule_date": lambda context: began, "max_tries": 0, "map_index": -1}
+        context = {"ti": SimpleNamespace(**ti, dag_id="d", task_id="t", run_id="r")}
+        with pytest.MonkeyPatch.context() as patch:
+            if not AIRFLOW_3:
+                patch.setattr("airflow.sensors.base._orig_start_date", lambda **_: began)
+            while True:
+                try:
+                    # Each poke is a new process of Airflow's.
+                    return make(mode="reschedule", **options).execute(context)
+                except AirflowRescheduleException as again:
+                    time.sleep(max(0, (again.reschedule_date - datetime.now(timezone.utc)).total_seconds()))
+    sensor = make(deferrable=mode == "deferrable", **options)
     try:
         return sensor.execute({})
     except TaskDeferred as deferred:
@@ -43,79 +76,227 @@ def wait(deferrable, **options):
     return make(deferrable=True, **options).resume_execution(method, {"event": payload}, {})
 
 
-both = pytest.mark.parametrize("deferrable", [False, True])
+both = pytest.mark.parametrize("mode", ["poke", "deferrable"])
+every = pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
 
 
-@both
-def test_found_at_once(connected, deferrable):
-    """Records that are there end the wait with their number and last id."""
+@every
+def test_found_at_once(connected, mode):
+    """Records that are there end the wait with their number and last id, without a trigger."""
     ids = connected.state.ids()
-    assert wait(deferrable, since_id=ids[4], min_count=245) == {"count": 245, "last_id": ids[-1]}
-    assert wait(deferrable, since="2000-01-01 00:00")["count"] == 250
-    assert wait(deferrable, last_update=datetime(2000, 1, 1))["count"] == 250
+    assert make(since_id=ids[4], deferrable=True, min_count=245).execute({})["count"] == 245
+    assert wait(mode, since_id=ids[4], min_count=245) == {"count": 245, "last_id": ids[-1]}
+    assert wait(mode, since="2000-01-01 00:00")["count"] == 250
+    assert wait(mode, last_update=datetime(2000, 1, 1))["count"] == 250
+    for never in ({"since": "2099-01-01 00:00"}, {"last_update": "2099-01-01 00:00"}):
+        with pytest.raises(AirflowSensorTimeout):
+            wait(mode, **never)
 
 
-@both
-def test_timeout(connected, deferrable):
+@every
+def test_timeout(connected, mode):
     """Too few records in time fail the sensor, or skip it where it is soft."""
     last = connected.state.ids()[-1]
     with pytest.raises(AirflowSensorTimeout, match="timed out"):
-        wait(deferrable, since_id=last)
+        wait(mode, since_id=last)
     with pytest.raises(AirflowSkipException):
-        wait(deferrable, since_id=last, soft_fail=True)
+        wait(mode, since_id=last, soft_fail=True)
 
 
-@both
-def test_found_later(connected, deferrable):
+@every
+def test_timeout_with_never_fail(connected, mode):
+    """never_fail skips after an error of a poll and not after the timeout, as Airflow's own sensors in poke mode."""
+    with pytest.raises(AirflowSensorTimeout):
+        wait(mode, since_id=connected.state.ids()[-1], never_fail=True)
+
+
+@every
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, OneboxConfigError),
+        ({"silent_fail": True}, OneboxConfigError),
+        ({"soft_fail": True}, AirflowSkipException),
+        ({"never_fail": True}, AirflowSkipException),
+    ],
+)
+def test_missing_connection(mode, options, expected):
+    """A connection that does not exist ends the wait at once, with each option alike in each mode."""
+    with pytest.raises(expected, match=r"can't be found|[Ss]kipping"):
+        wait(mode, since_id=0, onebox_conn_id="no_such", **options)
+
+
+@every
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, OneboxUnavailableError),
+        ({"soft_fail": True}, OneboxUnavailableError),
+        ({"never_fail": True}, AirflowSkipException),
+        ({"silent_fail": True}, AirflowSensorTimeout),
+    ],
+)
+def test_airflow_that_does_not_answer(connected, monkeypatch, mode, options, expected):
+    """A look-up that fails is a failed poll like any other; reschedule mode, which can't count them, waits on."""
+
+    def fail(conn_id):
+        raise RuntimeError("API_SERVER_ERROR")
+
+    monkeypatch.setattr(OneboxHook, "get_connection", staticmethod(fail))
+    if mode == "reschedule":
+        expected = AirflowSkipException if "soft_fail" in options else AirflowSensorTimeout
+    with pytest.raises(expected):
+        wait(mode, since_id=0, timeout=1 if expected is AirflowSensorTimeout or mode == "reschedule" else 30, **options)
+
+
+@every
+def test_closed_quota(connected, monkeypatch, mode):
+    """Outside of Onebox's hours the wait goes on, however often it has asked, to its timeout or until they begin."""
+    monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", lambda words: 0.02)
+    connected.state.configure(quota_closed=True)
+    with pytest.raises(AirflowSensorTimeout):
+        wait(mode, since_id=0, poke_interval=60, timeout=2)
+    asked = connected.state.requests["GET list"]
+    assert asked > MAX_FAILED_POLLS
+
+    def open_later(words):
+        if connected.state.requests["GET list"] > asked + 2 * MAX_FAILED_POLLS:
+            connected.state.configure(quota_closed=False)
+        return 0.02
+
+    monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", open_later)
+    assert wait(mode, since_id=0, poke_interval=60, timeout=60)["count"] == 250
+
+
+@pytest.mark.parametrize(
+    ("known", "timeout", "pause"), [(600, 9000, 600), (9 * 3600, 90000, MAX_POLL_INTERVAL), (600, 30, 30)]
+)
+def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
+    """In poke mode the next poll comes when the hours begin, an hour away at the most, or at the timeout."""
+    monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", lambda words: known)
+    connected.state.configure(quota_closed=True)
+    sensor = make(since_id=0, poke_interval=60, timeout=timeout)
+    assert not sensor.poke({}).is_done
+    assert sensor._get_next_poke_interval(0, lambda: 0, 1) == pause
+    connected.state.configure(quota_closed=False)
+    sensor.poke({})
+    assert sensor._get_next_poke_interval(0, lambda: 0, 1) == 60
+
+
+@every
+def test_failed_polls_in_a_row(connected, connect, mode):
+    """A poll that goes well begins the count of failed ones anew."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    last = connected.state.ids()[-1]
+    for n in range(2):
+        connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS - 1, after=n, status=503)
+    with pytest.raises(AirflowSensorTimeout):
+        wait(mode, since_id=last, timeout=3)
+    assert connected.state.requests["GET list"] >= 2 * MAX_FAILED_POLLS
+
+
+@pytest.mark.parametrize("trouble", ["none", "failed poll", "missing for a while"])
+def test_changed_connection_is_picked_up(connected, connect, monkeypatch, trouble):
+    """A wait in poke mode notices that its connection leads elsewhere now: after a while, or after a failed poll."""
+    monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1 if trouble == "missing for a while" else 300)
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    last = connected.state.ids()[-1]
+    ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1)
+    with Sandbox(records=300) as other, set_current_context({"ti": ti}):
+        sensor = make(since_id=last)
+        assert [sensor.poke({}).is_done for _ in range(3)] == [False] * 3
+        assert connected.state.logins == 1
+        if trouble == "missing for a while":
+            with monkeypatch.context() as patch:
+                patch.delenv("AIRFLOW_CONN_ONEBOX_DEFAULT")
+                assert [sensor.poke({}).is_done for _ in range(MAX_FAILED_POLLS)] == [False] * MAX_FAILED_POLLS
+                with pytest.raises(OneboxConfigError, match="can't be found"):
+                    sensor.poke({})
+        connect(other.url, login=other.email, password=other.password)
+        if trouble == "none":
+            assert not sensor.poke({}).is_done
+            sensor._looked_up -= 301
+        if trouble == "failed poll":
+            connected.state.fail("status", path="ticketrz", status=503)
+            assert not sensor.poke({}).is_done
+        assert sensor.poke({}).xcom_value["last_id"] == other.state.ids()[-1]
+        assert other.state.logins == 1
+
+
+@every
+def test_found_later(connected, mode):
     """Records that come while it waits end it."""
     connected.state.configure(grow=1)
     last = connected.state.ids()[-1]
-    assert wait(deferrable, since_id=last, min_count=3, timeout=30)["count"] >= 3
+    assert wait(mode, since_id=last, min_count=3, timeout=30)["count"] >= 3
 
 
-@both
-def test_errors_are_the_same(connected, connect, deferrable):
+@every
+def test_errors_are_the_same(connected, connect, mode):
     """A hopeless error comes out as itself, with its evidence; soft_fail skips those that fail at once alone."""
     connected.state.fail("envelope_200", path="ticketrz", times=99, code="404", message="no such thing")
     with pytest.raises(OneboxRequestError, match="no such thing") as caught:
-        wait(deferrable, since_id=0)
+        wait(mode, since_id=0)
     assert caught.value.code == "404"
     with pytest.raises(OneboxRequestError):
-        wait(deferrable, since_id=0, soft_fail=True)
+        wait(mode, since_id=0, soft_fail=True)
     with pytest.raises(AirflowSkipException):
-        wait(deferrable, since_id=0, never_fail=True)
+        wait(mode, since_id=0, never_fail=True)
     connected.state.calm()
     connect(connected.url, login=connected.email, password="wrong password")
     with pytest.raises(OneboxAuthError):
-        wait(deferrable, since_id=0)
+        wait(mode, since_id=0)
     with pytest.raises(AirflowSkipException):
-        wait(deferrable, since_id=0, soft_fail=True)
+        wait(mode, since_id=0, soft_fail=True)
 
 
 @both
-def test_passing_faults(connected, connect, deferrable):
+def test_transient_errors(connected, connect, mode):
     """A few failed polls in a row are waited out, more of them fail the sensor, and silent_fail waits on."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
     connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS - 1, status=503)
-    assert wait(deferrable, since_id=0, timeout=30)["count"] == 250
+    assert wait(mode, since_id=0, timeout=30)["count"] == 250
     connected.state.fail("status", path="ticketrz", times=99, status=503)
     with pytest.raises(OneboxUnavailableError):
-        wait(deferrable, since_id=0, timeout=30)
+        wait(mode, since_id=0, timeout=30)
     with pytest.raises(AirflowSensorTimeout):
-        wait(deferrable, since_id=0, silent_fail=True)
+        wait(mode, since_id=0, silent_fail=True)
 
 
 def test_reference_point_is_required(connected):
     """Without a reference point nothing is new, and nothing is sent."""
     with pytest.raises(OneboxConfigError, match="since_id, since or last_update"):
-        wait(False)
+        wait("poke")
     assert not connected.state.requests
 
 
-def test_bad_min_count():
-    """A number that can't be reached or is reached at once is refused when the DAG is parsed."""
+def test_bad_min_count(connected):
+    """A number that can't be reached or is reached at once is an error: when the DAG is parsed, or once rendered."""
     with pytest.raises(ValueError, match="min_count"):
         make(min_count=0)
+    for rendered in ("0", "many", "", None, -1, 1.5):
+        sensor = make(since_id=0)
+        sensor.min_count = rendered
+        with pytest.raises(OneboxConfigError, match="min_count="):
+            sensor.execute({})
+    assert not connected.state.requests
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_templates(connected, native):
+    """Every number can be a template or come from upstream, rendered as text or as what it is."""
+    with DAG("d", schedule=None, render_template_as_native_obj=native):
+        upstream = make(task_id="upstream", since_id=0)
+        sensor = make(
+            task_id="waits", since_id="{{ 3 + 2 }}", min_count="{{ 245 }}", site_id="{{ 169 }}", since="{{ none }}"
+        )
+        make(task_id="follows", since_id=XComArg(upstream, "last_id"), min_count=XComArg(upstream, "count"))
+    sensor.render_template_fields({})
+    assert sensor.min_count == (245 if native else "245")
+    if not native:
+        sensor.since = None
+    sensor.since_id = type(sensor.since_id)(connected.state.ids()[4])
+    assert sensor.execute({})["count"] == 245
 
 
 def test_what_is_deferred(connected):
@@ -124,9 +305,12 @@ def test_what_is_deferred(connected):
     last = connected.state.ids(site="170")[-1]
     options = {"poke_interval": 7, "exponential_backoff": True, "max_wait": timedelta(seconds=9), "timeout": 100}
     with pytest.raises(TaskDeferred) as caught:
-        make(deferrable=True, since_id=last, since="2026-01-01T08:00", token=token, **options).execute({})
+        make(deferrable=True, since_id=last, since="2026-01-01T08:00", min_count="7", token=token, **options).execute(
+            {}
+        )
     kwargs = caught.value.trigger.serialize()[1]
     assert token not in str(kwargs)
+    assert kwargs["min_count"] == 7
     assert (kwargs["site_id"], kwargs["since"]) == ("170", "2026-01-01 08:00")
     assert (kwargs["poke_interval"], kwargs["exponential_backoff"], kwargs["max_wait"]) == (7, True, 9)
     assert caught.value.timeout == timedelta(seconds=100) + BACKSTOP
@@ -140,6 +324,10 @@ def test_unexpected_event_fails(event):
         make(since_id=0, deferrable=True).resume_execution("execute_complete", {"event": event}, {})
     with pytest.raises(OneboxError, match="gone wrong"):
         make(deferrable=True).execute_complete({}, {"status": "error", "error": "Unheard", "message": "gone wrong"})
+    event = {"status": "error", "error": "OneboxRequestError", "message": "x", "evidence": {"status": 404, "code": "7"}}
+    with pytest.raises(OneboxRequestError) as caught:
+        make(deferrable=True).execute_complete({}, event)
+    assert (caught.value.status, caught.value.code) == (404, "7")
 
 
 def test_skip_stays_a_skip(monkeypatch):
@@ -156,7 +344,7 @@ def test_skip_stays_a_skip(monkeypatch):
 
 @pytest.mark.parametrize(("words", "error"), [("Trigger timeout", AirflowSensorTimeout), ("Trigger failure", None)])
 def test_backstop(words, error):
-    """A wait that Airflow ends is a time-out like any other; a trigger that fails is a failure."""
+    """A wait that Airflow ends is a timeout like any other; a trigger that fails is a failure."""
     sensor = make(since_id=0, deferrable=True)
     with pytest.raises(error or Exception, match=r"(?i)timed out|failure") as caught:
         sensor.resume_execution("__fail__", {"error": words}, {})

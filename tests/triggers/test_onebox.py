@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import os
 import threading
 import time
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 from airflow.triggers.base import BaseTrigger
-from airflow_home import AIRFLOW_3
+from airflow_home import AIRFLOW_3, AIRFLOW_VERSION
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polling import deaf_server, first, until
 
-from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxUnavailableError
+from airflow_provider_onebox import polling
+from airflow_provider_onebox.polling import MAX_FAILED_POLLS
+from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.triggers import onebox
-from airflow_provider_onebox.triggers.onebox import (
-    MAX_FAILED_POLLS,
-    OneboxNewRecordsTrigger,
-    OneboxRecordTrigger,
-    count_records,
-    count_together,
-    is_tolerable,
-    shared_client,
-)
+from airflow_provider_onebox.triggers.onebox import OneboxNewRecordsTrigger, OneboxRecordTrigger
 
 QUICK = {"poke_interval": 0.02, "onebox_conn_id": "onebox_default"}
 
 
-async def first(trigger):
-    """Wait for a trigger's first event."""
-    async for event in trigger.run():
-        return event.payload
-    raise AssertionError("no event")
+@pytest.fixture
+def logged(monkeypatch):
+    """Collect what triggers log, which Airflow 3 does not do with the standard library: level and line."""
+    lines = []
+
+    class Log:
+        def __getattr__(self, level):
+            return lambda words, *args: lines.append((level, words % args))
+
+    monkeypatch.setattr(BaseTrigger, "log", Log())
+    return lines
 
 
 def rebuilt(trigger):
@@ -82,29 +85,40 @@ def test_deadline(connected):
     assert asyncio.run(first(rebuilt(trigger))) == {"status": "timeout"}
 
 
-def test_backoff(connected, monkeypatch):
-    """With exponential back-off the pauses double, up to the most that is allowed."""
+def test_deadline_of_a_hanging_connection(connect):
+    """The wait ends at its deadline although the poll hangs, which with the defaults takes half a minute."""
+    with deaf_server() as url:
+        connect(url, timeout=3)
+        start = time.time()
+        event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, deadline=start + 0.3, **QUICK)))
+        assert event == {"status": "timeout"}
+        assert time.time() - start < 2
+
+
+def pauses_of(monkeypatch, sandbox, trigger, polls):
+    """List the pauses of a trigger, which finds a record after so many of them."""
     pauses = []
 
     async def sleep(seconds):
         pauses.append(seconds)
-        if len(pauses) == 4:
-            connected.state.add(1)
+        if len(pauses) == polls:
+            sandbox.state.add(1)
 
     monkeypatch.setattr(onebox.asyncio, "sleep", sleep)
+    asyncio.run(first(trigger))
+    return pauses
+
+
+@pytest.mark.parametrize(("exponential", "expected"), [(True, [1, 2, 3, 3]), (False, [1, 1, 1, 1])])
+def test_pauses(connected, monkeypatch, exponential, expected):
+    """With exponential back-off the pauses double, up to the most that is allowed; else they stay the same."""
     last = connected.state.ids()[-1]
-    trigger = OneboxRecordTrigger("ticketrz", since_id=last, poke_interval=1, exponential_backoff=True, max_wait=3)
-    assert asyncio.run(first(trigger))["count"] == 1
+    trigger = OneboxRecordTrigger(
+        "ticketrz", since_id=last, poke_interval=1, exponential_backoff=exponential, max_wait=3
+    )
+    pauses = pauses_of(monkeypatch, connected, trigger, 4)
     # Each is lengthened by less than a tenth, to end together with those of other triggers.
-    assert all(least <= pause <= 1.1 * least for least, pause in zip([1, 2, 3, 3], pauses, strict=True))
-
-
-def test_pauses_end_together():
-    """Triggers wake up on the same tick, whenever they began; an interval of nothing stays one."""
-    ends = {round(time.monotonic() + onebox.until_tick(60), 3) for _ in range(50)}
-    assert len(ends) <= 2
-    assert 60 <= onebox.until_tick(60) <= 61
-    assert 0 <= onebox.until_tick(0) <= 0.001
+    assert all(least <= pause <= 1.1 * least for least, pause in zip(expected, pauses, strict=True))
 
 
 def test_loop_stays_free(connected):
@@ -124,9 +138,8 @@ def test_loop_stays_free(connected):
     assert longest < 0.9
 
 
-def test_few_failed_polls_are_tolerated(connected, connect):
-    """Faults that pass are waited out, as long as they are few in a row."""
-    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+def test_few_failed_polls_are_tolerated(connected):
+    """Transient errors are waited out, as long as they are few in a row."""
     connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
     assert asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))["status"] == "success"
     connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS + 1, status=503)
@@ -138,16 +151,100 @@ def test_few_failed_polls_are_tolerated(connected, connect):
     assert event["status"] == "success"
 
 
+def test_failed_polls_in_a_row(connected):
+    """A poll that goes well begins the count of failed ones anew."""
+    last = connected.state.ids()[-1]
+
+    async def scenario():
+        waiting = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last, **QUICK)))
+        for _ in range(3):
+            seen = connected.state.requests["GET list"] + MAX_FAILED_POLLS + 2
+            connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
+            await until(lambda seen=seen: connected.state.requests["GET list"] >= seen)
+        connected.state.add(1)
+        return await waiting
+
+    assert asyncio.run(scenario())["status"] == "success"
+
+
 def test_hopeless_poll(connected, connect):
-    """A refused password ends the wait at once, whatever the options."""
+    """A rejected password ends the wait at once, whatever the options."""
     connect(connected.url, login=connected.email, password="wrong password")
     event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, silent_fail=True, **QUICK)))
     assert event["error"] == "OneboxAuthError"
     assert connected.state.failed_logins == 1
 
 
+@pytest.mark.parametrize("filters", [{"since": "2099-01-01 00:00"}, {"last_update": "2099-01-01 00:00"}])
+def test_times_reach_the_server(connected, filters):
+    """A wait for records after a time does not end by those before it."""
+    trigger = OneboxRecordTrigger("ticketrz", deadline=time.time() + 0.2, **filters, **QUICK)
+    assert asyncio.run(first(trigger)) == {"status": "timeout"}
+    earlier = dict.fromkeys(filters, "2000-01-01 00:00")
+    assert asyncio.run(first(OneboxRecordTrigger("ticketrz", **earlier, **QUICK)))["count"] == 250
+
+
+def test_closed_quota(connected, monkeypatch):
+    """Outside of Onebox's hours a wait goes on, however often it has asked, to its deadline or until they begin."""
+    monkeypatch.setattr(onebox, "until_opening", lambda error, interval: 0.02)
+    connected.state.configure(quota_closed=True)
+    trigger = OneboxRecordTrigger("ticketrz", since_id=0, deadline=time.time() + 1, poke_interval=60)
+    assert asyncio.run(first(trigger)) == {"status": "timeout"}
+    asked = connected.state.requests["GET list"]
+    assert asked > 2 * MAX_FAILED_POLLS
+
+    async def scenario():
+        waiting = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=0, poke_interval=60)))
+        await until(lambda: connected.state.requests["GET list"] > asked + 2 * MAX_FAILED_POLLS)
+        connected.state.configure(quota_closed=False)
+        return await waiting
+
+    assert asyncio.run(scenario())["count"] == 250
+
+
+@pytest.mark.parametrize(("missing_for", "expected"), [(3, "success"), (MAX_FAILED_POLLS + 1, "error")])
+def test_connection_that_goes_missing(connected, monkeypatch, logged, missing_for, expected):
+    """A failed look-up is a failed poll: one line each, at the poll's pace, and the wait survives a few of them."""
+    monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", 0)
+    last = connected.state.ids()[-1]
+    defined = os.environ["AIRFLOW_CONN_ONEBOX_DEFAULT"]
+
+    async def scenario():
+        waiting = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last, **QUICK)))
+        await until(lambda: connected.state.requests["GET list"])
+        monkeypatch.delenv("AIRFLOW_CONN_ONEBOX_DEFAULT")
+        await until(lambda: len(logged) >= missing_for or waiting.done())
+        monkeypatch.setenv("AIRFLOW_CONN_ONEBOX_DEFAULT", defined)
+        connected.state.add(1)
+        return await waiting
+
+    event = asyncio.run(scenario())
+    assert event["status"] == expected
+    if expected == "error":
+        assert event["error"] == "OneboxConfigError"
+        assert "Connection 'onebox_default' can't be found" in event["message"]
+        assert len(logged) == MAX_FAILED_POLLS
+    assert all(level == "warning" and line.count("can't be found") == 1 for level, line in logged)
+    assert "Poll failed (3 in a row), going on" in logged[2][1]
+
+
+def test_changed_connection_is_picked_up(connected, connect, monkeypatch):
+    """A wait that runs notices that its connection leads elsewhere now."""
+    monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", 0.1)
+    last = connected.state.ids()[-1]
+    with Sandbox(records=300) as other:
+
+        async def scenario():
+            waiting = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last, **QUICK)))
+            await until(lambda: connected.state.requests["GET list"])
+            connect(other.url, login=other.email, password=other.password)
+            return await waiting
+
+        assert asyncio.run(scenario())["last_id"] == other.state.ids()[-1]
+
+
 def test_triggers_share_login_and_connections(connected, monkeypatch):
-    """Many triggers for the same site sign in once, also if they all come at once."""
+    """Many triggers for the same site log in once, also if they all come at once."""
     last = connected.state.ids()[-1]
     monkeypatch.setattr(onebox, "until_tick", lambda _: 60)
 
@@ -155,80 +252,20 @@ def test_triggers_share_login_and_connections(connected, monkeypatch):
         waiting = [asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last))) for _ in range(30)]
         waiting.append(asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=last, site_id="170"))))
         await until(lambda: connected.state.logins == 2 and connected.state.requests["GET list"] >= 2)
-        await asyncio.sleep(0.2)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
     asyncio.run(scenario())
     assert connected.state.logins_by_site == {"169": 1, "170": 1}
-    gc.collect()
-    assert not onebox._clients
 
 
-def test_changed_connection_is_seen(connected, connect):
-    """A trigger that comes after a change does not get the client of those that came before."""
-    before = shared_client("onebox_default", None)
-    assert shared_client("onebox_default", "169") is before
-    connect(connected.url, login=connected.email, password=connected.password, timeout=7)
-    assert shared_client("onebox_default", None).settings.timeout == 7
-
-
-def test_refused_client_is_shared_no_further(connected, connect):
-    """After a refusal the next trigger tries for itself, and those that wait keep asking nothing."""
-    connect(connected.url, login=connected.email, password="wrong password")
-    refused = shared_client("onebox_default", None)
-    for _ in range(2):
-        with pytest.raises(OneboxAuthError):
-            count_records(refused, "ticketrz")
-    assert connected.state.failed_logins == 1
-    assert shared_client("onebox_default", None) is not refused
-    assert shared_client("onebox_default", None, refused) is refused
-
-
-def test_polls_of_the_same_moment_are_one(connected):
-    """One request answers all who have the newest record; each other trigger gets its own count."""
-    ids = [int(row_id) for row_id in connected.state.ids()]
-    connected.state.add(2)
-    new = [int(row_id) for row_id in connected.state.ids()][-2:]
-
-    async def ask(*after, **filters):
-        client = shared_client("onebox_default", None)
-        return await asyncio.gather(*(count_together(client, "ticketrz", row_id, **filters) for row_id in after))
-
-    polls = connected.state.requests
-    assert asyncio.run(ask(*range(new[-1], new[-1] + 50))) == [(0, None)] * 50
-    assert polls["GET list"] == 1
-    answers = asyncio.run(ask(new[-1], ids[-1], str(new[0]), ids[-1], ids[-3], None))
-    assert answers == [(0, None), (2, new[1]), (1, new[1]), (2, new[1]), (4, new[1]), (252, new[1])]
-    assert asyncio.run(ask(ids[-1], ids[-1], since="2099-01-01 00:00")) == [(0, None), (0, None)]
-
-
-def test_failed_poll_reaches_all_who_asked(connected, connect):
-    """An error of the one request is everybody's."""
-    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
-    connected.state.fail("status", path="ticketrz", status=503)
-
-    async def ask():
-        client = shared_client("onebox_default", None)
-        return await asyncio.gather(*(count_together(client, "ticketrz", n) for n in range(3)), return_exceptions=True)
-
-    assert [type(answer) for answer in asyncio.run(ask())] == [OneboxUnavailableError] * 3
-
-
-@pytest.mark.parametrize(
-    ("error", "failures", "silent", "goes_on"),
-    [
-        (OneboxUnavailableError("x"), MAX_FAILED_POLLS, False, True),
-        (OneboxUnavailableError("x"), MAX_FAILED_POLLS + 1, False, False),
-        (OneboxUnavailableError("x"), MAX_FAILED_POLLS + 1, True, True),
-        (OneboxUnavailableError("x", retryable=False), 1, False, False),
-        (OneboxAuthError("x"), 1, True, False),
-    ],
-)
-def test_is_tolerable(error, failures, silent, goes_on):
-    """Sensor and trigger decide alike."""
-    assert is_tolerable(error, failures, silent) is goes_on
+def test_no_thread_is_left(connected):
+    """Polls in one event loop after another do not add up threads."""
+    before = threading.active_count()
+    for _ in range(30):
+        asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
+    assert threading.active_count() <= before + 8
 
 
 class Store(dict):
@@ -239,15 +276,6 @@ class Store(dict):
 
     async def aset(self, key, value):
         self[key] = value
-
-
-async def until(done):
-    """Wait until something is true."""
-    for _ in range(1000):
-        if done():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came true")
 
 
 async def watch(trigger, sandbox, rounds=(), events=0):
@@ -274,18 +302,11 @@ async def watch(trigger, sandbox, rounds=(), events=0):
     return taken
 
 
-async def watch_one(trigger):
-    """Take one event, and let the watcher go on for a moment before it dies."""
-    events = trigger.run()
-    taken = [(await anext(events)).payload]
-    with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(anext(events), 0.2)
-    return taken
-
-
 def test_watcher_on_airflow_2(on_another_airflow):
     """Where there are no event triggers, it says what is lacking and what to use; all else can be imported."""
-    older = on_another_airflow(onebox, without=["airflow.triggers.base:BaseEventTrigger"])
+    older = on_another_airflow(
+        onebox, without=["airflow.triggers.base:BaseEventTrigger", "airflow.triggers.shared_stream"]
+    )
     assert issubclass(older.OneboxNewRecordsTrigger, BaseTrigger)
     with pytest.raises(AirflowOptionalProviderFeatureException, match="OneboxRecordSensor"):
         older.OneboxNewRecordsTrigger("ticketrz")
@@ -294,10 +315,6 @@ def test_watcher_on_airflow_2(on_another_airflow):
 @pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 has no event triggers")
 class TestWatcher:
     """The watcher, on the versions that have event triggers."""
-
-    @pytest.fixture(autouse=True)
-    def settles(self, monkeypatch):
-        monkeypatch.setattr(onebox, "EVENT_SETTLES", 0)
 
     def test_serialize(self):
         """What is stored makes the same trigger again."""
@@ -314,30 +331,43 @@ class TestWatcher:
         assert [event["since_id"] for event in events] == [last, ids[-4]]
         assert [event["last_id"] for event in events] == [ids[-4], ids[-1]]
 
-    def test_faults_do_not_end_it(self, connected, connect):
-        """A watcher outlives whatever Onebox does, and a wrong password."""
-        connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    def test_faults_do_not_end_it(self, connected):
+        """A watcher outlives whatever Onebox does."""
         last = connected.state.ids()[-1]
         connected.state.fail("html", path="ticketrz", times=3)
         trigger = OneboxNewRecordsTrigger("ticketrz", since_id=last, poll_interval=0.02)
         assert [event["count"] for event in asyncio.run(watch(trigger, connected, [2]))] == [2]
 
-    def test_mended_connection(self, connected, connect):
-        """A refused password is not tried again, and a mended one is taken up without a restart."""
+    def test_mended_connection(self, connected, connect, logged):
+        """A rejected password is not tried again, and a mended one is taken up without a restart."""
         connect(connected.url, login=connected.email, password="wrong password")
         last = connected.state.ids()[-1]
         trigger = OneboxNewRecordsTrigger("ticketrz", since_id=last, poll_interval=0.02)
 
         async def scenario():
             waiting = asyncio.ensure_future(first(trigger))
-            await until(lambda: connected.state.failed_logins)
-            await asyncio.sleep(0.2)
+            await until(lambda: len(logged) > 5)
             connected.state.add(1)
             connect(connected.url, login=connected.email, password=connected.password)
             return await waiting
 
         assert asyncio.run(scenario())["count"] == 1
         assert connected.state.failed_logins == 1
+
+    def test_missing_connection(self, connected, monkeypatch, logged):
+        """A watcher of a connection that does not exist says so at its pace, and begins when there is one."""
+        defined = os.environ["AIRFLOW_CONN_ONEBOX_DEFAULT"]
+        monkeypatch.delenv("AIRFLOW_CONN_ONEBOX_DEFAULT")
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-2], poll_interval=0.02)
+
+        async def scenario():
+            waiting = asyncio.ensure_future(first(trigger))
+            await until(lambda: len(logged) > MAX_FAILED_POLLS)
+            monkeypatch.setenv("AIRFLOW_CONN_ONEBOX_DEFAULT", defined)
+            return await waiting
+
+        assert asyncio.run(scenario())["count"] == 1
+        assert all(level == "error" and line.count("can't be found") == 1 for level, line in logged)
 
     def test_restart(self, connected):
         """Where Airflow keeps its state, a watcher goes on where it was."""
@@ -355,19 +385,197 @@ class TestWatcher:
         assert asyncio.run(watch(empty, connected)) == []
         assert store["onebox_mark.onebox_default..prospectrz"] == 0
 
-    def test_death_with_an_unsettled_event(self, connected, monkeypatch):
-        """An event that Airflow may not have stored yet comes again from the next triggerer."""
-        monkeypatch.setattr(onebox, "EVENT_SETTLES", 60)
+    def test_watched_by_two_assets(self, connected, monkeypatch):
+        """Airflow runs equal triggers as one: each asset has its watermark, and the least of them counts."""
+        context = pytest.importorskip("airflow.sdk.execution_time.context")
+        if not hasattr(context, "AssetStateStoreAccessors"):
+            pytest.skip("Airflow keeps no state for watchers before 3.3")
+        from airflow.sdk import Asset
+
+        kept = {}
+
+        async def aget(store, key, default=None):
+            return kept.get((store._name, key), default)
+
+        async def aset(store, key, value):
+            kept[store._name, key] = value
+
+        monkeypatch.setattr(context.AssetStateStoreAccessor, "aget", aget)
+        monkeypatch.setattr(context.AssetStateStoreAccessor, "aset", aset)
+        ids = connected.state.ids()
+        key = "onebox_mark.onebox_default..ticketrz"
+        kept.update({("a", key): int(ids[-3]), ("b", key): int(ids[-5])})
+        trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=0.02)
+        trigger.asset_state_store = context.AssetStateStoreAccessors([Asset("a", uri="x://a"), Asset("b", uri="x://b")])
+        assert [event["count"] for event in asyncio.run(watch(trigger, connected))] == [4]
+        assert kept == {("a", key): int(ids[-1]), ("b", key): int(ids[-1])}
+        kept.pop(("b", key))
+        again = OneboxNewRecordsTrigger("ticketrz", since_id=ids[-2], poll_interval=0.02)
+        again.asset_state_store = trigger.asset_state_store
+        assert [event["count"] for event in asyncio.run(watch(again, connected))] == [1]
+
+    def test_state_store_that_fails(self, connected, logged):
+        """An Airflow that does not answer is a failed poll like any other."""
         store = Store()
-        for _ in range(2):
-            trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-3], poll_interval=0.02)
-            trigger.asset_state_store = store
-            assert [event["count"] for event in asyncio.run(watch_one(trigger))] == [2]
+        fails = [RuntimeError("API_SERVER_ERROR")] * 3
+
+        async def aget(key):
+            if fails:
+                raise fails.pop()
+
+        store.aget = aget
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-2], poll_interval=0.02)
+        trigger.asset_state_store = store
+        assert [event["count"] for event in asyncio.run(watch(trigger, connected))] == [1]
+        assert sum("state store does not answer: API_SERVER_ERROR" in line for _, line in logged) == len(logged) == 3
+
+    def test_closed_quota(self, connected, logged):
+        """Outside of Onebox's hours the watcher says so without alarm and goes on."""
+        connected.state.configure(quota_closed=True)
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-1], poll_interval=0.02)
+
+        async def scenario():
+            waiting = asyncio.ensure_future(first(trigger))
+            await until(lambda: connected.state.requests["GET list"] > 3)
+            connected.state.configure(quota_closed=False)
+            connected.state.add(1)
+            return await waiting
+
+        assert asyncio.run(scenario())["count"] == 1
+        assert len(logged) > 2
+        assert all(level == "info" and "Onebox is closed, going on" in line for level, line in logged)
+
+    def test_pause(self, connected, monkeypatch):
+        """Polls are as far apart as the watcher says."""
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-1], poll_interval=40)
+        pauses = pauses_of(monkeypatch, connected, trigger, 3)
+        assert len(pauses) == 3
+        assert all(40 <= pause <= 41 for pause in pauses)
+
+    @pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow acknowledges events from 3.3 on")
+    def test_acknowledged(self, connected):
+        """On Airflow 3.3 the watermark moves when Airflow has stored the event, and not before."""
+        from airflow.triggers.shared_stream import SharedStreamManager
+
+        store = Store()
+        last = int(connected.state.ids()[-1])
+        trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=0.02)
+        trigger.asset_state_store = store
+        key = trigger.shared_stream_key()
+        assert key != OneboxNewRecordsTrigger("ticketrz", poll_interval=0.03).shared_stream_key()
+
+        async def scenario():
+            manager = SharedStreamManager()
+            stream = manager.subscribe(trigger_id=1, trigger=trigger, key=key)
+            taken, unconfirmed = [], []
+
+            async def take():
+                async for event in trigger.filter_shared_stream(stream):
+                    unconfirmed.append(manager.bind_pending_event(trigger_id=1, key=key))
+                    taken.append(event.payload)
+
+            task = asyncio.ensure_future(take())
+            await until(lambda: connected.state.requests["GET list"] > 4)
+            assert set(store.values()) == {last}
+            for n in range(3):
+                before = dict(store)
+                connected.state.add(2)
+                await until(lambda n=n: len(taken) > n)
+                polls = connected.state.requests["GET list"]
+                await asyncio.sleep(0.2)
+                assert store == before
+                assert connected.state.requests["GET list"] == polls
+                manager.confirm_persisted(unconfirmed)
+                await until(lambda: set(store.values()) == {int(connected.state.ids()[-1])})
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await manager.stop_all()
+            return taken
+
+        assert [event["count"] for event in asyncio.run(scenario())] == [2, 2, 2]
 
 
-def test_no_thread_is_left(connected):
-    """Polls leave no thread of their own behind."""
-    before = threading.active_count()
-    for _ in range(3):
-        asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
-    assert threading.active_count() <= before + 1
+class KilledError(BaseException):
+    """The triggerer is gone."""
+
+
+class World:
+    """Onebox, the triggerer that dies at a given await, and what Airflow has stored, for a watcher."""
+
+    def __init__(self, since_id):
+        self.since_id = since_id
+        self.last = 100
+        self.watermarks = {}
+        self.first_watermark = since_id
+        self.stored = []
+        self.left = 0
+
+    async def step(self):
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+
+    async def aget(self, key):
+        await self.step()
+        return self.watermarks.get(key)
+
+    async def aset(self, key, value):
+        await self.step()
+        self.watermarks[key] = value
+        if self.first_watermark is None:
+            self.first_watermark = value
+        await self.step()
+
+    async def count(self, resource, after=None):
+        await self.step()
+        found = (0, None) if self.last <= (after or 0) else (self.last - (after or 0), self.last)
+        await self.step()
+        return found
+
+    async def run(self, left, polls):
+        """Run the watcher until it is killed, or for so many polls."""
+        self.left = left
+        sent = []
+
+        async def turns():
+            for _ in range(polls):
+                yield
+                # Airflow stores an event some time after it was sent, and then lets the watcher go on.
+                await self.step()
+                self.stored.extend(sent)
+                sent.clear()
+                await self.step()
+
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=self.since_id)
+        trigger.asset_state_store = self
+        try:
+            async for event in trigger._watch(turns()):
+                sent.append(event.payload)
+                await self.step()
+        except KilledError:
+            pass
+
+
+@pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 has no event triggers")
+@given(
+    since_id=st.sampled_from([None, 100, 90, 0]),
+    lives=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 25)), max_size=12),
+)
+@settings(max_examples=500, deadline=None)
+def test_no_event_is_lost_whatever_await_it_dies_at(since_id, lives):
+    """Records come, the triggerer dies at any await, again and again: the stored events name every record."""
+    world = World(since_id)
+
+    async def history():
+        for new, left in lives:
+            world.last += new
+            await world.run(left, 10)
+        await world.run(10**6, 3)
+        world.last += 2
+        await world.run(10**6, 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onebox, "polled_connection", lambda conn_id, site_id: world)
+        asyncio.run(history())
+    told = {n for event in world.stored for n in range(int(event["since_id"]) + 1, int(event["last_id"]) + 1)}
+    assert told == set(range(world.first_watermark + 1, world.last + 1))

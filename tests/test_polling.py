@@ -1,0 +1,289 @@
+"""What triggers share: one login, one request, one look-up, and threads that nobody else waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+
+import pytest
+from polling import deaf_server, until
+
+from airflow_provider_onebox import polling
+from airflow_provider_onebox.client import OneboxClient
+from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
+    OneboxConfigError,
+    OneboxQuotaError,
+    OneboxUnavailableError,
+)
+from airflow_provider_onebox.hooks import onebox as hooks
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.polling import (
+    LOOK_UP_INTERVAL,
+    MAX_FAILED_POLLS,
+    MAX_POLL_INTERVAL,
+    MAX_REQUESTS,
+    THREADS,
+    is_tolerable,
+    polled_connection,
+    until_opening,
+    until_tick,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "silent", "goes_on"),
+    [
+        (OneboxUnavailableError("x"), MAX_FAILED_POLLS, False, True),
+        (OneboxUnavailableError("x"), MAX_FAILED_POLLS + 1, False, False),
+        (OneboxUnavailableError("x"), MAX_FAILED_POLLS + 1, True, True),
+        (OneboxUnavailableError("x", retryable=False), 1, False, False),
+        (OneboxAuthError("x"), 1, True, False),
+        (OneboxConfigError("x"), 1, True, False),
+        (OneboxConfigError("a look-up", retryable=True), MAX_FAILED_POLLS, False, True),
+        (OneboxConfigError("a look-up", retryable=True), MAX_FAILED_POLLS + 1, False, False),
+    ],
+)
+def test_is_tolerable(error, failures, silent, goes_on):
+    """Sensor and trigger decide alike."""
+    assert is_tolerable(error, failures, silent) is goes_on
+
+
+def test_pauses_end_together():
+    """Triggers wake up on the same tick, whenever they began; an interval of nothing stays one."""
+    ends = {round(time.monotonic() + until_tick(60), 3) for _ in range(50)}
+    assert len(ends) <= 2
+    assert 60 <= until_tick(60) <= 61
+    assert 0 <= until_tick(0) <= 0.001
+
+
+@pytest.mark.parametrize(
+    ("known", "interval", "pause"),
+    [
+        (None, 60, 60),
+        (5, 60, 5),
+        (600, 60, 600),
+        (9 * 3600, 60, MAX_POLL_INTERVAL),
+        (9 * 3600, 2 * MAX_POLL_INTERVAL, 2 * MAX_POLL_INTERVAL),
+    ],
+)
+def test_until_opening(monkeypatch, known, interval, pause):
+    """The next poll is at the opening if Onebox names it, an hour away at the most, else at the usual pace."""
+    asked = []
+    monkeypatch.setattr(
+        "airflow_provider_onebox.quota.seconds_until_opening", lambda words: asked.append(words) or known
+    )
+    assert until_opening(OneboxQuotaError("x", server_message="18:00 - 06:00"), interval) == pause
+    assert asked == ["18:00 - 06:00"]
+
+
+def count(*after, conn_id="onebox_default", **filters):
+    """Poll for several ids in the same moment."""
+
+    async def ask():
+        connection = polled_connection(conn_id, None)
+        polls = (connection.count("ticketrz", row_id, **filters) for row_id in after)
+        return await asyncio.gather(*polls, return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+def test_polls_of_the_same_moment_are_one(connected):
+    """One request answers all who have the newest record; each other trigger gets its own count."""
+    ids = [int(row_id) for row_id in connected.state.ids()]
+    connected.state.add(2)
+    new = [int(row_id) for row_id in connected.state.ids()][-2:]
+    polls = connected.state.requests
+    assert count(*range(new[-1], new[-1] + 50)) == [(0, None)] * 50
+    assert polls["GET list"] == 1
+    answers = count(new[-1], ids[-1], str(new[0]), ids[-1], ids[-3], None)
+    assert answers == [(0, None), (2, new[1]), (1, new[1]), (2, new[1]), (4, new[1]), (252, new[1])]
+    assert count(ids[-1], ids[-1], since="2099-01-01 00:00") == [(0, None), (0, None)]
+    assert count(None, last_update="2099-01-01 00:00") == [(0, None)]
+
+
+def test_question_that_is_under_way(connected):
+    """Who asks while the same is being asked gets an answer of its own, as new as its question."""
+    connected.state.configure(latency=0.1)
+    last = int(connected.state.ids()[-1])
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        await connection.count("ticketrz", last)
+        early = asyncio.ensure_future(connection.count("ticketrz", last))
+        polls = connected.state.requests["GET list"]
+        await until(lambda: connected.state.requests["GET list"] > polls)
+        await asyncio.sleep(0)
+        late = [asyncio.ensure_future(connection.count("ticketrz", last)) for _ in range(3)]
+        await early
+        latest = asyncio.ensure_future(connection.count("ticketrz", last))
+        await asyncio.gather(*late, latest)
+        return connected.state.requests["GET list"] - polls
+
+    assert 3 <= asyncio.run(ask()) <= 4
+
+
+def test_failed_poll_reaches_all_who_asked(connected):
+    """An error of the one request is everybody's, and there is one try: the next poll is the retry."""
+    connected.state.fail("status", path="ticketrz", status=503)
+    assert [type(answer) for answer in count(0, 1, 2)] == [OneboxUnavailableError] * 3
+    assert connected.state.requests["GET list"] == 1
+
+
+def test_bad_id(connected):
+    """What is no id is said so, and nothing is sent."""
+    (error,) = count("one")
+    assert isinstance(error, OneboxConfigError)
+    assert not connected.state.requests
+
+
+def test_one_login_for_the_same_site(connected):
+    """The connection's own site, named or not, is one login; all is gone when nobody polls any more."""
+
+    async def ask():
+        connections = [polled_connection("onebox_default", site) for site in (None, 169, "169", "170")]
+        assert connections[1] is connections[2]
+        await asyncio.gather(*(connection.count("ticketrz") for connection in connections))
+
+    asyncio.run(ask())
+    assert connected.state.logins_by_site == {"169": 1, "170": 1}
+    gc.collect()
+    assert not polling._connections
+    assert not polling._oneboxes
+
+
+def test_looked_up_now_and_then(connected, monkeypatch):
+    """A connection is looked up again after a while and after a failed poll, once for all who poll it."""
+    looked_up = []
+    monkeypatch.setattr(OneboxHook, "look_up", lambda hook, real=OneboxHook.look_up: looked_up.append(1) or real(hook))
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        for _ in range(3):
+            await asyncio.gather(*(connection.count("ticketrz", n) for n in range(20)))
+        assert len(looked_up) == 1
+        connected.state.fail("status", path="ticketrz", status=503)
+        assert set(
+            map(type, await asyncio.gather(*(connection.count("ticketrz") for _ in range(20)), return_exceptions=True))
+        ) == {OneboxUnavailableError}
+        await asyncio.gather(*(connection.count("ticketrz") for _ in range(20)))
+        assert len(looked_up) == 2
+        later = time.monotonic() + LOOK_UP_INTERVAL + 1
+        monkeypatch.setattr(polling.time, "monotonic", lambda: later)
+        await connection.count("ticketrz")
+        assert len(looked_up) == 3
+
+    asyncio.run(ask())
+
+
+def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
+    """Nobody who polls tries a rejected password again; who comes long afterwards tries it once for all."""
+    connect(connected.url, login=connected.email, password="wrong password")
+
+    async def ask():
+        connections = [polled_connection("onebox_default", site) for site in (None, "169")]
+        for _ in range(5):
+            for connection in (*connections, polled_connection("onebox_default", None)):
+                with pytest.raises(OneboxAuthError):
+                    await connection.count("ticketrz")
+        assert connected.state.failed_logins == 1
+        later = time.monotonic() + LOOK_UP_INTERVAL + 1
+        monkeypatch.setattr(polling.time, "monotonic", lambda: later)
+        for connection in connections:
+            with pytest.raises(OneboxAuthError):
+                await connection.count("ticketrz")
+        assert connected.state.failed_logins == 1
+        for _ in range(2):
+            with pytest.raises(OneboxAuthError):
+                await polled_connection("onebox_default", "169").count("ticketrz")
+        assert connected.state.failed_logins == 2
+        connect(connected.url, login=connected.email, password=connected.password)
+        for connection in connections:
+            assert (await connection.count("ticketrz"))[0] == 250
+
+    asyncio.run(ask())
+
+
+def test_masked_strings_do_not_grow(connected, monkeypatch):
+    """However long triggers poll, renew tokens and look the connection up, Airflow is told of the same few secrets."""
+    told = []
+    monkeypatch.setattr(hooks, "_masker", lambda: told.append)
+    monkeypatch.setattr(hooks, "_masked", set())
+    monkeypatch.setattr(hooks, "_unmasked", set())
+    monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1)
+
+    async def ask():
+        await polled_connection("onebox_default", None).count("ticketrz")
+        before = list(told)
+        for _ in range(20):
+            connected.state.revoke()
+            await polled_connection("onebox_default", None).count("ticketrz")
+        return before
+
+    assert asyncio.run(ask()) == told
+    assert connected.password in told
+    assert connected.state.logins > 20
+    assert not set(told) & set(connected.state.tokens)
+
+
+def test_few_requests_at_once(connected, monkeypatch):
+    """However many different questions there are, a few are under way at once to one site."""
+    connected.state.configure(latency=0.02)
+    under_way, most = [], []
+
+    def count_records(*args, real=OneboxClient.count_records, **kwargs):
+        under_way.append(1)
+        most.append(len(under_way))
+        try:
+            return real(*args, **kwargs)
+        finally:
+            under_way.pop()
+
+    monkeypatch.setattr(OneboxClient, "count_records", count_records)
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        return await asyncio.gather(*(connection.count("ticketrz", since=f"2000-01-01 00:{n:02}") for n in range(20)))
+
+    assert asyncio.run(ask()) == [(250, int(connected.state.ids()[-1]))] * 20
+    assert max(most) == MAX_REQUESTS
+
+
+def test_hanging_connections_delay_nobody(connected, connect):
+    """While 40 connections hang: others' threads are free, polls end on time, and a healthy connection is polled."""
+    with deaf_server() as url:
+        for n in range(40):
+            connect(url, f"deaf_{n}", timeout=2)
+
+        async def took(awaitable):
+            start = time.monotonic()
+            (result,) = await asyncio.gather(awaitable, return_exceptions=True)
+            return time.monotonic() - start, result
+
+        async def scenario():
+            healthy = polled_connection("onebox_default", None)
+            await healthy.count("ticketrz")
+            deaf = [polled_connection(f"deaf_{n}", None) for n in range(40)]
+            polls = asyncio.gather(*(took(one.count("ticketrz", seconds=1)) for one in deaf))
+            await asyncio.sleep(0.3)
+            others = [(await took(asyncio.to_thread(int)))[0] for _ in range(10)]
+            others.append((await took(healthy.count("ticketrz")))[0])
+            ended = await polls
+            # From now on it is known which ones hang.
+            await until(lambda: sum(bool(one._onebox and one._onebox.failing) for one in deaf) == 40)
+            again = asyncio.gather(*(took(one.count("ticketrz", seconds=1)) for one in deaf))
+            await asyncio.sleep(0.3)
+            seconds, result = await took(healthy.count("ticketrz"))
+            return others, ended + await again, seconds, result
+
+        others, ended, seconds, result = asyncio.run(scenario())
+    assert max(others) < 1
+    assert {type(error) for _, error in ended} == {OneboxUnavailableError}
+    assert "no answer within 1 s" in str(ended[0][1])
+    assert max(took for took, _ in ended) < 2.5
+    assert result[0] == 250
+    assert seconds < 1
+    names = [thread.name for thread in threading.enumerate()]
+    assert all(sum(name.startswith(f"onebox {kind}") for name in names) <= most for kind, most in THREADS.items())
