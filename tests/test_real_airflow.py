@@ -201,6 +201,20 @@ def test_failing_task_opens_a_ticket(world: World) -> None:
     check_ticket(world, ticket, "example_onebox_notifier", run.run_id, "load")
 
 
+def test_failing_dag_names_its_tasks(world: World) -> None:
+    """As callback of a DAG the notifier opens one ticket that names every failed task."""
+    before = len(world.state.tickets)
+    run = world.finish("failing", world.home.trigger("failing"))
+    assert run.state == "failed"
+    world.home.until(lambda: len(world.state.tickets) > before, "the ticket is opened", 60)
+    (ticket,) = world.state.tickets[before:]
+    assert ticket["subject"] == "Airflow: failing failed"
+    named = {(2, 11): "check[0], check[2], single", (3, 0): "see the run"}.get(
+        AIRFLOW_VERSION, "check_0, check_2, single"
+    )
+    assert ticket["content"] == f"DAG: failing\nRun: {run.run_id}\nFailed tasks: {named}\n"
+
+
 def test_reschedule(world: World) -> None:
     """Between polls the task is gone; new tickets end the wait, time does too, without another try."""
     run_id = world.home.trigger("rescheduled", world.last("174"))

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseNotifier
 
+from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from airflow.providers.common.compat.sdk import Context
 
-DEFAULT_SUBJECT = "Airflow: {{ ti.dag_id }}.{{ ti.task_id }} failed"
-DEFAULT_CONTENT = """\
-DAG: {{ ti.dag_id }}
-Task: {{ ti.task_id }}
-Map index: {{ ti.map_index }}
-Run: {{ ti.run_id }}
-Try: {{ ti.try_number }}
-Log: {{ ti.log_url }}
-"""
+log = logging.getLogger(__name__)
+
+NOTIFY_SECONDS = 5.0
+"""Seconds that opening the ticket may take, the login included; Airflow 3 ends the task's process after 20 s."""
 
 
 class OneboxTicketNotifier(BaseNotifier):
-    """Open a ticket, for use as ``on_failure_callback``.
+    """Open a ticket, for use as ``on_failure_callback`` of a task or a DAG, and with deadline alerts.
 
-    The ticket names DAG, task, run, try and the link to the log. It leaves out the error's text, which can hold
-    what does not belong into a ticket; the log has it. Airflow 3 calls it in the task's own process, so a task
-    whose process is killed opens none.
+    By default, the ticket names the DAG, the task, the run, the try and the link to the log; as callback of a DAG
+    every failed task, and for a missed deadline the run and the deadline. It leaves out the error's text, which can
+    hold what does not belong into a ticket; the log has it.
+
+    Opening it takes :data:`NOTIFY_SECONDS` at the most and is not retried: if it fails, one line in the log says so,
+    and that is all. Airflow 3 calls the notifier in the task's own process, so a task whose process is killed
+    opens no ticket.
 
     API page: Create a ticket, ``POST {host}/api/ticket/create``.
 
     :param full_name: who reports. (templated)
     :param contact: that person's e-mail address. (templated)
     :param category: the category, one that the site has. (templated)
-    :param subject: the subject. (templated)
-    :param content: the text. (templated)
+    :param subject: the subject; what failed if ``None``. (templated)
+    :param content: the text; what failed, when and where its log is if ``None``. (templated)
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
+    :param kwargs: what Airflow itself passes, such as the context of a deadline alert.
     """
 
     template_fields: Sequence[str] = (
@@ -58,12 +61,13 @@ class OneboxTicketNotifier(BaseNotifier):
         full_name: str,
         contact: str,
         category: str,
-        subject: str = DEFAULT_SUBJECT,
-        content: str = DEFAULT_CONTENT,
+        subject: str | None = None,
+        content: str | None = None,
         onebox_conn_id: str = OneboxHook.default_conn_name,
         site_id: str | int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         self.full_name = full_name
         self.contact = contact
         self.category = category
@@ -72,17 +76,81 @@ class OneboxTicketNotifier(BaseNotifier):
         self.onebox_conn_id = onebox_conn_id
         self.site_id = site_id
 
-    def notify(self, context: Context | Any) -> None:  # noqa: ARG002 - the signature of every notifier
-        """Open the ticket.
+    def __call__(self, *args: Any) -> None:
+        """Render the templates and open the ticket.
 
-        :param context: the failed task's context.
-        :raises OneboxError: if it can't be opened; Airflow logs it, and the task's state stays.
+        :param args: the context.
         """
-        ticket_id = OneboxHook(self.onebox_conn_id, site_id=self.site_id).create_ticket(
-            full_name=self.full_name,
-            contact=self.contact,
-            subject=self.subject,
-            category=self.category,
-            content=self.content,
-        )
+        # The base class renders in place: the next failure in this process would get the words of this one.
+        BaseNotifier.__call__(copy.copy(self), *args)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        waiting: Generator[Any, None, None] = BaseNotifier.__await__(copy.copy(self))
+        return waiting
+
+    def notify(self, context: Context | Any) -> None:
+        """Open the ticket; if it can't be opened, the log says why.
+
+        :param context: the context of the failed task or DAG run.
+        """
+        try:
+            what, facts = _describe(context)
+            ticket_id = OneboxHook(self.onebox_conn_id, site_id=self.site_id, time_limit=NOTIFY_SECONDS).create_ticket(
+                full_name=self.full_name,
+                contact=self.contact,
+                subject=f"Airflow: {what}" if self.subject is None else self.subject,
+                category=self.category,
+                content="".join(f"{name}: {fact}\n" for name, fact in facts) if self.content is None else self.content,
+            )
+        except OneboxError as error:
+            self.log.error("No Onebox ticket was opened: %s", error)
+            return
         self.log.info("Opened Onebox ticket %s.", ticket_id)
+
+    async def async_notify(self, context: Context | Any) -> None:
+        """Open the ticket from the triggerer, for deadline alerts; if it can't be opened, the log says why.
+
+        :param context: what Airflow tells of the deadline.
+        """
+        from airflow_provider_onebox.polling import in_thread
+
+        await in_thread("polls", self.notify, context)
+
+
+def _describe(context: Any) -> tuple[str, list[tuple[str, Any]]]:
+    """Tell what failed, in a few words and in lines."""
+    ti = context.get("ti")
+    if "deadline" in context:
+        run = context["dag_run"]
+        facts = [("DAG", run["dag_id"]), ("Run", run["dag_run_id"]), ("Deadline", context["deadline"]["deadline_time"])]
+        return f"{run['dag_id']} missed its deadline", facts
+    # Airflow gives a reason to the callbacks of a DAG alone.
+    if "reason" in context:
+        dag_id, run_id = context["dag"].dag_id, context["run_id"]
+        tasks = _failed_tasks(ti, dag_id, run_id, context.get("dag_run"))
+        return f"{dag_id} failed", [
+            ("DAG", dag_id),
+            ("Run", run_id),
+            ("Failed tasks", ", ".join(tasks) or "see the run"),
+        ]
+    facts = [("DAG", ti.dag_id), ("Task", ti.task_id), ("Run", ti.run_id), ("Try", ti.try_number), ("Log", ti.log_url)]
+    if ti.map_index >= 0:
+        facts.insert(2, ("Map index", ti.map_index))
+    return f"{ti.dag_id}.{ti.task_id} failed", facts
+
+
+def _failed_tasks(ti: Any, dag_id: str, run_id: str, dag_run: Any) -> list[str]:
+    """Name the tasks of a run that have failed; Airflow itself hands one of its tasks to the callback."""
+    from airflow import __version__
+
+    try:
+        if hasattr(dag_run, "get_task_instances"):
+            failed = dag_run.get_task_instances(state="failed")
+            return sorted(f"{one.task_id}[{one.map_index}]" if one.map_index >= 0 else one.task_id for one in failed)
+        # The DAG processor of 3.0 never answers this question.
+        if ti is not None and not __version__.startswith("3.0."):
+            states = ti.get_task_states(dag_id=dag_id, run_ids=[run_id])[run_id]
+            return sorted(task for task, state in states.items() if state == "failed")
+    except Exception as error:  # noqa: BLE001 - the ticket is worth more than the names
+        log.warning("The failed tasks of run %s can't be listed: %s", run_id, type(error).__name__)
+    return []

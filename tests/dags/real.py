@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias
+from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias, task
 
+from airflow_provider_onebox.notifications.onebox import OneboxTicketNotifier
 from airflow_provider_onebox.operators.onebox import OneboxListOperator
 from airflow_provider_onebox.sensors import onebox as sensors
 from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
@@ -49,3 +50,16 @@ class BackstopSensor(OneboxRecordSensor):
 
 with DAG("backstop", schedule=None, default_args=RETRIES):
     BackstopSensor(task_id="wait", deferrable=True, timeout=20, site_id="175", **WAIT)
+
+WHO = {"full_name": "Airflow", "contact": "data-team@example.com", "category": "Pipelines"}
+
+with DAG("failing", schedule=None, on_failure_callback=OneboxTicketNotifier(**WHO)):
+
+    @task
+    def check(n):
+        """Fail for odd numbers."""
+        if n % 2:
+            raise ValueError(n)
+
+    check.expand(n=[1, 2, 3])
+    check.override(task_id="single")(5)

@@ -2,47 +2,184 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, BaseNotifier
+from airflow_home import AIRFLOW_3, AIRFLOW_VERSION
+from polling import deaf_server
 
-from airflow_provider_onebox.exceptions import OneboxConfigError
-from airflow_provider_onebox.notifications.onebox import OneboxTicketNotifier
+from airflow_provider_onebox.notifications import onebox
+from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier
 
 WHO = {"full_name": "Airflow", "contact": "ops@example.com", "category": "Pipelines"}
 
 
 @pytest.fixture
-def context():
-    """The context of a failed task, as far as templates need it."""
-    ti = SimpleNamespace(
-        dag_id="d", task_id="t", map_index=3, run_id="r", try_number=2, log_url="http://airflow.example/log?x=1&y=2"
-    )
-    return {"dag": DAG("d", schedule=None), "ti": ti, "exception": RuntimeError("a secret of somebody else")}
+def logged(monkeypatch):
+    """Collect what the notifier logs, which Airflow 3 does not do with the standard library."""
+    lines = []
+
+    class Log:
+        def __getattr__(self, level):
+            return lambda words, *args: lines.append((level, words % args))
+
+    monkeypatch.setattr(OneboxTicketNotifier, "log", Log())
+    return lines
 
 
-def test_ticket(connected, context):
+def context(**changes):
+    """Make the context of a failed task, as far as templates need it."""
+    facts = {"dag_id": "d", "task_id": "t", "map_index": 3, "run_id": "r", "try_number": 2}
+    ti = SimpleNamespace(**{**facts, "log_url": "http://airflow.example/log?x=1&y=2", **changes})
+    return {"dag": DAG("d", schedule=None), "ti": ti, "run_id": "r", "exception": RuntimeError("somebody's secret")}
+
+
+def test_ticket(connected):
     """The ticket names the run and its log, and not the error's text."""
-    OneboxTicketNotifier(**WHO)(context)
+    OneboxTicketNotifier(**WHO)(context())
     (ticket,) = connected.state.tickets
     assert ticket["subject"] == "Airflow: d.t failed"
     assert (ticket["fullName"], ticket["contact"], ticket["category"]) == tuple(WHO.values())
-    for fact in ("DAG: d", "Task: t", "Map index: 3", "Run: r", "Try: 2", "Log: http://airflow.example/log?x=1&y=2"):
-        assert fact in ticket["content"]
-    assert "secret" not in str(ticket)
+    assert ticket["content"] == (
+        "DAG: d\nTask: t\nMap index: 3\nRun: r\nTry: 2\nLog: http://airflow.example/log?x=1&y=2\n"
+    )
+    OneboxTicketNotifier(**WHO)(context(map_index=-1))
+    assert "Map index" not in connected.state.tickets[-1]["content"]
 
 
-def test_own_words(connected, context):
+def test_own_words(connected):
     """Every field can be a template."""
-    OneboxTicketNotifier(**WHO, subject="{{ ti.run_id }}", content="{{ exception }}", site_id="{{ 170 }}")(context)
+    OneboxTicketNotifier(**WHO, subject="{{ ti.run_id }}", content="{{ exception }}", site_id="{{ 170 }}")(context())
     (ticket,) = connected.state.tickets
     assert (ticket["subject"], ticket["siteId"]) == ("r", "170")
-    assert "somebody else" in ticket["content"]
+    assert "somebody's secret" in ticket["content"]
 
 
-def test_missing_field(connected, context):
-    """A ticket that can't be opened is not tried."""
-    with pytest.raises(OneboxConfigError, match="contact"):
-        OneboxTicketNotifier(**{**WHO, "contact": ""}).notify(context)
+def test_two_failures_in_one_process(connected):
+    """The second failed task is told with its own words, not with those of the first."""
+    notifier = OneboxTicketNotifier(**WHO, subject="{{ ti.task_id }}")
+    for task_id in ("one", "two"):
+        notifier(context(task_id=task_id))
+    assert [ticket["subject"] for ticket in connected.state.tickets] == ["one", "two"]
+    assert ["Task: one" in ticket["content"] for ticket in connected.state.tickets] == [True, False]
+
+
+def test_missing_field(connected, logged):
+    """A ticket that can't be opened is not tried, and one line in the log says why."""
+    OneboxTicketNotifier(**{**WHO, "contact": ""}).notify(context())
+    ((level, line),) = logged
+    assert level == "error"
+    assert line.startswith("No Onebox ticket was opened: A ticket needs")
+    assert "contact" in line
     assert not connected.state.requests
+
+
+def test_onebox_that_never_answers(connect, logged):
+    """It gives up long before Airflow ends the task's process, whatever the connection allows, and says so."""
+    with deaf_server() as url:
+        connect(url, timeout=60, max_retries=9)
+        start = time.monotonic()
+        OneboxTicketNotifier(**WHO)(context())
+        assert time.monotonic() - start < NOTIFY_SECONDS + 2
+    ((level, line),) = logged
+    assert level == "error"
+    assert "\n" not in line
+
+
+def test_failure_is_tried_once(connected, logged):
+    """A ticket is not retried: the task's process has no time for it."""
+    connected.state.fail("status", path="ticket/create", status=503, times=9)
+    OneboxTicketNotifier(**WHO)(context())
+    assert connected.state.requests == {"POST authenticate": 1, "POST create": 1}
+    assert len(logged) == 1
+
+
+@pytest.mark.skipif(AIRFLOW_VERSION < (3, 1), reason="Airflow has deadline alerts from 3.1 on")
+def test_missed_deadline(connected):
+    """For a deadline alert the notifier is awaited with what Airflow tells of it, and blocks no event loop."""
+    connected.state.configure(latency=0.3)
+    alert = {
+        "dag_run": {"dag_id": "d", "dag_run_id": "r"},
+        "deadline": {"id": "7", "deadline_time": "2026-11-24T08:30:00Z"},
+    }
+
+    async def scenario():
+        notifier = OneboxTicketNotifier(**WHO, context=alert)
+
+        async def await_it():
+            await notifier
+
+        task, longest, last = asyncio.ensure_future(await_it()), 0.0, time.monotonic()
+        while not task.done():
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        await task
+        return longest
+
+    assert asyncio.run(scenario()) < 0.29
+    (ticket,) = connected.state.tickets
+    assert ticket["subject"] == "Airflow: d missed its deadline"
+    assert ticket["content"] == "DAG: d\nRun: r\nDeadline: 2026-11-24T08:30:00Z\n"
+
+
+def dag_context(**ti):
+    """Make the context of a DAG's callback, which has one of the run's tasks and a reason."""
+    return {**context(**ti), "reason": "task_failure", "dag_run": SimpleNamespace(run_id="r")}
+
+
+def test_dag_callback(connected, monkeypatch):
+    """As callback of a DAG it names every failed task, and says that the DAG failed."""
+    monkeypatch.setattr("airflow.__version__", "3.1.0")
+    states = {"good": "success", "bad_one": "failed", "worse_3": "failed", "after": "upstream_failed"}
+    asked = []
+
+    def get_task_states(**question):
+        asked.append(question)
+        return {"r": states}
+
+    OneboxTicketNotifier(**WHO)(dag_context(get_task_states=get_task_states))
+    (ticket,) = connected.state.tickets
+    assert asked == [{"dag_id": "d", "run_ids": ["r"]}]
+    assert ticket["subject"] == "Airflow: d failed"
+    assert ticket["content"] == "DAG: d\nRun: r\nFailed tasks: bad_one, worse_3\n"
+
+
+def test_dag_callback_of_airflow_2(connected):
+    """On Airflow 2 the run itself knows its failed tasks."""
+    asked = []
+
+    def get_task_instances(state):
+        asked.append(state)
+        return [SimpleNamespace(task_id="b", map_index=3), SimpleNamespace(task_id="a", map_index=-1)]
+
+    run = SimpleNamespace(get_task_instances=get_task_instances)
+    OneboxTicketNotifier(**WHO)({**dag_context(), "dag_run": run})
+    assert asked == ["failed"]
+    assert "Failed tasks: a, b[3]\n" in connected.state.tickets[-1]["content"]
+
+
+def test_dag_callback_that_can_not_ask(connected, monkeypatch):
+    """Where the failed tasks can't be had, the ticket is opened all the same: an error, Airflow 3.0, no task at all."""
+
+    def get_task_states(**question):
+        raise RuntimeError("API_SERVER_ERROR")
+
+    OneboxTicketNotifier(**WHO)(dag_context(get_task_states=get_task_states))
+    monkeypatch.setattr("airflow.__version__", "3.0.6")
+    OneboxTicketNotifier(**WHO)(dag_context(get_task_states=lambda **question: pytest.fail("it never answers")))
+    bare = dag_context()
+    OneboxTicketNotifier(**WHO)({"dag": bare["dag"], "run_id": "r", "reason": "timed_out"})
+    assert [ticket["content"] for ticket in connected.state.tickets] == [
+        "DAG: d\nRun: r\nFailed tasks: see the run\n"
+    ] * 3
+
+
+def test_arguments_of_airflow():
+    """What Airflow passes by itself goes to the base class."""
+    if AIRFLOW_3:
+        assert OneboxTicketNotifier(**WHO, context={"x": 1}).context == {"x": 1}
+    assert issubclass(OneboxTicketNotifier, BaseNotifier)
+    assert onebox.log.name == onebox.__name__
