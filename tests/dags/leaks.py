@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import sys
 
@@ -45,6 +46,52 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         hook = OneboxHook()
         log.error("user code logs %s", hook.client.settings.password)
         hook.request("GET", "ticketrz/1")
+
+    @task
+    def print_requests():
+        import requests
+
+        hook = OneboxHook()
+        session = hook.get_conn()
+        response = session.get(hook.url_for("ticketrz"), params={"limit": 1})
+        prepared = session.prepare_request(requests.Request("GET", response.url))
+        for request in (response.request, prepared):
+            print("printed request", request.headers, vars(request))  # noqa: T201
+        print(vars(session), vars(response), response.headers)  # noqa: T201
+
+    @task
+    def debug_http():
+        http.client.HTTPConnection.debuglevel = 1
+        hook = OneboxHook()
+        hook.request("GET", "ticketrz")
+        hook.get_conn().get(hook.url_for("ticketrz"))
+
+    @task
+    def show_locals(conn_id, endpoint):
+        from rich.console import Console
+        from rich.traceback import Traceback
+
+        # As `[logging]` handlers with locals, Sentry and notebooks do.
+        console = Console(width=400, file=sys.stdout)
+        for call in (
+            lambda hook: hook.request("GET", endpoint),
+            lambda hook: hook.request("POST", endpoint, json={}),
+            lambda hook: hook.get_conn().get(hook.url_for(endpoint), timeout=1).raise_for_status(),
+        ):
+            try:
+                call(OneboxHook(conn_id))
+            except Exception:  # noqa: BLE001 - whatever it is, it is shown
+                console.print(Traceback(width=400, show_locals=True, locals_max_string=None, locals_max_length=None))
+
+    print_requests()
+    debug_http()
+    for name, conn_id, endpoint in (
+        ("rejected", "onebox_wrong", "ticketrz"),
+        ("unreachable", "onebox_gone", "ticketrz"),
+        ("server_error", "onebox_default", "echo500"),
+        ("slow", "onebox_default", "slow"),
+    ):
+        show_locals.override(task_id=f"locals_{name}")(conn_id, endpoint)
 
     log_the_token.override(task_id="log_plain")(token=plain.output)
     log_the_token.override(task_id="log_sealed")(token=sealed.output)

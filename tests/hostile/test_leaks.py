@@ -95,6 +95,10 @@ def test_no_secret_leaves(deployment):
     assert len(texts) > len(states)
     logged = "".join(texts.values())
     assert "user code logs ***" in logged
+    assert "printed request" in logged
+    assert "Bearer ***" in logged
+    for error in ("OneboxAuthError", "OneboxUnavailableError", "OneboxUncertainWriteError"):
+        assert re.search(rf"locals.*{error}:", logged, re.DOTALL)
     assert "/api/ticketrz?limit=2 HTTP/1.1" in logged
     # The supervisor of Airflow 3 copies task logs to the scheduler's console and does not mask that copy; what
     # user code itself says there is out of a provider's reach.
