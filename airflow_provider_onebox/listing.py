@@ -10,22 +10,30 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxResponseError, quote
-from airflow_provider_onebox.paging import Batch, Page, walk
+from airflow_provider_onebox.paging import Batch, Fetch, Page, paginate
 from airflow_provider_onebox.transport import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-DEFAULT_PAGE_SIZE = 100
-DEFAULT_PARALLELISM = 2
-"""Requests under way at once in a listing: one is worked on while the next is on its way."""
+    from requests import Response
+
+    from airflow_provider_onebox.exceptions import OneboxError
 
 
 class OneboxLists(ABC):
     """The part of a client that lists and counts; the client adds the calls."""
 
     @abstractmethod
-    def _call(self, method: str, endpoint: str, *, abandoned: threading.Event | None = None, **body: Any) -> Any: ...
+    def _call(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        abandoned: threading.Event | None = None,
+        on_transient: Callable[[OneboxError], Mapping[str, Any]] | None = None,
+        **body: Any,
+    ) -> Any: ...
 
     @abstractmethod
     def _name(self, method: str, endpoint: str) -> str: ...
@@ -37,9 +45,9 @@ class OneboxLists(ABC):
         since_id: int | str | None = None,
         since: datetime | str | None = None,
         last_update: datetime | str | None = None,
-        page_size: int = DEFAULT_PAGE_SIZE,
+        page_size: int | None = None,
         max_records: int | None = None,
-        parallelism: int = DEFAULT_PARALLELISM,
+        parallelism: int | None = None,
     ) -> Iterator[Batch]:
         """List the records of a resource page by page; the arguments are those of ``OneboxHook.list_records``.
 
@@ -47,9 +55,9 @@ class OneboxLists(ABC):
         :param since_id: only records with a greater id.
         :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
         :param last_update: only records changed after this time, in the same form.
-        :param page_size: records a page.
+        :param page_size: the most records a page; found out if ``None``.
         :param max_records: the most records to return; all if ``None``.
-        :param parallelism: requests under way at once, 1 to 32.
+        :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``.
         :return: an iterator over batches of records, none empty, with the last id and the total so far known.
         :raises OneboxConfigError: at once, if an argument can't work.
         :raises OneboxError: while iterating, if a page can't be had.
@@ -64,7 +72,7 @@ class OneboxLists(ABC):
             if number is not None and (type(number) is not int or number < least or number > (most or number)):
                 bounds = f"from {least} to {most}" if most else f"of at least {least}"
                 raise OneboxConfigError(f"{name}={quote(number)!r} is not a whole number {bounds}.")
-        batches = walk(
+        batches = paginate(
             get_page,
             since_id=as_id(since_id),
             page_size=page_size,
@@ -102,11 +110,11 @@ class OneboxLists(ABC):
         """
         get_page = self._pager(resource, since=since, last_update=last_update)
         after = as_id(since_id)
-        first = get_page(after, 0, 1)
+        first = get_page(after, 0, 1, lambda _: 1)
         if not first.ids or first.total == len(first.ids):
             return len(first.ids), max(first.ids, default=None)
         if first.total is not None:
-            newest = get_page(after, first.total - 1, 1)
+            newest = get_page(after, first.total - 1, 1, lambda _: 1)
             if newest.ids and newest.ids[0] > first.ids[-1]:
                 return first.total, newest.ids[-1]
         # A total that leads nowhere, or an offset that does, is not one to trust.
@@ -122,18 +130,33 @@ class OneboxLists(ABC):
         since: datetime | str | None,
         last_update: datetime | str | None,
         abandoned: threading.Event | None = None,
-    ) -> Callable[[int, int, int], Page]:
+    ) -> Fetch:
         if not re.fullmatch("[A-Za-z0-9_]+", str(resource)):
             raise OneboxConfigError(f"Resource {quote(resource)!r} is not a name such as 'ticketrz'.")
         query = {"since": format_time("since", since), "lastUpdate": format_time("last_update", last_update)}
 
-        def get_page(after: int, offset: int, limit: int) -> Page:
-            params = {"sinceId": after or None, "limit": limit, "offset": offset or None, **query}
-            return self._page(resource, self._call("GET", resource, abandoned=abandoned, params=params))
+        def get_page(after: int, offset: int, limit: int, on_transient: Callable[[OneboxError], int]) -> Page:
+            def params(rows: int) -> dict[str, Any]:
+                return {"sinceId": after or None, "limit": rows, "offset": offset or None, **query}
+
+            cost: list[Any] = [0.0, 0]
+
+            def weigh(response: Response, **_: Any) -> None:
+                cost[:] = response.elapsed.total_seconds(), len(response.content)
+
+            reply = self._call(
+                "GET",
+                resource,
+                abandoned=abandoned,
+                on_transient=lambda error: params(on_transient(error)),
+                params=params(limit),
+                hooks={"response": weigh},
+            )
+            return self._page(resource, reply, *cost)
 
         return get_page
 
-    def _page(self, resource: str, reply: Any) -> Page:
+    def _page(self, resource: str, reply: Any, seconds: float, size: int) -> Page:
         rows = reply.get("data") if isinstance(reply, dict) else None
         if not isinstance(rows, list):
             raise OneboxResponseError(f"{self._name('GET', resource)}: the reply is no page: it has no list 'data'.")
@@ -146,14 +169,14 @@ class OneboxLists(ABC):
         received = len(rows)
         total = int(reply["total"]) if re.fullmatch("[0-9]{1,18}", str(reply.get("total"))) else None
         if any(map(operator.ge, ids, ids[1:])):
-            if total != received:
+            if total != received and any(map(operator.gt, ids, ids[1:])):
                 raise OneboxResponseError(
                     f"{self._name('GET', resource)}: the rows are not in the order of their ids, so the list can't "
                     "be read page by page without missing some.",
                     retryable=False,
                 )
             ids, rows = map(list, zip(*sorted(dict(zip(ids, rows, strict=True)).items()), strict=True))
-        return Page(ids, rows, received, total)
+        return Page(ids, rows, received, total, seconds, size)
 
 
 def as_id(since_id: int | str | None) -> int:

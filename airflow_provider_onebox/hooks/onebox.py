@@ -211,9 +211,9 @@ class OneboxHook(BaseHook):
         since_id: int | str | None = None,
         since: datetime | str | None = None,
         last_update: datetime | str | None = None,
-        page_size: int = 100,
+        page_size: int | None = None,
         max_records: int | None = None,
-        parallelism: int = 2,
+        parallelism: int | None = None,
         include_secrets: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """List the records of a resource, ascending by id, a few pages in memory at a time.

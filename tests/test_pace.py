@@ -1,0 +1,330 @@
+"""The pace of a listing, against simulated servers and a clock that nobody waits for."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+
+from airflow_provider_onebox.paging import FIRST_ROWS, MAX_ROWS, MAX_WIDTH, PAGE_BYTES, Pace, Page
+
+
+class Fixed:
+    """A pace that never changes."""
+
+    def __init__(self, rows, width, gap=0.0):
+        self.rows, self.width, self.gap = rows, width, gap
+        self.under_way, self.next_start = 0, 0.0
+
+    def next_rows(self):
+        return self.rows
+
+    def delay(self, now):
+        return math.inf if self.under_way >= self.width else max(0.0, self.next_start - now)
+
+    def start(self, now):
+        self.under_way += 1
+        self.next_start = now + self.gap
+
+    def end(self):
+        self.under_way -= 1
+
+    def came(self, page, **facts):
+        pass
+
+    def rejected(self, **facts):
+        pass
+
+
+@dataclass
+class Outcome:
+    """What a simulated listing came to."""
+
+    seconds: float = 0.0
+    most_under_way: int = 0
+    pages: list[tuple[float, int, int, float]] = field(default_factory=list)  # start, asked, received, seconds
+    rejections: list[float] = field(default_factory=list)
+
+    def settled(self, share=0.5):
+        """Rows a second, and the share of requests rejected, after so much of the time."""
+        begin = share * self.seconds
+        pages = [page for page in self.pages if page[0] >= begin]
+        rejected = sum(moment >= begin for moment in self.rejections)
+        return sum(page[2] for page in pages) / (self.seconds - begin), rejected / (len(pages) + rejected)
+
+    def slowest(self):
+        """How much longer a page took than the fastest of its size before it."""
+        fastest, worst = {}, 0.0
+        for _, asked, _, seconds in self.pages:
+            worst = max(worst, seconds / fastest.get(asked, math.inf))
+            fastest[asked] = min(fastest.get(asked, math.inf), seconds)
+        return worst
+
+
+def play(pace, server, rows, row_bytes=500):
+    """List so many rows from a server: a function of time and rows to seconds, rows or None, and seconds to wait."""
+    outcome, now, left = Outcome(), 0.0, rows
+    head = asked = under_way = 0
+    done, events = set(), []
+
+    def send(at, number, limit):
+        seconds, received, wait = server(at, limit)
+        heapq.heappush(events, (at + seconds, number, at, limit, received, wait))
+
+    while left > 0 or events:
+        # Rows are given out in order, so no more pages are asked for than that ahead of the first that is missing.
+        is_room = left > 0 and asked - head < pace.width + (pace.width > 1)
+        delay = pace.delay(now) if is_room else math.inf
+        if not delay:
+            limit = pace.next_rows()
+            pace.start(now)
+            send(now, asked, limit)
+            asked, left, under_way = asked + 1, left - limit, under_way + 1
+            outcome.most_under_way = max(outcome.most_under_way, under_way)
+        elif events and events[0][0] <= now + delay:
+            now, number, at, limit, received, wait = heapq.heappop(events)
+            if received is None:
+                outcome.rejections.append(now)
+                pace.rejected(started=at, now=now)
+                send(now + wait, number, limit)
+                continue
+            pace.end()
+            under_way -= 1
+            left += limit - received
+            outcome.pages.append((at, limit, received, now - at))
+            page = Page([], [], received, None, now - at, row_bytes * received)
+            pace.came(page, asked=limit, more=left > 0, started=at, now=now)
+            done.add(number)
+            while head in done:
+                head += 1
+        else:
+            now += delay
+    outcome.seconds = now
+    return outcome
+
+
+def steady(latency, a_row, cap=math.inf):
+    """A server with latency that takes so long for a row, and never gives more rows than its limit."""
+    return lambda at, rows: (latency + a_row * min(rows, cap), min(rows, cap), 0)
+
+
+def bent(at, rows):
+    """A server that takes 0.2 s for 100 rows and 2 s for 500."""
+    return 0.2 * max(rows / 100, (rows / 100) ** 1.43), rows, 0
+
+
+class Serial:
+    """A server that does one thing at a time."""
+
+    def __init__(self, server):
+        self.server, self.free = server, 0.0
+
+    def __call__(self, at, rows):
+        seconds, rows, wait = self.server(at, rows)
+        self.free = max(at, self.free) + seconds
+        return self.free - at, rows, wait
+
+
+class Limited:
+    """A server that answers so many requests in any span of so many seconds, and rejects all others."""
+
+    def __init__(self, requests, span, wait):
+        self.requests, self.span, self.wait = requests, span, wait
+        self.answered = deque()
+
+    def __call__(self, at, rows):
+        while self.answered and self.answered[0] <= at - self.span:
+            self.answered.popleft()
+        if len(self.answered) >= self.requests:
+            return 0.02, None, self.wait
+        self.answered.append(at)
+        return 0.021, min(rows, 100), 0
+
+
+class Narrow:
+    """A server that rejects what comes while so many requests are under way."""
+
+    def __init__(self, width):
+        self.width, self.ends = width, []
+
+    def __call__(self, at, rows):
+        self.ends = [end for end in self.ends if end > at]
+        if len(self.ends) >= self.width:
+            return 0.05, None, 1.0
+        self.ends.append(at + 0.05)
+        return 0.05, min(rows, 100), 0
+
+
+SERVERS = {
+    "2 ms": lambda: steady(0.002, 8e-6),
+    "20 ms": lambda: steady(0.02, 8e-6),
+    "100 ms": lambda: steady(0.1, 8e-6),
+    "limit of 50": lambda: steady(0.02, 8e-6, 50),
+    "limit of 100": lambda: steady(0.02, 8e-6, 100),
+    "limit of 150": lambda: steady(0.02, 8e-6, 150),
+    "slow for large pages": lambda: bent,
+    "one at a time": lambda: Serial(steady(0.02, 1e-4)),
+    "one at a time, slow for large pages": lambda: Serial(bent),
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_never_slower_than_a_fixed_pace_of_100_rows_and_two_requests(name):
+    """No server is slower to list than at a cautious fixed pace; trying costs no more than 5 % where nothing pays."""
+    server = SERVERS[name]
+    outcome = play(Pace(), server(), 20_000)
+    assert outcome.seconds <= 1.05 * play(Fixed(100, 2), server(), 20_000).seconds
+    assert outcome.most_under_way <= MAX_WIDTH
+
+
+@pytest.mark.parametrize(("name", "share"), [("20 ms", 1.25), ("100 ms", 1.3), ("limit of 100", 1.02)])
+def test_as_good_as_tuned(name, share):
+    """100,000 rows take little longer than at the best fixed pace, with what finding the pace costs."""
+    server = SERVERS[name]
+    best = min(
+        play(Fixed(rows, width), server(), 100_000).seconds for rows in (100, 400, 1600) for width in (1, 2, 3, 4)
+    )
+    assert play(Pace(), server(), 100_000).seconds <= share * best
+
+
+def test_slow_server_is_spared():
+    """Where large pages are slow, pages stay small, and none takes twice the time of the fastest of its size."""
+    pace = Pace()
+    outcome = play(pace, bent, 10_000)
+    assert pace.rows == FIRST_ROWS
+    assert sum(asked > FIRST_ROWS for _, asked, _, _ in outcome.pages) <= 5
+    assert outcome.slowest() <= 2
+
+
+@pytest.mark.parametrize("cap", [1, 7, 99, 100, 150, 399, 1000])
+def test_limit_of_the_server_is_learnt(cap):
+    """What the server gives at the most is what is asked for in the end; asking for more is rare."""
+    pace = Pace()
+    outcome = play(pace, steady(0.02, 1e-6, cap), 400 * cap)
+    assert pace.rows == min(cap, 800)  # a page of 1,000 is not worth the trouble then
+    assert sum(asked > received for _, asked, received, _ in outcome.pages) <= 16
+
+
+@pytest.mark.parametrize("wait", [1.0, 2.0])
+@pytest.mark.parametrize(("requests", "span"), [(2, 1), (10, 1), (50, 1), (200, 10)])
+def test_rejections(requests, span, wait):
+    """At an account with a limit the pace settles near it: 0.8 of the best, fewer than 2 % of the requests rejected."""
+    outcome = play(Pace(), Limited(requests, span, wait), 200_000)
+    speed, rejected = outcome.settled()
+    assert speed >= 0.8 * 100 * requests / span
+    assert rejected < 0.02
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_rejections_of_what_is_under_way(width):
+    """Where a limit is on requests under way, as many are under way as there may be."""
+    outcome = play(Pace(), Narrow(width), 100_000)
+    speed, rejected = outcome.settled()
+    assert speed >= 0.8 * width * 100 / 0.05
+    assert rejected < 0.02
+
+
+def test_what_was_passed_is_where_it_begins_and_ends():
+    """A page size and a parallelism are the first and the most."""
+    pace = Pace(300, 6)
+    outcome = play(pace, steady(0.1, 1e-6), 100_000)
+    assert {asked for _, asked, _, _ in outcome.pages} == {300}
+    assert outcome.most_under_way == pace.width == 6
+
+
+def test_server_that_slows_down():
+    """Two pages in a row at half the speed: half the rows and one request fewer; a single one changes nothing."""
+    pace = Pace(800, 4)
+    came(pace, 800, 0.1)
+    came(pace, 800, 0.3)
+    came(pace, 800, 0.1)
+    came(pace, 800, 0.3)
+    assert (pace.rows, pace.width) == (800, 4)
+    came(pace, 800, 0.3)
+    assert (pace.rows, pace.width) == (400, 3)
+    for seconds in (0.4, 0.4, 1.0, 1.0, 4.0, 4.0, 16.0, 16.0, 64.0, 64.0):
+        came(pace, pace.rows, seconds)
+    assert (pace.rows, pace.width) == (100, 1)
+
+
+def came(pace, rows, seconds, size=0, more=True, asked=None):
+    """Let a page come that was asked for just now."""
+    pace.came(Page([], [], rows, None, seconds, size), asked=asked or rows, more=more, started=math.inf, now=1000.0)
+
+
+@pytest.mark.parametrize(("row_bytes", "rows"), [(PAGE_BYTES // 4, 4), (2 * PAGE_BYTES, 1), (PAGE_BYTES // 250, 250)])
+def test_bytes_bound_the_rows(row_bytes, rows):
+    """Rows that are large lead to pages of fewer, however fast they come."""
+    pace = Pace()
+    outcome = play(pace, steady(0.1, 1e-9), 5000, row_bytes)
+    assert max(asked for _, asked, _, _ in outcome.pages[10:]) <= rows
+    assert pace.rows >= rows * 0.6
+
+
+def test_rows_grow_again_when_they_are_small():
+    """A heavy page bounds the rows as long as they are heavy."""
+    pace = Pace()
+    came(pace, 100, 0.1, size=100 * PAGE_BYTES)
+    assert pace.rows == 1
+    play(pace, steady(0.1, 1e-9), 100_000)
+    assert pace.rows == MAX_ROWS
+
+
+def test_fewer():
+    """A page that did not come is asked for with a quarter of the rows, down to the least."""
+    pace = Pace(1000)
+    assert pace.fewer(1000, 100, 0.0) == 250 == pace.rows
+    assert pace.fewer(250, 100, 0.0) == 100 == pace.rows
+    assert pace.fewer(100, 100, 0.0) == 100 == pace.rows
+    assert pace.fewer(40, 100, 0.0) == 40 == pace.rows
+    assert pace.fewer(40, 1, 0.0) == 10 == pace.rows
+    assert pace.fewer(3, 1, 0.0) == 1 == pace.rows
+    assert pace.fewer(1000, 1, 0.0) == 250
+    assert pace.rows == 1
+
+
+def test_lost_trial_is_given_up():
+    """A larger page that never comes, because it was dropped, does not stop the trials for ever."""
+    pace = Pace()
+    came(pace, 100, 0.1)
+    assert pace.next_rows() == 200
+    for _ in range(200):
+        assert pace.width <= MAX_WIDTH
+        came(pace, 100, 0.1)
+        if pace.next_rows() == 200:
+            break
+    else:
+        pytest.fail("no other trial")
+
+
+def test_rejections_of_one_moment_count_once():
+    """What was sent before the pace was changed does not change it again."""
+    pace = Pace(100, 4)
+    for _ in range(4):
+        pace.start(0.0)
+    for _ in range(4):
+        pace.rejected(started=0.0, now=1.0)
+    assert pace.width == 3
+    pace.rejected(started=1.0, now=2.0)
+    assert pace.width == 2
+
+
+def test_rejections_before_anything_came():
+    """With one request under way there is nothing to learn as long as nothing comes."""
+    pace = Pace(100, 1)
+    pace.start(0.0)
+    pace.rejected(started=0.0, now=1.0)
+    assert (pace.width, pace.gap) == (1, 0.0)
+    pace.end()
+    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=2.0, now=2.0)
+    pace.start(2.0)
+    pace.rejected(started=2.0, now=3.0)
+    assert pace.gap == 1.5
+    pace.end()
+    pace.start(10.0)
+    pace.end()
+    assert pace.delay(11.0) == 0.5
+    assert pace.delay(11.5) == 0
