@@ -128,18 +128,28 @@ class Pace:
         self._accepted = self._calm = 0  # pages since the rejection, and since the pace was settled
 
     def next_rows(self) -> int:
-        """Return the rows to ask for in the next page: once in a trial, more than usual."""
+        """Say how large the next page shall be.
+
+        :return: the rows to ask for: once in a trial more than usual.
+        """
         if self._trial == "rows" and not self._probe:
             self._probe = min(2 * self.rows, self._bound)
             return self._probe
         return self.rows
 
     def delay(self, now: float) -> float:
-        """Return the seconds before the next request may start; infinite if one has to end before."""
+        """Say how long the next request has to wait.
+
+        :param now: the time.
+        :return: seconds; infinite if another request has to end before.
+        """
         return math.inf if self._under_way >= self.width else max(0.0, self._next_start - now)
 
     def start(self, now: float) -> None:
-        """Take note that a request starts."""
+        """Take note that a request starts.
+
+        :param now: the time.
+        """
         self._under_way += 1
         self._next_start = now + self.gap
         self._starts += 1

@@ -56,8 +56,10 @@ class Measurements:
             "bare": {"name": "bare"},
             "http": {"name": "http"},
             "default": {"name": "onebox"},
-            "p4": {"name": "onebox-4"},
         }
+        # The best of a sweep of page sizes to 2,000 and parallelisms to 8, and the cautious defaults of 0.1.
+        self.tuned = {"default": {"name": "onebox"}, "tuned": {"name": "onebox-2000-4"}}
+        self.cautious = {"default": {"name": "onebox"}, "cautious": {"name": "onebox-100-2"}}
 
     @cached_property
     def sandbox(self) -> Onebox:
@@ -143,12 +145,23 @@ class Measurements:
             for name, samples in grown.items():
                 size_of = self.bench.child("listing_memory", sandbox, way=self.ways[name], **common)
                 samples.append(size_of / 1e6)
-        return [
-            pair(what, got["default"], got["bare"], REQUESTS, 0.55),
-            pair(f"{what}, `parallelism=4`", got["p4"], got["bare"], REQUESTS, 0.30),
+        tuned = self.bench.child("listing", sandbox, repetitions=self.bench.of(5, 1), ways=self.tuned, **common)
+        rows = [
+            pair(what, got["default"], got["bare"], REQUESTS, 0.35),
             pair(what, got["default"], got["http"], OPERATOR, 0.5),
-            Row("the same: peak growth of memory", grown["default"], grown["http"], OPERATOR, "MB", 0.1),
+            pair(what, tuned["default"], tuned["tuned"], "`page_size=2000, parallelism=4`", 1.25),
+            Row("the same: peak growth of memory", grown["default"], grown["http"], OPERATOR, "MB", 0.5),
         ]
+        size = self.chart_rows
+        common = {**self.tail(sandbox, "ticketrz", size), "warm_up": self.tail(sandbox, "ticketrz", 1000)}
+        for latency, cap in ((0.002, 0), (0.1, 0), (LATENCY, 100)):
+            sandbox.control("configure", latency=latency, page_cap=cap)
+            got = self.bench.child("listing", sandbox, repetitions=self.bench.of(3, 1), ways=self.cautious, **common)
+            what = f"list {size:,} rows behind {latency * 1000:g} ms"
+            what += f", at most {cap} a page" if cap else ""
+            rows.append(pair(what, got["default"], got["cautious"], "`page_size=100, parallelism=2`", 1.0))
+        sandbox.control("configure", page_cap=0)
+        return rows
 
     def files(self) -> list[Row]:
         """Write a file of JSON Lines."""

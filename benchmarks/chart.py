@@ -11,22 +11,19 @@ if TYPE_CHECKING:
 Series = dict[str, list[tuple[float, float]]]
 
 INK = "#7d8590"  # readable on white and on black
-COLOURS = {"bare": "#bf8700", "http": "#8250df", "default": "#1a7f37", "p4": "#2da44e"}
+COLOURS = {"bare": "#bf8700", "http": "#8250df", "default": "#1a7f37"}
 NAMES = {
     "bare": "requests, page after page",
     "http": "HttpOperator with pagination",
     "default": "list_records",
-    "p4": "list_records, parallelism=4",
 }
-DASHES = {"p4": "5 3"}
 WIDTH, HEIGHT, LEFT, TOP, GAP, TICK = 350, 230, 48, 54, 60, 30
 
 
 def _line(points: list[tuple[float, float]], name: str) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dash = f' stroke-dasharray="{DASHES[name]}"' if name in DASHES else ""
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{COLOURS[name]}"/>' for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"{dash}/>{dots}'
+    return f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>{dots}'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", size: int = 11, fill: str = INK) -> str:
@@ -78,11 +75,8 @@ def chart(rows: Series, latency: Series, facts: Mapping[str, str]) -> str:
     legend = []
     x = LEFT
     for name in rows:
-        dash = f' stroke-dasharray="{DASHES[name]}"' if name in DASHES else ""
         y = height - 16
-        legend.append(
-            f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" stroke="{COLOURS[name]}" stroke-width="2"{dash}/>'
-        )
+        legend.append(f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" stroke="{COLOURS[name]}" stroke-width="2"/>')
         legend.append(_text(x + 28, y + 4, NAMES[name], "start"))
         x += 50 + 6.3 * len(NAMES[name])
     return (

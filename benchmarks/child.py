@@ -272,7 +272,7 @@ def calls(repetitions: int, calls: int, url: str, token: str) -> Any:
 
 
 def lister(name: str, url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> Callable[[], None]:
-    """Return one way of listing, ready to run; ``onebox-4`` is ours with that parallelism."""
+    """Return one way of listing, ready to run; ``onebox-500-4`` is ours with that page size and parallelism."""
     from benchmarks import contenders
 
     if name == "bare":
@@ -282,9 +282,8 @@ def lister(name: str, url: str, token: str, resource: str, since_id: str, page: 
     from airflow_provider_onebox.hooks.onebox import OneboxHook
 
     hook = OneboxHook()
-    _, _, parallelism = name.partition("-")
-    options = {"parallelism": int(parallelism)} if parallelism else {}
-    return lambda: contenders.list_onebox(hook, resource, since_id, page, rows, **options)
+    options = dict(zip(("page_size", "parallelism"), map(int, name.split("-")[1:]), strict=False))
+    return lambda: contenders.list_onebox(hook, resource, since_id, rows, **options)
 
 
 def listing(repetitions: int, ways: dict[str, dict[str, Any]], warm_up: dict[str, Any], **common: Any) -> Any:
@@ -327,11 +326,11 @@ def files(repetitions: int, url: str, token: str, resource: str, since_id: str, 
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: str(Path(folder, f"{name}.jsonl.gz")) for name in ("ours", "bare")}
         # The first task with a path pays for importing Airflow's object storage, whatever it writes.
-        contenders.file_onebox(resource, since_id, page, paths["ours"], max_records=1)
+        contenders.file_onebox(resource, since_id, paths["ours"], max_records=1)
         samples = interleaved(
             repetitions,
             {
-                "ours": lambda: contenders.file_onebox(resource, since_id, page, paths["ours"]),
+                "ours": lambda: contenders.file_onebox(resource, since_id, paths["ours"]),
                 "bare": lambda: contenders.file_bare(url, token, resource, since_id, page, paths["bare"]),
             },
         )

@@ -79,10 +79,10 @@ def list_bare(url: str, token: str, resource: str, since_id: str, page: int, row
     reader.check()
 
 
-def list_onebox(hook: Any, resource: str, since_id: str, page: int, rows: int, **options: Any) -> None:
+def list_onebox(hook: Any, resource: str, since_id: str, rows: int, **options: Any) -> None:
     """List with ``OneboxHook``."""
     reader = Reader(rows)
-    reader.take(hook.list_records(resource, since_id=since_id, page_size=page, **options))
+    reader.take(hook.list_records(resource, since_id=since_id, **options))
     reader.check()
 
 
@@ -119,11 +119,9 @@ def file_bare(url: str, token: str, resource: str, since_id: str, page: int, pat
             file.write("".join([json.dumps(row, ensure_ascii=False) + "\n" for row in rows]))
 
 
-def file_onebox(resource: str, since_id: str, page: int, path: str, **options: Any) -> None:
+def file_onebox(resource: str, since_id: str, path: str, **options: Any) -> None:
     """Write JSON Lines with ``OneboxListOperator``."""
     from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
-    operator = OneboxListOperator(
-        task_id="list", resource=resource, since_id=since_id, page_size=page, output_path=path, **options
-    )
+    operator = OneboxListOperator(task_id="list", resource=resource, since_id=since_id, output_path=path, **options)
     operator.execute({})

@@ -226,9 +226,9 @@ class OneboxHook(BaseHook):
         :param since_id: only records with a greater id.
         :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
         :param last_update: only records changed after this time, in the same form.
-        :param page_size: records a page.
+        :param page_size: the most records a page; found out if ``None``.
         :param max_records: the most records to return; all if ``None``.
-        :param parallelism: requests under way at once, 1 to 32.
+        :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``.
         :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
         :return: an iterator over the records.
         :raises OneboxConfigError: at once, if an argument can't work.

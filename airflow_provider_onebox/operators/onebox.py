@@ -136,9 +136,9 @@ class OneboxListOperator(_OneboxOperator):
     :param since_id: only records with a greater id; where ``incremental`` begins the first time. (templated)
     :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
     :param last_update: only records changed after this time, in the same form. (templated)
-    :param page_size: records a page.
+    :param page_size: the most records a page; found out if ``None``.
     :param max_records: the most records to list; all if ``None``.
-    :param parallelism: requests under way at once, 1 to 32.
+    :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``.
     :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
     :param incremental: whether to begin after what was written before; needs ``output_path``.
     :param include_secrets: whether records of ``connection`` keep their secrets.
