@@ -210,8 +210,12 @@ class Pace:
         :return: the rows to ask for instead.
         """
         rows = max(asked // 4, min(asked, least))
-        self._set(now, min(rows, self.rows), self.width)
+        self._set(now, min(rows, self.rows), self._usual_width)
         return rows
+
+    @property
+    def _usual_width(self) -> int:
+        return self.width - (self._trial == "width")
 
     def _is_settled(self, now: float) -> bool:
         return self._accepted > SETTLED and now - self._rejected > SETTLED_SECONDS
@@ -227,7 +231,7 @@ class Pace:
         elif started < self._changed or asked < self.rows:
             pass  # it was asked for at the pace of before
         elif received < asked:
-            self._set(now, received, self.width)
+            self._set(now, received, self._usual_width)
         elif self._trial == "width":
             self._judge(speed, self.rows, now)
         elif speed >= self._speed / 2:
@@ -245,7 +249,7 @@ class Pace:
 
     def _judge(self, speed: float, rows: int, now: float) -> None:
         """End a trial: keep what was tried, or leave it."""
-        trial, before = self._trial, self.width - (self._trial == "width")
+        trial, before = self._trial, self._usual_width
         # A server that does one thing at a time lets the pages beside a larger one wait for it.
         if speed * (rows + (self.width - 1) * self.rows) >= GAIN * self._speed * before * rows:
             self._set(now, rows, self.width)

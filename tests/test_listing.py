@@ -12,6 +12,7 @@ import pytest
 
 from airflow_provider_onebox.client import OneboxClient
 from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxResponseError, OneboxUnavailableError
+from airflow_provider_onebox.paging import Pace
 from airflow_provider_onebox.settings import Settings
 
 
@@ -102,9 +103,10 @@ def test_offset_ignored(sandbox, count):
 
 def test_rows_and_requests_grow(lists):
     """Without tuning, a list takes far fewer requests than pages of 100, and no more than four under way."""
-    lists.answer = lambda limit, number: time.sleep(0.02)
-    assert listed(lists.client()) == list(range(1, 3001))
-    assert len(lists.asked) < 20
+    lists.count = 20_000
+    lists.answer = lambda limit, number: time.sleep(0.05)
+    assert listed(lists.client()) == list(range(1, 20_001))
+    assert len(lists.asked) < 100
     assert lists.asked[0] == {"limit": 100}
     assert max(lists.under_way) <= 4
 
@@ -218,3 +220,16 @@ def test_listing_that_is_left_ends_its_threads(lists):
         thread.join(5)
         assert not thread.is_alive()
     assert len(lists.asked) <= 4
+
+
+def test_rejected_token_is_no_measure(lists, monkeypatch):
+    """A 401 is quick and small; what it cost says nothing of the page that comes after a new login."""
+    envelope = {"_meta": {"status": "ERROR"}, "records": {"errorCode": 401, "userMessage": "Expired token"}}
+    lists.answer = lambda limit, number: (401, envelope, {}) if number == 2 else None
+    weighed = []
+    came = Pace.came
+    monkeypatch.setattr(Pace, "came", lambda pace, page, **facts: weighed.append(page) or came(pace, page, **facts))
+    assert listed(lists.client(), page_size=100, parallelism=1) == list(range(1, 3001))
+    queries = [{"limit": 100}, {"sinceId": 100, "limit": 100}, {"sinceId": 200, "limit": 100}]
+    assert [page.size for page in weighed[:3]] == [len(json.dumps(lists.page(query))) for query in queries]
+    assert all(page.seconds > 0 for page in weighed)

@@ -328,3 +328,15 @@ def test_rejections_before_anything_came():
     pace.end()
     assert pace.delay(11.0) == 0.5
     assert pace.delay(11.5) == 0
+
+
+def test_trial_that_is_cut_short_leaves_nothing_behind():
+    """A request more under way is kept only if it was judged: a limit found meanwhile, or a page lost, ends that."""
+    for cut in (lambda pace: came(pace, 60, 0.1, asked=100), lambda pace: pace.fewer(100, 1, 1000.0)):
+        pace = Pace()
+        came(pace, 100, 0.1)
+        assert pace.next_rows() == 200
+        came(pace, 200, 0.5)
+        assert pace.width == 3
+        cut(pace)
+        assert pace.width == 2
