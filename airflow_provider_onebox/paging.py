@@ -183,7 +183,6 @@ class Pace:
             self._bound = min(self._max_rows, max(1, PAGE_BYTES * page.received // page.size))
             self.rows = min(self.rows, self._bound)
         if page.seconds and (page.received >= asked or more):
-            self._age += 1
             self._weigh(page.received / page.seconds, page.received, asked, started, now)
 
     def rejected(self, *, started: float, now: float) -> None:
@@ -225,8 +224,11 @@ class Pace:
         self._age += 1
         if not self._speed:
             self._speed = speed
+            self.rows = min(self.rows, received)
             self._advance("rows", now)
         elif asked == self._probe:
+            if received < asked:  # the server's own limit: more is asked for no more
+                self._max_rows = self._bound = max(received, self.rows)
             self._judge(speed, min(asked, received), now)
         elif started < self._changed or asked < self.rows:
             pass  # it was asked for at the pace of before
@@ -258,6 +260,8 @@ class Pace:
         else:
             self._set(now, self.rows, before)
             self._advance("width" if trial == "rows" else "", now)
+            if not self._trial:
+                self._rest *= 2
 
     def _advance(self, trial: str, now: float) -> None:
         """Begin a trial if there is room for it, else the next one, else a rest."""
@@ -268,8 +272,6 @@ class Pace:
             trial = ""
         self._set(now, self.rows, self.width + (trial == "width"))
         self._trial = trial
-        if not trial:
-            self._rest *= 2
 
     def _set(self, now: float, rows: int, width: int) -> None:
         """Change the pace, and end a trial."""

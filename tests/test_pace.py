@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
 
-from airflow_provider_onebox.paging import FIRST_ROWS, MAX_ROWS, MAX_WIDTH, PAGE_BYTES, Pace, Page
+from airflow_provider_onebox.paging import FIRST_ROWS, GAIN, MAX_ROWS, MAX_WIDTH, PAGE_BYTES, Pace, Page
 
 
 class Fixed:
@@ -205,7 +206,7 @@ def test_limit_of_the_server_is_learnt(cap):
     pace = Pace()
     outcome = play(pace, steady(0.02, 1e-6, cap), 400 * cap)
     assert pace.rows == min(cap, 800)  # a page of 1,000 is not worth the trouble then
-    assert sum(asked > received for _, asked, received, _ in outcome.pages) <= 16
+    assert sum(asked > received for _, asked, received, _ in outcome.pages) <= 5
 
 
 @pytest.mark.parametrize("wait", [1.0, 2.0])
@@ -340,3 +341,156 @@ def test_trial_that_is_cut_short_leaves_nothing_behind():
         assert pace.width == 3
         cut(pace)
         assert pace.width == 2
+
+
+def trying_a_third():
+    """A pace that has found 200 rows not worth it, and tries three requests under way."""
+    pace = Pace()
+    came(pace, 100, 0.1)
+    assert pace.next_rows() == 200
+    assert pace.next_rows() == 100
+    came(pace, 200, 0.5)
+    assert (pace.rows, pace.width) == (100, 3)
+    return pace
+
+
+def test_width_is_judged_when_it_is_reached():
+    """The first pages of a trial have fewer beside them, so the one counts that made the number full."""
+    pace = trying_a_third()
+    for now in (1000.1, 1000.2, 1000.3):
+        pace.start(now)
+    for started in (1000.1, 1000.2):
+        pace.came(Page([], [], 100, None, 9.0), asked=100, more=True, started=started, now=1001.0)
+        assert pace.width == 3
+    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=1000.3, now=1001.0)
+    assert pace.width == 4
+
+
+@pytest.mark.parametrize(("seconds", "width"), [(0.1 * 1.5 / GAIN * 0.999, 4), (0.1 * 1.5 / GAIN * 1.001, 2)])
+def test_gain_of_width(seconds, width):
+    """Three requests under way are kept if all three bring so much more than two."""
+    pace = trying_a_third()
+    came(pace, 100, seconds)
+    assert pace.width == width
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(0.1 * 1.5 / GAIN * 0.999, 200), (0.1 * 1.5 / GAIN * 1.001, 100)])
+def test_gain_of_rows(seconds, rows):
+    """A page of twice the rows is kept if it and the one beside it bring so much more than two usual ones."""
+    pace = Pace()
+    came(pace, 100, 0.1)
+    assert pace.next_rows() == 200
+    came(pace, 200, seconds)
+    assert pace.rows == rows
+
+
+def test_rests_double():
+    """Between trials that do not pay are 4, 8, 16 pages, and so on."""
+    pace = trying_a_third()
+    came(pace, 100, 1.0)
+    rests = []
+    for _ in range(3):
+        pages = 0
+        while pace.next_rows() == 100:
+            came(pace, 100, 0.1)
+            pages += 1
+        rests.append(pages)
+        came(pace, 200, 0.5)
+        came(pace, 100, 1.0)
+        assert pace.width == 2
+    assert rests == [4, 8, 16]
+
+
+def test_lost_trials_end_after_so_many_pages():
+    """A larger page that was dropped is waited for during 16 pages."""
+    pace = Pace()
+    came(pace, 100, 0.1)
+    assert pace.next_rows() == 200
+    for _ in range(15):
+        came(pace, 100, 0.1)
+    assert pace.width == 2
+    came(pace, 100, 0.1)
+    assert pace.width == 3
+
+
+def test_half_the_speed_is_not_slow():
+    """Exactly half the usual speed is borne."""
+    pace = Pace(800, 4)
+    came(pace, 800, 0.25)
+    came(pace, 800, 0.5)
+    came(pace, 800, 0.5)
+    assert (pace.rows, pace.width) == (800, 4)
+
+
+def test_pages_that_tell_nothing():
+    """The last page, an empty one, one of unknown time and one from before a change leave the pace as it is."""
+    pace = Pace(800, 4)
+    came(pace, 800, 0.1)
+    for _ in range(3):
+        came(pace, 10, 5.0, asked=800, more=False)
+        came(pace, 0, 5.0, asked=800)
+        came(pace, 800, 0)
+        came(pace, 700, 5.0)
+        pace.came(Page([], [], 800, None, 5.0), asked=800, more=True, started=999.9, now=1000.0)
+    assert (pace.rows, pace.width) == (800, 4)
+    came(pace, 800, 5.0, more=False)  # a full last page tells as much as others
+    came(pace, 800, 5.0, more=False)
+    assert (pace.rows, pace.width) == (400, 3)
+
+
+@pytest.mark.parametrize(("most", "tried"), [(150, 150), (149, 100)])
+def test_no_trial_for_little(most, tried):
+    """A page is tried if it can be at least half as large again."""
+    pace = Pace()
+    came(pace, 100, 0.1, size=PAGE_BYTES * 100 // most)
+    assert pace.next_rows() == tried
+
+
+@pytest.mark.parametrize(("pages", "seconds", "gap"), [(65, 15.1, 1.1), (64, 15.1, 1.25), (65, 15.0, 1.25)])
+def test_gap_after_another_rejection(pages, seconds, gap):
+    """A rejection at a settled pace costs 10 %, an earlier one 25 %."""
+    pace = Pace(100, 1)
+    pace.start(0.0)
+    pace.end()
+    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=0.0, now=0.1)
+    pace.rejected(started=0.2, now=2.0)
+    assert pace.gap == 1.0
+    for _ in range(pages):
+        pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=2.0, now=2.1)
+    pace.rejected(started=2.0 + seconds, now=2.0 + seconds)
+    assert pace.gap == pytest.approx(gap)
+
+
+def test_gap_shrinks_once_settled():
+    """Until the pace is settled the gap stays; then it shrinks faster and faster."""
+    pace = Pace(100, 1)
+    pace.start(0.0)
+    pace.end()
+    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=0.0, now=0.1)
+    pace.rejected(started=0.2, now=2.0)
+    gaps = []
+    for n in range(120):
+        pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=2.0, now=3.0 + n)
+        gaps.append(pace.gap)
+    assert gaps[63] == 1.0 > gaps[64]
+    shares = [after / before for before, after in itertools.pairwise(gaps[64:])]
+    assert shares == sorted(shares, reverse=True)
+    assert gaps[64] == pytest.approx(1 - 1 / 5000)
+
+
+def test_no_width_is_tried_soon_after_a_rejection():
+    """One request more is tried only when the pace is settled, and not while a gap is what bounds it."""
+    pace = Pace(100, 2)
+    came(pace, 100, 0.1)
+    pace.start(0.0)
+    pace.rejected(started=2.0, now=2.0)
+    assert pace.width == 1
+    for _ in range(64):
+        came(pace, 100, 0.1)
+        assert pace.width == 1
+    for _ in range(10):
+        came(pace, 100, 0.1)
+    assert pace.width == 2
+    pace.gap = 0.1
+    pace._advance("width", 400.0)
+    assert pace.width == 2
