@@ -271,7 +271,8 @@ def test_while_rows_come_and_go(ids, changes, page_size, parallelism, caps, quir
     stayed, ever = set(ids), set(ids)
 
     def change(n):
-        server.cap = caps.get(n, server.cap)
+        # A first page cut short whose repeated row makes it look whole can't be told from a whole list.
+        server.cap = None if server.repeated else caps.get(n, server.cap)
         gone, come = changes.get(n, (set(), set()))
         stayed.difference_update(gone)
         ever.update(come)
