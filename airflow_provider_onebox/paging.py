@@ -209,6 +209,8 @@ class Pace:
         :return: the rows to ask for instead.
         """
         rows = max(asked // 4, min(asked, least))
+        if least == 1 and 0 < self.largest < asked:
+            rows = self._max_rows = self._bound = self.largest
         self._set(now, min(rows, self.rows), self._usual_width)
         return rows
 

@@ -6,11 +6,12 @@ import heapq
 import itertools
 import math
 from collections import deque
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 import pytest
 
-from airflow_provider_onebox.paging import FIRST_ROWS, GAIN, MAX_ROWS, MAX_WIDTH, PAGE_BYTES, Pace, Page
+from airflow_provider_onebox.paging import FIRST_ROWS, GAIN, MAX_ROWS, MAX_WIDTH, PAGE_BYTES, Pace, Page, _Fetcher
 
 
 class Fixed:
@@ -494,3 +495,23 @@ def test_no_width_is_tried_soon_after_a_rejection():
     pace.gap = 0.1
     pace._advance("width", 400.0)
     assert pace.width == 2
+
+
+def test_size_that_failed_is_not_tried_again():
+    """When a larger page than any before fails, as many rows are asked for as came before, and no more later."""
+    pace = Pace()
+    came(pace, 100, 0.1)
+    assert pace.next_rows() == 200
+    assert pace.fewer(200, 1, 1000.0) == 100
+    for _ in range(100):
+        came(pace, 100, 0.1)
+        assert pace.next_rows() == 100
+    assert pace.fewer(100, 1, 1000.0) == 25
+
+
+def test_listing_that_is_closed_asks_for_nothing():
+    """A page that waits for its turn is given up when the listing ends."""
+    fetcher = _Fetcher(None, Pace(), lambda: 0.0)
+    fetcher.close()
+    with pytest.raises(CancelledError):
+        fetcher.get(0, 0, 1)
