@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,79 +13,15 @@ from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
     from airflow_provider_onebox.paging import Batch
 
 MAX_XCOM_BYTES = 1024 * 1024
 """The most JSON that :class:`OneboxListOperator` returns; XComs live in Airflow's database."""
-
-
-class OneboxAuthenticateOperator(BaseOperator):
-    """Sign in to Onebox and publish the token for downstream tasks.
-
-    The token is pushed to XCom as ``return_value``; beside it ``expires_at`` (ISO 8601, UTC, ``None`` if the
-    token does not tell) and ``site_id``. It lives 15 minutes.
-
-    Whoever can read XComs in the Airflow page or through its API can read the token there and act with it as
-    the user of the connection until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.
-    OneboxHook` with the connection signs in by itself and needs no token from upstream.
-
-    With ``seal`` the published string is encrypted with the deployment's Fernet key: readers of XComs see
-    ciphertext, and :class:`OneboxHook` and every operator with ``token=`` open it by themselves.
-
-    API page: Authentication - Token, ``POST {host}/api/authenticate``.
-
-    :param seal: whether to publish the token sealed.
-    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
-    :param site_id: a site to use in place of the connection's own. (templated)
-    """
-
-    template_fields: Sequence[str] = ("onebox_conn_id", "site_id")
-    ui_color = "#e5f3ff"
-
-    def __init__(
-        self,
-        *,
-        seal: bool = False,
-        onebox_conn_id: str = OneboxHook.default_conn_name,
-        site_id: str | int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.seal = seal
-        self.onebox_conn_id = onebox_conn_id
-        self.site_id = site_id
-
-    def execute(self, context: Context) -> str:
-        """Sign in.
-
-        :param context: the task's context.
-        :return: the token, sealed if so wished.
-        :raises OneboxConfigError: if the connection can't work, or the token can't be sealed; nothing is sent then.
-        :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
-        :raises OneboxError: if a token can't be had for another reason.
-        """
-        from airflow_provider_onebox.seal import get_fernet, seal
-
-        if self.seal:
-            get_fernet()
-        client = OneboxHook(self.onebox_conn_id, site_id=self.site_id).client
-        token = client.tokens.get()
-        expires_at = token.expires_at.isoformat() if token.expires_at else None
-        self.log.info(
-            "Signed in to %s as %s for site %s; the token expires at %s.",
-            client.settings.base_url,
-            client.settings.email,
-            client.settings.site_id,
-            expires_at or "a time that it does not tell",
-        )
-        context["ti"].xcom_push(key="expires_at", value=expires_at)
-        context["ti"].xcom_push(key="site_id", value=client.settings.site_id)
-        return seal(token.value) if self.seal else token.value
 
 
 class _OneboxOperator(BaseOperator):
@@ -111,7 +49,63 @@ class _OneboxOperator(BaseOperator):
     @cached_property
     def hook(self) -> OneboxHook:
         """A hook with this operator's connection, site and token, as they are when it is first used."""
-        return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
+        # Rendered as a native object, a token of digits is a number.
+        token = None if self.token is None else str(self.token)
+        return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=token)
+
+
+class OneboxAuthenticateOperator(_OneboxOperator):
+    """Sign in to Onebox and publish the token for downstream tasks.
+
+    The token is pushed to XCom as ``return_value``; beside it ``expires_at`` (ISO 8601, UTC, ``None`` if the
+    token does not tell) and ``site_id``. It lives 15 minutes.
+
+    Whoever can read XComs in the Airflow page or through its API can read the token there and act with it as
+    the user of the connection until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.
+    OneboxHook` with the connection signs in by itself and needs no token from upstream.
+
+    With ``seal`` the published string is encrypted with the deployment's Fernet key: readers of XComs see
+    ciphertext, and :class:`OneboxHook` and every operator with ``token=`` open it by themselves.
+
+    API page: Authentication - Token, ``POST {host}/api/authenticate``.
+
+    :param seal: whether to publish the token sealed.
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    """
+
+    template_fields: Sequence[str] = ("onebox_conn_id", "site_id")
+
+    def __init__(self, *, seal: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs, token=None)
+        self.seal = seal
+
+    def execute(self, context: Context) -> str:
+        """Sign in.
+
+        :param context: the task's context.
+        :return: the token, sealed if so wished.
+        :raises OneboxConfigError: if the connection can't work, or the token can't be sealed; nothing is sent then.
+        :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
+        :raises OneboxError: if a token can't be had for another reason.
+        """
+        from airflow_provider_onebox.seal import get_fernet, seal
+
+        if self.seal:
+            get_fernet()
+        client = self.hook.client
+        token = client.tokens.get()
+        expires_at = token.expires_at.isoformat() if token.expires_at else None
+        self.log.info(
+            "Signed in to %s as %s for site %s; the token expires at %s.",
+            client.settings.base_url,
+            client.settings.email,
+            client.settings.site_id,
+            expires_at or "a time that it does not tell",
+        )
+        context["ti"].xcom_push(key="expires_at", value=expires_at)
+        context["ti"].xcom_push(key="site_id", value=client.settings.site_id)
+        return seal(token.value) if self.seal else token.value
 
 
 class OneboxListOperator(_OneboxOperator):
@@ -121,12 +115,13 @@ class OneboxListOperator(_OneboxOperator):
     are written as they come, and the task returns ``{"path", "count", "first_id", "last_id"}``. The file appears
     whole or not at all: when a run fails or is killed, the earlier file stays as it was.
 
-    With ``incremental`` a run begins after the last id that an earlier run of the task has written. That mark is
-    moved only after the file is in place, and a run that is repeated writes the same range again, so no record
-    is lost and none comes twice. The mark is kept per connection, site and resource: on Airflow 3.3 in the
-    state store of the task's outlet asset, if it has just one; else in the Variable
-    ``onebox_mark.<dag_id>.<task_id>.<connection>.<site>.<resource>``. Give each run a path of its own, such as
-    one with ``{{ run_id }}``, and let one run go at a time (``max_active_runs=1``).
+    With ``incremental`` a run begins after the last id that an earlier run of the task has written. That watermark
+    is moved only after the file is in place, and a run that is repeated writes the same range again, so no record
+    is lost and none comes twice. It is kept for each connection, site, resource and map index in the Variable
+    ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@<resource>``, with ``@<map index>`` behind it if mapped.
+    Give each run a path of its own, such as one with ``{{ run_id }}``: a run that would replace another run's file is
+    rejected. One instance runs at a time, because the operator sets ``max_active_tis_per_dag=1`` where the DAG
+    sets nothing; of mapped ones, a second for the same index waits for up to a minute and fails then.
 
     Records of ``connection`` come without their ``Password`` and ``Token``.
 
@@ -136,10 +131,11 @@ class OneboxListOperator(_OneboxOperator):
     :param since_id: only records with a greater id; where ``incremental`` begins the first time. (templated)
     :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
     :param last_update: only records changed after this time, in the same form. (templated)
-    :param page_size: the most records a page; found out if ``None``.
-    :param max_records: the most records to list; all if ``None``.
-    :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``.
-    :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
+    :param page_size: records a page. (templated)
+    :param max_records: the most records to list; all if ``None``. (templated)
+    :param parallelism: requests under way at once, 1 to 32. (templated)
+    :param output_path: where to write: text, a ``Path`` or an ``ObjectStoragePath``; gzip if it ends in ``.gz``.
+        (templated)
     :param incremental: whether to begin after what was written before; needs ``output_path``.
     :param include_secrets: whether records of ``connection`` keep their secrets.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
@@ -153,6 +149,9 @@ class OneboxListOperator(_OneboxOperator):
         "since_id",
         "since",
         "last_update",
+        "page_size",
+        "max_records",
+        "parallelism",
         "output_path",
     )
 
@@ -163,10 +162,10 @@ class OneboxListOperator(_OneboxOperator):
         since_id: int | str | None = None,
         since: datetime | str | None = None,
         last_update: datetime | str | None = None,
-        page_size: int | None = None,
-        max_records: int | None = None,
-        parallelism: int | None = None,
-        output_path: str | None = None,
+        page_size: int | str = 100,
+        max_records: int | str | None = None,
+        parallelism: int | str = 2,
+        output_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         incremental: bool = False,
         include_secrets: bool = False,
         **kwargs: Any,
@@ -179,13 +178,18 @@ class OneboxListOperator(_OneboxOperator):
         self.page_size = page_size
         self.max_records = max_records
         self.parallelism = parallelism
-        self.output_path = output_path
+        # As text, a template in a Path is rendered too; Airflow itself renders that in its ObjectStoragePath.
+        is_local = isinstance(output_path, os.PathLike) and not hasattr(output_path, "fs")
+        self.output_path: Any = os.fspath(output_path) if is_local else output_path  # type: ignore[arg-type]
         self.incremental = incremental
         self.include_secrets = include_secrets
         if incremental and output_path is None:
-            raise ValueError("incremental=True needs output_path: the mark moves when the file is in place.")
+            raise ValueError("incremental=True needs output_path: the watermark moves when the file is in place.")
         if incremental and last_update is not None:
             raise ValueError("incremental=True goes by id, and last_update finds older ids again: use one of them.")
+        if incremental and self.max_active_tis_per_dag is None:
+            # Of all runs, backfills too; max_active_runs does not bind those.
+            self.max_active_tis_per_dag = 1
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
         """List the records.
@@ -197,28 +201,34 @@ class OneboxListOperator(_OneboxOperator):
         """
         if self.output_path is None:
             return self._return_records()
-        return self._write_file(self.output_path, context)
+        from airflow_provider_onebox.client import as_id
+        from airflow_provider_onebox.export import JsonLinesFile, Watermark, export
 
-    def _batches(self, since_id: int | str | None) -> Iterable[Batch]:
-        from airflow_provider_onebox.output import with_progress
+        file = JsonLinesFile(self.output_path)
+        watermark = None
+        if self.incremental:
+            scope = (self.onebox_conn_id, self.hook.client.settings.site_id, self.resource)
+            watermark = Watermark(context, [*self.inlets, *self.outlets], scope)
+        written = export(file, self._batches, as_id(self.since_id), watermark)
+        self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
+        return written
+
+    def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterator[Batch]:
+        from airflow_provider_onebox.export import with_progress, without_secrets
 
         batches = self.hook.client.list_pages(
             self.resource,
             since_id=since_id,
             since=self.since,
             last_update=self.last_update,
-            page_size=self.page_size,
-            max_records=self.max_records,
-            parallelism=self.parallelism,
+            page_size=_number(self.page_size),
+            # A range that was written before is written again as a whole.
+            max_records=_number(self.max_records) if upto is None else None,
+            parallelism=_number(self.parallelism),
         )
-        return with_progress(batches, self.resource)
-
-    def _public(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.resource != "connection" or self.include_secrets:
-            return records
-        from airflow_provider_onebox.output import without_secrets
-
-        return [without_secrets(record) for record in records]
+        public = self.resource != "connection" or self.include_secrets
+        for batch in with_progress(batches, self.resource):
+            yield batch if public else replace(batch, rows=[without_secrets(row) for row in batch.rows])
 
     def _return_records(self) -> list[dict[str, Any]]:
         import msgspec
@@ -226,50 +236,14 @@ class OneboxListOperator(_OneboxOperator):
         records: list[dict[str, Any]] = []
         size = 0
         for batch in self._batches(self.since_id):
-            rows = self._public(batch.rows)
-            size += len(msgspec.json.encode(rows))
+            size += len(msgspec.json.encode(batch.rows))
+            records += batch.rows
             if size > MAX_XCOM_BYTES:
                 raise OneboxConfigError(
-                    f"{self.resource}: the first {len(records) + len(rows)} records are {size:,} bytes of JSON, and an "
-                    f"XCom takes {MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or max_records."
+                    f"{self.resource}: the first {len(records)} records are {size:,} bytes of JSON, and an XCom takes "
+                    f"{MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or max_records."
                 )
-            records += rows
         return records
-
-    def _write_file(self, output_path: str, context: Context) -> dict[str, Any]:
-        from airflow_provider_onebox.incremental import Mark
-        from airflow_provider_onebox.listing import as_id
-        from airflow_provider_onebox.output import JsonLinesFile
-
-        after, upto = as_id(self.since_id), None
-        mark = None
-        if self.incremental:
-            scope = (self.onebox_conn_id, self.hook.client.settings.site_id, self.resource)
-            mark = Mark(context, self.outlets, scope)
-            after, upto = mark.begin(after)
-            self.log.info("Listing %s after Id %s (mark %s).", self.resource, after, mark.key)
-        count, first_id, last_id = 0, None, None
-        with JsonLinesFile(output_path) as file:
-            for batch in self._batches(after):
-                rows = batch.rows
-                if upto is not None and batch.last_id > upto:
-                    rows = [row for row in rows if int(row["Id"]) <= upto]
-                if rows:
-                    file.write(self._public(rows))
-                    count += len(rows)
-                    first_id = first_id or str(rows[0]["Id"])
-                    last_id = str(rows[-1]["Id"])
-                if len(rows) < len(batch.rows):
-                    break
-            file.finish()
-            last = after if last_id is None else int(last_id)
-            if mark:
-                mark.announce(output_path, file.digest(), after, last)
-            file.put_in_place()
-            if mark:
-                mark.move(after, last if upto is None else upto)
-        self.log.info("Wrote %s %s records to %s.", f"{count:,}", self.resource, output_path)
-        return {"path": output_path, "count": count, "first_id": first_id, "last_id": last_id}
 
 
 class OneboxRequestOperator(_OneboxOperator):
@@ -323,7 +297,9 @@ class OneboxRequestOperator(_OneboxOperator):
         :return: the parsed JSON.
         :raises OneboxError: the member of the family that fits what went wrong.
         """
-        return self.hook.request(self.method, self.endpoint, params=self.query, json=self.json, data=self.data)
+        reply = self.hook.request(self.method, self.endpoint, params=self.query, json=self.json, data=self.data)
+        self.log.info("%s %s was answered.", self.method, self.endpoint)
+        return reply
 
 
 class OneboxCreateTicketOperator(_OneboxOperator):
@@ -383,11 +359,16 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
         :raises OneboxError: if Onebox refuses it or can't be reached.
         """
-        return self.hook.create_ticket(
-            full_name=self.full_name,
-            contact=self.contact,
-            subject=self.subject,
-            category=self.category,
-            content=self.content,
-            coordinate=self.coordinate,
-        )
+        coordinate = self.coordinate
+        if isinstance(coordinate, (tuple, list)):  # What a rendered native object makes of it.
+            coordinate = ",".join(map(str, coordinate))
+        fields = {name: getattr(self, name) for name in ("full_name", "contact", "subject", "category", "content")}
+        texts = {name: "" if value is None else str(value) for name, value in fields.items()}
+        ticket_id = self.hook.create_ticket(**texts, coordinate=coordinate)
+        self.log.info("Opened ticket %s in category %s.", ticket_id, self.category)
+        return ticket_id
+
+
+def _number(value: Any) -> Any:
+    """Read digits that a template has rendered; the client judges the rest."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value

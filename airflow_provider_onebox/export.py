@@ -1,0 +1,526 @@
+"""Records into a JSON Lines file, whole or not at all; in incremental runs none is lost and none comes twice.
+
+:func:`export` is the whole transaction. What makes an incremental one safe:
+
+1. No two runs work at once. Airflow itself starts one at a time (``max_active_tis_per_dag=1``, set by the operator);
+   where that does not bind, :meth:`Watermark.begin` counts the running instances of the task in Airflow's database. A
+   task is running there before its first line is executed, so of two, at least one sees the other, and waits or fails.
+2. Before the file is put in place, the watermark announces it: its path, its digest and its range. Whoever finds the
+   announcement of a run that died looks at the file itself to learn whether it got there, so the range is
+   counted if and only if the file holds it.
+3. A range that was announced is final: every later try of that run writes the same range, so neither a retry nor
+   an old process that still lives can replace the file by another range. The same goes for a run that is cleared.
+4. Each write of the watermark follows a look that finds it as this run left it. A process that Airflow has given up
+   finds it changed by its successor and stops, so the watermark never moves back. (Airflow has no compare-and-set:
+   a process that hangs between that look and its write, milliseconds, for longer than Airflow takes to give it up
+   is not covered.)
+5. A run that the watermark does not know replaces no file, and uses no path of another run: it is rejected before
+   anything is listed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import logging
+import os
+import random
+import secrets
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+from airflow.providers.common.compat.sdk import ObjectStoragePath, Variable
+
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_onebox.paging import Batch
+
+PROGRESS_SECONDS = 10.0
+"""Seconds between two lines of progress in the log."""
+
+GZIP_LEVEL = 6
+SECRET_FIELDS = ("password", "token")
+"""Fields of a ``connection`` record that hold secrets of the customer's own channels, in lower case."""
+
+KEPT_RUNS = 500
+"""Runs whose range is remembered, for when one of them is repeated."""
+
+MAX_KEY = 250
+PATIENCE = 60.0
+"""The most seconds to wait for another instance of the task to end."""
+
+POLL_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def export(
+    file: JsonLinesFile,
+    listing: Callable[[int, int | None], Iterable[Batch]],
+    after: int,
+    watermark: Watermark | None = None,
+) -> dict[str, Any]:
+    """Write the records of a listing to a file.
+
+    :param file: the file, not yet entered.
+    :param listing: lists the records with greater ids than its first argument, up to the second or, if that is
+        ``None``, as many as it likes; more do no harm.
+    :param after: where to begin; in an incremental export, where the first run begins.
+    :param watermark: what makes the export incremental.
+    :return: ``{"path", "count", "first_id", "last_id"}``. Without records, ``first_id`` is ``None`` and ``last_id``
+        the id where the listing began.
+    :raises OneboxConfigError: if the watermark does not allow it; nothing was listed then.
+    :raises OneboxError: if the file can't be written, or another process has changed the watermark meanwhile.
+    """
+    upto = None
+    if watermark:
+        after, upto = watermark.begin(after, file)
+    first_id, last = None, after
+    with file:
+        for batch in listing(after, upto):
+            rows = batch.rows
+            if upto is not None and batch.last_id > upto:
+                rows = [row for row in rows if int(row["Id"]) <= upto]
+            if rows:
+                file.write(rows)
+                first_id = first_id or str(rows[0]["Id"])
+                last = int(rows[-1]["Id"])
+            if len(rows) < len(batch.rows):
+                break
+        file.finish()
+        last = last if upto is None else upto
+        if watermark:
+            watermark.announce(file, after, last)
+        file.put_in_place()
+        if watermark:
+            watermark.move()
+    return {"path": file.name, "count": file.count, "first_id": first_id, "last_id": str(last)}
+
+
+def without_secrets(record: dict[str, Any]) -> dict[str, Any]:
+    """Copy a ``connection`` record without its secrets.
+
+    :param record: the record as Onebox gave it.
+    :return: the record without ``Password`` and ``Token``.
+    """
+    return {name: value for name, value in record.items() if name.lower() not in SECRET_FIELDS}
+
+
+def with_progress(batches: Iterable[Batch], resource: str) -> Iterable[Batch]:
+    """Pass batches through and tell the log how far they are, at a pace that can be read.
+
+    :param batches: where they come from.
+    :param resource: what is listed, for the log.
+    :return: the same batches.
+    """
+    start = told = time.monotonic()
+    count = 0
+    for batch in batches:
+        count += len(batch.rows)
+        now = time.monotonic()
+        if now - told >= PROGRESS_SECONDS:
+            told = now
+            total = "an unknown number of" if batch.total is None else f"{batch.total:,}"
+            rate = f"{count / (now - start):,.0f}"
+            log.info("Listed %s of %s %s records (%s/s).", f"{count:,}", total, resource, rate)
+        yield batch
+    seconds = time.monotonic() - start
+    log.info("Listed %s %s records in %.1f s.", f"{count:,}", resource, seconds)
+
+
+class JsonLinesFile:
+    """Writes records next to their target and puts them in place at the end; a context manager.
+
+    The records go to a temporary file: in the target's own folder for a local target, where the last step is
+    an atomic rename; else in this machine's temporary folder, where it is one upload. If the block ends
+    with an error, or the process dies, the target stays as it was.
+
+    What a process that died has left is removed by the next one that writes the same target. A temporary file is
+    locked (``flock``) for as long as it is in use: the kernel gives the lock up with the process, however it ends, and
+    tells other containers on the same volume, and on NFS other machines, unless it is mounted with ``local_lock``
+    or ``nolock``. Where there are no locks, nothing is removed.
+
+    :param path: the target, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``.
+    :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it.
+    """
+
+    def __init__(self, path: Any) -> None:
+        self.name = str(path)
+        self.count = 0
+        if self.name.strip() in ("", "None"):
+            raise OneboxConfigError(f"output_path={self.name!r} names no file: a template in it found nothing.")
+        try:
+            self.path = ObjectStoragePath(self.name)
+            self._fs = self.path.fs
+        except Exception as error:
+            raise OneboxConfigError(
+                f"output_path={self.name!r} can't be reached: {quote(error)}. Is the Airflow provider for "
+                f"{self.name.partition(':')[0]} installed, and does the connection in the path exist?"
+            ) from error
+        self._local = self.path.protocol in ("", "file")
+        self._target = Path(self.path.path)
+        if self.name.endswith("/") or (self._local and self._target.is_dir()):
+            raise OneboxConfigError(f"output_path={self.name!r} is a folder: add the name of a file.")
+        self._folder = self._target.parent if self._local else Path(tempfile.gettempdir())
+        self._encode = msgspec.json.Encoder().encode_lines
+
+    def exists(self) -> bool:
+        """Look whether the target is there.
+
+        :return: whether it is.
+        :raises OneboxError: if that can't be told.
+        """
+        with self._explain("could not be looked at"):
+            return bool(self._fs.exists(self.path.path))
+
+    def __enter__(self) -> JsonLinesFile:
+        """Remove what others have left, and open the temporary file.
+
+        :return: the file itself.
+        :raises OneboxError: if the folder can't be written to.
+        """
+        same = hashlib.blake2b(self.name.encode(), digest_size=4).hexdigest()
+        start = f".{self.path.name[:40]}.{same}."
+        with self._explain():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for left in self._folder.glob(f"{escape(start)}*.tmp"):
+                _remove_if_left(left)
+            self._temporary = self._folder / f"{start}{secrets.token_hex(4)}.tmp"
+            self._raw = _create_locked(self._temporary, 0o666 if self._local else 0o600)
+            # The target will be as readable as its predecessor, if it has one.
+            with suppress(FileNotFoundError):
+                if self._local:
+                    shutil.copymode(self._target, self._temporary)
+        is_gzip = self.path.name.endswith(".gz")
+        # No name and no time in the header: the same records give the same bytes.
+        self._file: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, self._raw, mtime=0) if is_gzip else self._raw
+        return self
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append records.
+
+        :param records: one line each.
+        :raises OneboxError: if there is no room for them.
+        """
+        with self._explain():
+            self._file.write(self._encode(records))
+        self.count += len(records)
+
+    def finish(self) -> None:
+        """Write out what is buffered. The target is still as it was.
+
+        :raises OneboxError: if there is no room for it.
+        """
+        with self._explain():
+            if self._file is not self._raw:
+                self._file.close()
+            self._raw.flush()
+            os.fsync(self._raw.fileno())
+
+    def digest(self) -> str:
+        """Read the finished file.
+
+        :return: its digest, to recognise it by later.
+        """
+        with self._explain(), self._temporary.open("rb") as file:
+            return _digest(file)
+
+    def put_in_place(self) -> None:
+        """Make the finished file the target.
+
+        :raises OneboxError: if that fails.
+        """
+        with self._explain():
+            if not self._local:
+                self._fs.put_file(str(self._temporary), self.path.path)
+                return
+            self._temporary.replace(self._target)
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the temporary file, if it has not become the target."""
+        for file in (self._file, self._raw):
+            with suppress(OSError):  # A full disk says so again.
+                file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explain(self, what: str = "was not written") -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise OneboxError(
+                f"{self.name} {what}: {quote(getattr(error, 'strerror', None) or error)} (after {self.count:,} "
+                f"records; what was there before is as it was). Records go to {self._folder} first: see to it that "
+                "there is room for the whole file, and that both places may be written to.",
+                retryable=True,
+            ) from error
+
+
+def _create_locked(path: Path, mode: int) -> IO[bytes]:
+    while True:
+        file = os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb")
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # Between the two lines another process took it for one that was left.
+
+
+def _remove_if_left(path: Path) -> None:
+    # For writing, because a lock over NFS needs it.
+    with suppress(OSError), path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+        log.info("Removed %s, which a process that died had left.", path)
+
+
+def digest_at(path: str) -> str | None:
+    """Read what is at a path now.
+
+    :param path: as for ``ObjectStoragePath``.
+    :return: its digest, ``None`` if nothing is there.
+    """
+    there = ObjectStoragePath(path)
+    try:
+        # Not there.open(), which tells lineage that the task has read an input.
+        with there.fs.open(there.path, "rb") as file:
+            return _digest(file)
+    except FileNotFoundError:
+        return None
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    read: Callable[[int], bytes] = file.read
+    while chunk := read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Pending(msgspec.Struct):
+    """A file that is about to be put in place.
+
+    :param run_id: the DAG run that writes it.
+    :param path: where.
+    :param digest: what.
+    :param after: where its range begins.
+    :param last: where its range ends.
+    """
+
+    run_id: str
+    path: str
+    digest: str
+    after: int
+    last: int
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    """What a watermark holds.
+
+    :param last: the last id that was written.
+    :param runs: for each of the latest runs, where its range begins and ends.
+    :param path: where the latest run has written.
+    :param pending: what was announced and is not yet known to be in place.
+    """
+
+    last: int
+    runs: dict[str, tuple[int, int]]
+    path: str | None = None
+    pending: Pending | None = None
+
+    def settled(self, done: Pending) -> State:
+        """Count a file that is in place.
+
+        :param done: the file.
+        :return: the new state.
+        """
+        runs = {**self.runs, done.run_id: (done.after, done.last)}
+        return State(max(self.last, done.last), dict(list(runs.items())[-KEPT_RUNS:]), done.path)
+
+
+class Watermark:
+    """Where an incremental export begins; kept in an Airflow Variable, which every Airflow has.
+
+    There is one for each task, map index, connection, site and resource, named :attr:`key`. What version 0.1.0
+    kept elsewhere is read where it is missing: the Variable of 0.1.0, and on Airflow 3.3 the entries in the
+    state store of the task's assets; the one that came furthest counts.
+
+    :param context: the task's context.
+    :param assets: the task's inlets and outlets.
+    :param scope: connection, site and resource.
+    """
+
+    def __init__(self, context: Context, assets: list[Any], scope: tuple[str, str, str]) -> None:
+        ti: Any = context["ti"]
+        self._ti = ti
+        self._stores: Any = context.get("asset_state_store")
+        self._assets = assets
+        self._scope = scope
+        self._mapped = ti.map_index is not None and ti.map_index >= 0
+        self._text: str | None = None
+        self._state = State(0, {})
+
+    @property
+    def key(self) -> str:
+        """``onebox_watermark@<dag>@<task>@<connection>@<site>@<resource>``, ``@<map index>`` behind it if mapped."""
+        # No id of Airflow's can hold an @, so no two tasks have the same key.
+        index = [str(self._ti.map_index)] if self._mapped else []
+        return _shortened("@".join(("onebox_watermark", self._ti.dag_id, self._ti.task_id, *self._scope, *index)))
+
+    def begin(self, start: int, file: JsonLinesFile) -> tuple[int, int | None]:
+        """Find out what this run has to list.
+
+        :param start: where to begin if nothing was ever written.
+        :param file: where it will write.
+        :return: records with ids greater than the first, up to the second; ``None`` for all there are.
+        :raises OneboxConfigError: if the watermark can't be read, or the run may not write that file.
+        :raises OneboxError: if another instance of the task is running, or the file of one that died can't be read.
+        """
+        self._wait_for_others()
+        self._text = Variable.get(self.key, None)
+        found = self._older() if self._text is None else _decode(self.key, self._text)
+        self._state = found or State(start, {})
+        run_id, pending = self._ti.run_id, self._state.pending
+        if pending and pending.run_id == run_id:
+            after, upto = pending.after, pending.last
+        else:
+            if pending:
+                self._state = self._resolved(pending)
+            if run_id not in self._state.runs:
+                self._reject_path_of_others(file)
+                after, upto = self._state.last, None
+            else:
+                after, upto = self._state.runs[run_id]
+        log.info("The watermark %s is at Id %s; this run begins after Id %s.", self.key, self._state.last, after)
+        return after, upto
+
+    def announce(self, file: JsonLinesFile, after: int, last: int) -> None:
+        """Write down what is about to be put in place.
+
+        :param file: the finished file.
+        :param after: where its range begins.
+        :param last: where its range ends.
+        :raises OneboxConfigError: if the run may not write that file.
+        :raises OneboxError: if another process has changed the watermark since :meth:`begin`.
+        """
+        run_id, pending = self._ti.run_id, self._state.pending
+        if run_id not in self._state.runs and not pending:
+            self._reject_path_of_others(file)
+        new = Pending(run_id, file.name, file.digest(), after, last)
+        self._write(msgspec.structs.replace(self._state, pending=new), "nothing was written")
+
+    def move(self) -> None:
+        """Move the watermark, now that the announced file is in place.
+
+        :raises OneboxError: if another process has changed the watermark since :meth:`announce`.
+        """
+        if self._state.pending:
+            self._write(self._state.settled(self._state.pending), "the file was written, but not counted")
+
+    def _wait_for_others(self) -> None:
+        # At random, so that of two which wait for each other one gives up first and the other goes on.
+        give_up = time.monotonic() + random.uniform(0, PATIENCE)  # noqa: S311
+        while self._running() > 1:
+            if time.monotonic() >= give_up:
+                raise OneboxError(
+                    f"Another instance of this task is running and works with the watermark {self.key!r}: nothing was "
+                    "listed. Retry when it has ended; max_active_tis_per_dag=1 lets Airflow see to it.",
+                    retryable=True,
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _running(self) -> int:
+        ti, states = self._ti, ["running", "restarting"]
+        if hasattr(ti, "get_ti_count"):
+            count = ti.get_ti_count(dag_id=ti.dag_id, map_index=ti.map_index, task_ids=[ti.task_id], states=states)
+            return int(count)
+        # Airflow 2, where a task has the database.
+        from airflow.models import TaskInstance
+        from airflow.utils.session import create_session
+
+        same = {"dag_id": ti.dag_id, "task_id": ti.task_id, "map_index": ti.map_index}
+        with create_session() as session:
+            query: Any = session.query(TaskInstance).filter_by(**same)
+            return int(query.filter(TaskInstance.state.in_(states)).count())
+
+    def _resolved(self, pending: Pending) -> State:
+        """Find out what became of the file of a run that died."""
+        try:
+            there = digest_at(pending.path)
+        except Exception as error:
+            raise OneboxError(
+                f"The run {pending.run_id!r} died while it wrote {pending.path}, and that can't be read now, so it is "
+                f"not known where to go on: {quote(error)}. Make it readable; or, if it is gone for good, take "
+                f'"pending" out of the Variable {self.key!r}.',
+                retryable=True,
+            ) from error
+        state = msgspec.structs.replace(self._state, pending=None)
+        return state.settled(pending) if there == pending.digest else state
+
+    def _reject_path_of_others(self, file: JsonLinesFile) -> None:
+        if file.name == self._state.path or file.exists():
+            raise OneboxConfigError(
+                f"{file.name} was written by another run, or by this one so long ago that the watermark {self.key!r} "
+                f"does not know it any more (it knows {KEPT_RUNS} runs); it was not replaced. Give each run a path "
+                "of its own, for example with {{ run_id }}; to write this run anew, move the file away first."
+            )
+
+    def _older(self) -> State | None:
+        """Find the watermark of 0.1.0, in both of its homes."""
+        key = _shortened(".".join(("onebox_mark", self._ti.dag_id, self._ti.task_id, *self._scope)))
+        texts = [Variable.get(key, None)]
+        for asset in self._assets if self._stores is not None else ():
+            with suppress(KeyError, TypeError):  # An alias has no store.
+                texts.append(self._stores[asset].get(key))
+        found = sorted((_decode(key, text) for text in texts if text is not None), key=lambda state: state.last)
+        if not found:
+            return None
+        state = found[-1]
+        if not self._mapped:
+            return msgspec.structs.replace(state, runs={run: ids for one in found for run, ids in one.runs.items()})
+        # All indexes had this one together: each goes on behind what they wrote, and which run it was is not known.
+        pending = state.pending and msgspec.structs.replace(state.pending, run_id="0.1.0")
+        return State(state.last, {}, pending=pending)
+
+    def _write(self, state: State, consequence: str) -> None:
+        if Variable.get(self.key, None) != self._text:
+            raise OneboxError(
+                f"The watermark {self.key!r} was changed meanwhile, by another process of this task or by hand: "
+                f"{consequence}. A retry goes by what it says now.",
+                retryable=True,
+            )
+        self._text, self._state = msgspec.json.encode(state).decode(), state
+        Variable.set(self.key, self._text)
+
+
+def _shortened(key: str) -> str:
+    if len(key) <= MAX_KEY:
+        return key
+    return f"{key[: MAX_KEY - 33]}.{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+
+def _decode(key: str, text: Any) -> State:
+    try:
+        return msgspec.json.decode(str(text), type=State)
+    except msgspec.MsgspecError:
+        raise OneboxConfigError(
+            f"The watermark {key!r} is {quote(text)!r}, which this provider has not written. Set it to "
+            '{"last": <id>, "runs": {}} to begin after that id, 0 for the beginning.'
+        ) from None

@@ -1,0 +1,364 @@
+"""Incremental exports under everything that can happen to them, against a model that knows what each file must hold.
+
+A history is up to 50 events: new records, runs, retries, clears, kills, processes that Airflow has given up and that go
+on, several at once, each stopped at any of its steps; mapped instances, changed outlets and asset stores, and what
+version 0.1.0 has left. ``HYPOTHESIS_PROFILE=thorough`` runs 2,500 histories.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from watermarks import Deployment, StateStore
+
+from airflow_provider_onebox import export as module
+from airflow_provider_onebox.exceptions import OneboxError
+from airflow_provider_onebox.export import JsonLinesFile, Watermark, export
+from airflow_provider_onebox.paging import Batch
+
+SCOPE = ("crm", "169", "ticketrz")
+INDEXES = [-1, 0, 1]
+KEPT = 3
+OLD_KEY = "onebox_mark.d.t.crm.169.ticketrz"
+
+
+class Killed(BaseException):
+    """Ends a process where it stands."""
+
+
+class Process:
+    """A task's process, taken from step to step."""
+
+    here = threading.local()
+
+    def __init__(self, run: Any, work: Any) -> None:
+        self.run = run
+        self.lost = False  # Airflow has given it up
+        self.step = "start"
+        self.outcome: Any = None
+        self._kill = False
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._main, args=[work], daemon=True)
+        self._thread.start()
+
+    def _main(self, work: Any) -> None:
+        self.here.process = self
+        self._go.acquire()
+        try:
+            if not self._kill:
+                self.outcome = work()
+        except BaseException as error:  # noqa: BLE001 - the machine judges it
+            self.outcome = error
+        self.step = "end"
+        self._back.release()
+
+    @classmethod
+    def pause(cls, step: str) -> None:
+        """Wait here until the machine lets this process go on."""
+        process = getattr(cls.here, "process", None)
+        if process is None:
+            return
+        process.step = step
+        process._back.release()
+        process._go.acquire()
+        if process._kill:
+            raise Killed
+
+    def go_on(self, *, kill: bool = False) -> None:
+        """Take the process to its next step."""
+        self._kill = kill
+        self._go.release()
+        assert self._back.acquire(timeout=60)
+        if self.step == "end":
+            self._thread.join()
+
+
+class Run:
+    """What the model knows of one DAG run of one instance."""
+
+    def __init__(self, number: int, index: int, path: Path) -> None:
+        self.id, self.index, self.path = f"r{number}", index, path
+        self.succeeded = False
+        self.range: tuple[int, int] | None = None  # once it is counted
+        self.process: Process | None = None
+        self.ghosts: list[Process] = []
+
+
+class Exports(RuleBasedStateMachine):
+    """Runs, and what becomes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="exports-"))
+        self.patch = pytest.MonkeyPatch()
+        self.airflow = Deployment(self.patch)
+        self.airflow.before = Process.pause
+        self.patch.setattr(module, "KEPT_RUNS", KEPT)
+        self.patch.setattr(module, "PATIENCE", 0)
+        self.patch.setattr(module.os, "fsync", lambda file: None)
+        for name in ("put_in_place", "exists"):
+            self.patch.setattr(JsonLinesFile, name, self._paused(name, getattr(JsonLinesFile, name)))
+        self.patch.setattr(JsonLinesFile, "__exit__", self._exit(JsonLinesFile.__exit__))
+        self.rows = 0
+        self.runs: list[Run] = []
+        self.start = dict.fromkeys(INDEXES, 0)  # where the first run of this version begins
+        self.last = dict.fromkeys(INDEXES, 0)
+        self.assets: list[str] = []
+        self.old_home = ""
+
+    @staticmethod
+    def _paused(name: str, method: Any) -> Any:
+        def paused(file: JsonLinesFile) -> Any:
+            Process.pause(name)
+            return method(file)
+
+        return paused
+
+    @staticmethod
+    def _exit(leave: Any) -> Any:
+        def exit_(file: JsonLinesFile, kind: Any, *rest: Any) -> None:
+            if kind is Killed:
+                file._raw.close()  # All that the kernel does for a process that is killed.
+            else:
+                leave(file, kind, *rest)
+
+        return exit_
+
+    @initialize(
+        home=st.sampled_from(["", "", "variable", "store", "both"]), last=st.integers(1, 9), more=st.integers(0, 4)
+    )
+    def begin(self, home: str, last: int, more: int) -> None:
+        """Begin with nothing, or with what 0.1.0 has left."""
+        self.rows = last + more
+        self.old_home = home
+        if not home:
+            return
+        old = Run(len(self.runs), -1, self.folder / "old")
+        old.range, old.succeeded = (0, last), True
+        self.runs.append(old)
+        old.path.write_text("".join(json.dumps({"Id": str(i)}) + "\n" for i in range(1, last + 1)))
+        text = json.dumps({"last": last, "runs": {old.id: [0, last]}})
+        behind = json.dumps({"last": last // 2, "runs": {}})
+        if home in ("variable", "both"):
+            self.airflow.variables[OLD_KEY] = text
+        if home in ("store", "both"):
+            assert self.airflow.stores is not None
+            self.airflow.stores["asset"][OLD_KEY] = text if home == "store" else behind
+            self.assets = ["asset"]
+        self.start = {index: last if index >= 0 else 0 for index in INDEXES}
+        self.last = dict.fromkeys(INDEXES, last)
+
+    # --- events
+
+    @rule(more=st.integers(1, 4))
+    def add_records(self, more: int) -> None:
+        """Onebox gets new records, perhaps while they are listed."""
+        self.rows += more
+
+    @rule(index=st.sampled_from(INDEXES))
+    def start_run(self, index: int) -> None:
+        """A new run begins, with a path of its own."""
+        run = Run(len(self.runs), index, self.folder / f"r{len(self.runs)}.jsonl")
+        self.runs.append(run)
+        self._start(run)
+
+    def _idle(self, *, succeeded: bool) -> list[Run]:
+        return [run for run in self.runs if not run.process and run.succeeded is succeeded and self._may_start(run)]
+
+    def _may_start(self, run: Run) -> bool:
+        # Airflow's supervisor ends a process that was given up before another run of the task has come and gone.
+        return not run.ghosts or (run.range is None and self._announced(run.index) in (None, run.id))
+
+    @rule(data=st.data())
+    def try_again(self, data: st.DataObject) -> None:
+        """A run that has failed is tried again."""
+        if runs := self._idle(succeeded=False):
+            self._start(data.draw(st.sampled_from(runs)))
+
+    @rule(data=st.data())
+    def clear(self, data: st.DataObject) -> None:
+        """A run that has succeeded, perhaps long ago, is cleared."""
+        if runs := self._idle(succeeded=True):
+            self._start(data.draw(st.sampled_from(runs)))
+
+    def _start(self, run: Run) -> None:
+        self.airflow.running.add(("d", "t", run.id, run.index))
+        context: Any = self.airflow.context(run.id, map_index=run.index)
+        assets = list(self.assets)
+
+        def listing(after: int, upto: int | None) -> Any:
+            while after < self.rows:
+                ids = range(after + 1, min(after + 3, self.rows) + 1)
+                Process.pause("page")
+                yield Batch([{"Id": str(row)} for row in ids], ids[-1], None)
+                after = ids[-1]
+
+        def work() -> Any:
+            return export(JsonLinesFile(run.path), listing, 0, Watermark(context, assets, SCOPE))
+
+        run.process = Process(run, work)
+
+    def _processes(self) -> list[Process]:
+        return [process for run in self.runs for process in [run.process, *run.ghosts] if process]
+
+    @rule(data=st.data(), steps=st.integers(1, 12))
+    def go_on(self, data: st.DataObject, steps: int) -> None:
+        """One of the processes takes some steps."""
+        if found := self._processes():
+            process = data.draw(st.sampled_from(found))
+            for _ in range(steps):
+                if process.step != "end":
+                    self._step(process)
+
+    @rule(data=st.data())
+    def kill(self, data: st.DataObject) -> None:
+        """A process is killed where it stands."""
+        if found := self._processes():
+            self._step(data.draw(st.sampled_from(found)), kill=True)
+
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        """Airflow gives a process up, and it goes on all the same."""
+        # The promise leaves out one that hangs between its look at the watermark and its write, so this does too.
+        if found := [run for run in self.runs if run.process and run.process.step != "write"]:
+            run = data.draw(st.sampled_from(found))
+            assert run.process
+            run.process.lost = True
+            run.ghosts.append(run.process)
+            self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        run.process = None
+        self.airflow.running.discard(("d", "t", run.id, run.index))
+
+    @rule(assets=st.sampled_from([[], ["asset"], ["asset", "other"], ["renamed"]]), version_33=st.booleans())
+    @precondition(
+        lambda self: self.old_home != "store" or all(self._key(index) in self.airflow.variables for index in INDEXES)
+    )
+    def change_dag(self, assets: list[str], version_33: bool) -> None:
+        """Outlets come and go, and Airflow is another one."""
+        self.assets = assets
+        if not version_33:
+            self.airflow.stores = None
+        elif self.airflow.stores is None:
+            self.airflow.stores = {"asset": StateStore()}
+
+    def _step(self, process: Process, *, kill: bool = False) -> None:
+        run = process.run
+        before = self._read(run.path)
+        process.go_on(kill=kill)
+        if process.lost and process.step == "write" and not kill:
+            process.go_on()
+        if process.step == "end":
+            outcome = process.outcome
+            if process.lost:
+                run.ghosts.remove(process)
+            else:
+                self._leave(run)
+            if isinstance(outcome, dict):
+                run.succeeded = run.succeeded or not process.lost
+                self._check_result(run, outcome)
+            elif outcome is not None and not isinstance(outcome, (Killed, OneboxError)):
+                raise outcome
+        after = self._read(run.path)
+        if run.range and before is not None:
+            assert after is not None
+            assert set(before) <= set(after), f"{run.id} holds less than it held"
+
+    def _check_result(self, run: Run, outcome: dict[str, Any]) -> None:
+        self._count()
+        assert run.range, f"{run.id} succeeded and is not counted"
+        ids = self._read(run.path) or []
+        assert outcome["count"] == len(ids)
+        assert outcome["last_id"] == str(run.range[1])
+        assert outcome["first_id"] == (str(ids[0]) if ids else None)
+
+    # --- what must hold
+
+    def _key(self, index: int) -> str:
+        return "@".join(("onebox_watermark", "d", "t", *SCOPE, *([str(index)] if index >= 0 else [])))
+
+    def _stored(self, index: int) -> dict[str, Any]:
+        return json.loads(self.airflow.variables.get(self._key(index), '{"last": 0, "runs": {}}'))
+
+    def _announced(self, index: int) -> str | None:
+        pending = self._stored(index).get("pending")
+        return pending and str(pending["run_id"])
+
+    @staticmethod
+    def _read(path: Path) -> list[int] | None:
+        with suppress(FileNotFoundError):
+            return [int(json.loads(line)["Id"]) for line in path.read_text().splitlines()]
+        return None
+
+    def _count(self) -> None:
+        for run in self.runs:
+            stored = self._stored(run.index)["runs"].get(run.id)
+            if stored is not None:
+                found = (int(stored[0]), int(stored[1]))
+                assert run.range in (None, found), f"{run.id} has changed its range"
+                run.range = found
+
+    @invariant()
+    def no_watermark_moves_back(self) -> None:
+        """The watermark only grows."""
+        for index in INDEXES:
+            if self._key(index) in self.airflow.variables:
+                last = self._stored(index)["last"]
+                assert last >= self.last[index]
+                self.last[index] = last
+
+    @invariant()
+    def none_lost_none_twice(self) -> None:
+        """The counted runs' ranges follow each other without gaps, and each file holds its range."""
+        self._count()
+        for index in INDEXES:
+            counted = [run for run in self.runs if run.index == index and run.range]
+            reached = self.start[index]
+            for run in sorted(counted, key=lambda run: (run.range, run.id)):
+                assert run.range
+                after, last = run.range
+                assert after == reached, f"{run.id} begins at {after}, and the one before ends at {reached}"
+                reached = last
+                assert self._read(run.path) == list(range(after + 1, last + 1))
+            if self._key(index) in self.airflow.variables:
+                assert reached == self.last[index]
+
+    def teardown(self) -> None:
+        """Let the dust settle: the next run of each instance works, and then nothing is missing."""
+        try:
+            for process in self._processes():
+                self._step(process, kill=True)
+            for index in INDEXES:
+                self.start_run(index)
+                run = self.runs[-1]
+                while run.process:
+                    self._step(run.process)
+                assert run.succeeded
+                assert run.range
+                assert run.range[1] == self.rows
+            self.no_watermark_moves_back()
+            self.none_lost_none_twice()
+        finally:
+            self.patch.undo()
+            shutil.rmtree(self.folder)
+
+
+TestExports = Exports.TestCase
+TestExports.settings = settings(
+    max_examples=2500 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 200,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
