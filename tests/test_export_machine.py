@@ -30,6 +30,9 @@ from airflow_provider_onebox.paging import Batch
 SCOPE = ("crm", "169", "ticketrz")
 INDEXES = [-1, 0, 1]
 KEPT = 3
+STEPS = st.integers(0, 15) | st.just(99)
+"""Steps that a process takes at once: about as many as an export has, or all."""
+
 OLD_KEY = "onebox_mark.d.t.crm.169.ticketrz"
 
 
@@ -166,12 +169,25 @@ class Exports(RuleBasedStateMachine):
         """Onebox gets new records, perhaps while they are listed."""
         self.rows += more
 
-    @rule(index=st.sampled_from(INDEXES))
-    def start_run(self, index: int) -> None:
+    @rule(index=st.sampled_from([-1, *INDEXES]), steps=STEPS)
+    def start_run(self, index: int, steps: int) -> None:
         """A new run begins, with a path of its own."""
+        self._new_run(index, steps)
+
+    def _new_run(self, index: int, steps: int) -> Run:
         run = Run(len(self.runs), index, self.folder / f"r{len(self.runs)}.jsonl")
         self.runs.append(run)
-        self._start(run)
+        self._start(run, steps)
+        return run
+
+    @rule(index=st.sampled_from([-1, *INDEXES]), turns=st.lists(st.booleans(), min_size=10, max_size=40))
+    def race(self, index: int, turns: list[bool]) -> None:
+        """Two runs begin together and take their steps by turns."""
+        pair = [self._new_run(index, 0).process, self._new_run(index, 0).process]
+        for turn in turns:
+            process = pair[turn]
+            if process and process.step != "end":
+                self._step(process)
 
     def _idle(self, *, succeeded: bool) -> list[Run]:
         return [run for run in self.runs if not run.process and run.succeeded is succeeded and self._may_start(run)]
@@ -180,19 +196,19 @@ class Exports(RuleBasedStateMachine):
         # Airflow's supervisor ends a process that was given up before another run of the task has come and gone.
         return not run.ghosts or (run.range is None and self._announced(run.index) in (None, run.id))
 
-    @rule(data=st.data())
-    def try_again(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), steps=STEPS)
+    def try_again(self, data: st.DataObject, steps: int) -> None:
         """A run that has failed is tried again."""
         if runs := self._idle(succeeded=False):
-            self._start(data.draw(st.sampled_from(runs)))
+            self._start(data.draw(st.sampled_from(runs)), steps)
 
-    @rule(data=st.data())
-    def clear(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), steps=STEPS)
+    def clear(self, data: st.DataObject, steps: int) -> None:
         """A run that has succeeded, perhaps long ago, is cleared."""
         if runs := self._idle(succeeded=True):
-            self._start(data.draw(st.sampled_from(runs)))
+            self._start(data.draw(st.sampled_from(runs)), steps)
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run, steps: int) -> None:
         self.airflow.running.add(("d", "t", run.id, run.index))
         context: Any = self.airflow.context(run.id, map_index=run.index)
         assets = list(self.assets)
@@ -207,19 +223,22 @@ class Exports(RuleBasedStateMachine):
         def work() -> Any:
             return export(JsonLinesFile(run.path), listing, 0, Watermark(context, assets, SCOPE))
 
-        run.process = Process(run, work)
+        process = run.process = Process(run, work)
+        self._take(process, steps)
+
+    def _take(self, process: Process, steps: int) -> None:
+        for _ in range(steps):
+            if process.step != "end":
+                self._step(process)
 
     def _processes(self) -> list[Process]:
         return [process for run in self.runs for process in [run.process, *run.ghosts] if process]
 
-    @rule(data=st.data(), steps=st.integers(1, 12))
+    @rule(data=st.data(), steps=STEPS)
     def go_on(self, data: st.DataObject, steps: int) -> None:
         """One of the processes takes some steps."""
         if found := self._processes():
-            process = data.draw(st.sampled_from(found))
-            for _ in range(steps):
-                if process.step != "end":
-                    self._step(process)
+            self._take(data.draw(st.sampled_from(found)), steps)
 
     @rule(data=st.data())
     def kill(self, data: st.DataObject) -> None:
@@ -341,10 +360,7 @@ class Exports(RuleBasedStateMachine):
             for process in self._processes():
                 self._step(process, kill=True)
             for index in INDEXES:
-                self.start_run(index)
-                run = self.runs[-1]
-                while run.process:
-                    self._step(run.process)
+                run = self._new_run(index, 99)
                 assert run.succeeded
                 assert run.range
                 assert run.range[1] == self.rows

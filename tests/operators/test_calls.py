@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import gzip
 import json
-from types import SimpleNamespace
+import logging
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
+from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath
+from watermarks import Deployment
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUncertainWriteError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators import onebox
 from airflow_provider_onebox.operators.onebox import (
+    OneboxAuthenticateOperator,
     OneboxCreateTicketOperator,
     OneboxListOperator,
     OneboxRequestOperator,
 )
+from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
 
 TICKET = {"full_name": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
 
 
-class Store(dict):
-    """The state store of an outlet asset, as Airflow 3.3 has it."""
-
-    def set(self, key, value):
-        self[key] = value
-
-
 @pytest.fixture
-def context():
-    """Make the context of a run; all runs share a store."""
-    store = Store()
+def context(monkeypatch):
+    """Make the context of a run; all runs share the Variables of an Airflow."""
+    airflow = Deployment(monkeypatch)
 
-    def make(run_id="r1"):
-        ti = SimpleNamespace(dag_id="d", task_id="t", run_id=run_id, map_index=-1, try_number=1)
-        return {"ti": ti, "asset_state_store": {"asset": store}}
+    def make(*args, **names):
+        return airflow.context(*args, **names)
 
+    make.airflow = airflow
     return make
+
+
+def render(task, values, *, native=False):
+    """Render a task's fields as a worker does."""
+    task.dag = DAG("d", schedule=None, render_template_as_native_obj=native)
+    task.render_template_fields(values)
+    return task
+
+
+def queries(sandbox, path="/api/ticketrz"):
+    """Return what was asked for below a path."""
+    return [dict(parse_qsl(seen.query)) for seen in sandbox.state.seen if seen.path == path]
 
 
 def lines(path):
@@ -65,7 +77,7 @@ def test_list_to_a_file(connected, context, tmp_path):
     assert task.execute(context()) == {"path": str(path), "count": 250, "first_id": ids[0], "last_id": ids[-1]}
     assert lines(path) == ids
     task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(path), since_id=ids[-1])
-    assert task.execute(context()) == {"path": str(path), "count": 0, "first_id": None, "last_id": None}
+    assert task.execute(context()) == {"path": str(path), "count": 0, "first_id": None, "last_id": ids[-1]}
 
 
 def test_failed_list_leaves_the_file(connected, context, tmp_path):
@@ -93,18 +105,21 @@ def test_connection_secrets(connected, context, tmp_path, include):
     assert all(("Password" in row and "Token" in row) is include for row in rows)
 
 
-def test_incremental(connected, context, tmp_path):
-    """Runs around new records, a failed one and a repeated one: none lost, none twice."""
+@pytest.fixture
+def run(context, tmp_path):
+    """Run an incremental export into a file of the run's own; return the ids in it."""
 
-    def run(run_id, **options):
-        path = tmp_path / f"{run_id}.jsonl.gz"
-        task = OneboxListOperator(
-            task_id="t", resource="ticketrz", output_path=str(path), incremental=True, page_size=50, **options
-        )
-        task.outlets = ["asset"]
-        task.execute(context(run_id))
+    def execute(run_id, map_index=-1, **options):
+        path = tmp_path / f"{run_id}_{map_index}.jsonl.gz"
+        options = {"resource": "ticketrz", "output_path": str(path), "page_size": 50, **options}
+        OneboxListOperator(task_id="t", incremental=True, **options).execute(context(run_id, map_index=map_index))
         return lines(path)
 
+    return execute
+
+
+def test_incremental(connected, context, run):
+    """Runs around new records, a failed one and a repeated one: none lost, none twice."""
     old = connected.state.ids()
     assert run("r1") == old
     new = connected.state.add(60)
@@ -120,6 +135,124 @@ def test_incremental(connected, context, tmp_path):
     assert run("r3") == []
     assert run("r4", max_records=4) == newest[:4]
     assert run("r5") == newest[4:]
+    assert list(context.airflow.variables) == ["onebox_watermark@d@t@onebox_default@169@ticketrz"]
+
+
+def test_range_is_repeated_as_a_whole(connected, run):
+    """A cleared run writes all that it wrote, also where the DAG has set max_records since then."""
+    assert run("r1", max_records=7) == connected.state.ids()[:7]
+    assert run("r1", max_records=3) == connected.state.ids()[:7]
+
+
+def test_incremental_mapped(connected, run):
+    """Each map index of a mapped task has a watermark of its own."""
+    assert run("r1", map_index=0) == run("r1", map_index=1) == connected.state.ids()
+
+
+@pytest.mark.parametrize("outlets", [[], ["asset"], ["asset", "other"]])
+def test_outlets_do_not_matter(connected, context, run, outlets):
+    """The watermark is the same one whatever the task's outlets are, and the asset of 0.1.0 may be an inlet too."""
+    context.airflow.stores["asset"]["onebox_mark.d.t.onebox_default.169.ticketrz"] = '{"last": 9, "runs": {}}'
+    connected.state.add(1)
+    first = run("r1", inlets=["asset"])
+    assert first == [row for row in connected.state.ids() if int(row) > 9]
+    (new,) = connected.state.add(1)
+    assert run("r2", outlets=outlets) == [new]
+
+
+def test_constant_path(connected, run, tmp_path):
+    """A path that is the same for each run is rejected, with the remedy, before anything is sent."""
+    path = tmp_path / "r1_-1.jsonl.gz"
+    run("r1", output_path=str(path))
+    connected.state.add(2)
+    connected.state.seen.clear()
+    task = {"resource": "ticketrz", "output_path": str(path)}
+    with pytest.raises(OneboxConfigError, match="run_id"):
+        run("r2", **task)
+    assert not connected.state.seen
+    assert len(lines(path)) == 250
+
+
+@pytest.mark.parametrize("path", ["", "None", "file:///x/y/", "nosuch://bucket/a.jsonl"])
+@pytest.mark.parametrize("incremental", [False, True])
+def test_bad_path(connected, context, path, incremental):
+    """A path that can't work is rejected before the first request."""
+    options = {"resource": "ticketrz", "output_path": path, "incremental": incremental}
+    with pytest.raises(OneboxConfigError, match="output_path="):
+        OneboxListOperator(task_id="t", **options).execute(context())
+    assert not connected.state.seen
+
+
+@pytest.mark.parametrize("kind", [str, Path, ObjectStoragePath])
+@pytest.mark.parametrize("native", [False, True])
+def test_path_is_rendered(connected, context, tmp_path, kind, native):
+    """A template in a path is rendered, in whatever form the path is given."""
+    path = kind(f"{tmp_path}/{{{{ run }}}}.jsonl.gz")
+    task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=path)
+    result = render(task, {"run": "r7"}, native=native).execute(context())
+    assert result["path"] == f"{tmp_path}/r7.jsonl.gz"
+    assert lines(tmp_path / "r7.jsonl.gz") == connected.state.ids()
+
+
+def test_one_instance_at_a_time():
+    """Airflow runs one instance of an incremental task at a time, unless the DAG says otherwise."""
+    options = {"task_id": "t", "resource": "ticketrz", "output_path": "x"}
+    assert OneboxListOperator(**options, incremental=True).max_active_tis_per_dag == 1
+    assert OneboxListOperator(**options).max_active_tis_per_dag is None
+    options["max_active_tis_per_dag"] = 3
+    assert OneboxListOperator(**options, incremental=True).max_active_tis_per_dag == 3
+    del options["max_active_tis_per_dag"]
+    options["default_args"] = {"max_active_tis_per_dag": 2}
+    assert OneboxListOperator(**options, incremental=True).max_active_tis_per_dag == 2
+
+
+def test_a_wait_goes_on_after_an_empty_export(connected, context, tmp_path):
+    """The sensor takes what an export that found nothing returns."""
+    last = connected.state.ids()[-1]
+    task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(tmp_path / "a.jsonl"), since_id=last)
+    connected.state.add(1)
+    task.execute(context())
+    task = OneboxListOperator(
+        task_id="t", resource="ticketrz", output_path=str(tmp_path / "b.jsonl"), since_id=connected.state.ids()[-1]
+    )
+    since_id = task.execute(context())["last_id"]
+    (new,) = connected.state.add(1)
+    sensor = OneboxRecordSensor(task_id="s", resource="ticketrz", since_id=since_id, poke_interval=1, timeout=1)
+    assert sensor.execute(context()) == {"count": 1, "last_id": new}
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_numbers_are_templated(connected, context, native):
+    """Numbers and ids may come from templates, as text or as native objects."""
+    first = connected.state.ids()[0]
+    values = {"size": 4, "most": 7, "width": 1, "since": int(first), "nothing": None}
+    task = OneboxListOperator(
+        task_id="t",
+        resource="ticketrz",
+        since_id="{{ since }}",
+        page_size="{{ size }}",
+        max_records="{{ most }}",
+        parallelism="{{ width }}",
+        **({"last_update": "{{ nothing }}", "site_id": "{{ nothing }}", "token": "{{ nothing }}"} if native else {}),
+    )
+    rows = render(task, values, native=native).execute(context())
+    assert [row["Id"] for row in rows] == connected.state.ids()[1:8]
+    assert queries(connected)[0]["limit"] == "4"
+
+
+@pytest.mark.parametrize(("name", "value"), [("page_size", "0"), ("max_records", "many"), ("parallelism", "1.5")])
+def test_bad_number(connected, context, name, value):
+    """A number that a template has rendered wrongly is rejected, with its name, before anything is sent."""
+    with pytest.raises(OneboxConfigError, match=f"{name}="):
+        OneboxListOperator(task_id="t", resource="ticketrz", **{name: value}).execute(context())
+    assert not connected.state.seen
+
+
+def test_times_reach_onebox(connected, context):
+    """What was created or changed since a time is asked for by that time, as text and as a datetime."""
+    options = {"since": "2026-01-02 03:04", "last_update": datetime(2026, 5, 6, 7, 8)}
+    OneboxListOperator(task_id="t", resource="ticketrz", max_records=1, **options).execute(context())
+    assert queries(connected)[0].items() >= {"since": "2026-01-02 03:04", "lastUpdate": "2026-05-06 07:08"}.items()
 
 
 @pytest.mark.parametrize("options", [{}, {"output_path": "x", "last_update": "2026-01-01 00:00"}])
@@ -138,6 +271,44 @@ def test_request(connected, context):
     assert task.execute(context())["limit"] == "2"
     task = OneboxRequestOperator(task_id="t", method="POST", endpoint="message", json={"Subject": "s"})
     assert task.execute(context())
+
+
+def test_request_with_a_form(connected, context):
+    """`data` is sent as a form, and the log says in one line what was done."""
+    form = {"fullName": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
+    task = OneboxRequestOperator(task_id="t", method="POST", endpoint="ticket/create", data=form)
+    assert task.execute(context())["ticketId"] == connected.state.tickets[0]["ticketId"]
+    assert connected.state.tickets[0]["subject"] == "s"
+
+
+def test_log_lines(connected, context, caplog, capsys):
+    """A call and a ticket leave one line each in the log, wherever this Airflow keeps that."""
+    caplog.set_level(logging.INFO)
+    OneboxRequestOperator(task_id="t", endpoint="ticketrz").execute(context())
+    ticket_id = OneboxCreateTicketOperator(task_id="t", **TICKET).execute(context())
+    text = caplog.text + capsys.readouterr().out
+    assert text.count("GET ticketrz was answered.") == 1
+    assert text.count(f"Opened ticket {ticket_id} in category c.") == 1
+
+
+def test_native_ticket(connected, context):
+    """What a template renders as a native object is sent as the text that it was."""
+    values = {"content": "42", "subject": "0"}
+    fields = {**TICKET, "content": "{{ content }}", "subject": "{{ subject }}", "coordinate": "-6.2,106.8"}
+    task = render(OneboxCreateTicketOperator(task_id="t", **fields), values, native=True)
+    assert task.content == 42
+    task.execute(context())
+    (ticket,) = connected.state.tickets
+    assert (ticket["content"], ticket["subject"], ticket["coordinate"]) == ("42", "0", "-6.2,106.8")
+
+
+def test_native_token(connected, context):
+    """A token of digits, which a native template makes a number, is used as the text that it was."""
+    task = render(OneboxRequestOperator(task_id="t", endpoint="ticketrz", token="{{ t }}"), {"t": "123"}, native=True)
+    assert task.token == 123
+    task.execute(context())
+    asked = [seen.headers["authorization"] for seen in connected.state.seen if seen.path == "/api/ticketrz"]
+    assert asked[0] == "Bearer 123"
 
 
 def test_token_from_upstream(connected, context):
@@ -177,7 +348,14 @@ def test_ticket_in_doubt(connected, context, kind, options):
 
 @pytest.mark.parametrize("operator", [OneboxListOperator, OneboxRequestOperator, OneboxCreateTicketOperator])
 def test_fields_are_templated(operator):
-    """Whatever a user would template is; numbers that shape the call are not."""
+    """Whatever a user would template is, numbers too; what shapes the task itself is not."""
     fields = set(operator.template_fields)
     assert {"onebox_conn_id", "site_id", "token"} <= fields
-    assert not fields & {"page_size", "max_records", "parallelism", "incremental"}
+    assert "incremental" not in fields
+
+
+def test_authenticate_takes_no_token():
+    """The operator that logs in is no place for a token, also if the DAG's other tasks have one by default."""
+    with pytest.raises(TypeError, match="token"):
+        OneboxAuthenticateOperator(task_id="t", token="x")
+    assert OneboxAuthenticateOperator(task_id="t", default_args={"token": "x"}).token is None

@@ -1,0 +1,677 @@
+"""The export: a file whole or not at all, and a watermark that neither loses nor doubles a record."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import stat
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import AssetAlias, ObjectStoragePath
+from sqlalchemy import Column, Integer, String, create_engine
+from sqlalchemy.orm import Session, declarative_base
+from watermarks import Deployment, StateStore
+
+from airflow_provider_onebox import export as module
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.export import (
+    KEPT_RUNS,
+    MAX_KEY,
+    JsonLinesFile,
+    Watermark,
+    digest_at,
+    export,
+    with_progress,
+    without_secrets,
+)
+from airflow_provider_onebox.paging import Batch
+
+ROWS = [{"Id": "1", "Subject": "é\n"}, {"Id": "2", "Subject": None}]
+KEY = "onebox_watermark@d@t@crm@169@ticketrz"
+OLD_KEY = "onebox_mark.d.t.crm.169.ticketrz"
+SCOPE = ("crm", "169", "ticketrz")
+
+
+@contextmanager
+def small_disk(size):
+    """Let no file grow beyond a size, as a full disk does: the kernel says so at every later try too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def entries(folder):
+    """Return all names in a folder, hidden ones too."""
+    return sorted(os.listdir(folder))  # noqa: PTH208
+
+
+def write(path, rows=ROWS):
+    """Write a file the way an export does."""
+    with JsonLinesFile(path) as file:
+        file.write(rows)
+        file.finish()
+        digest = file.digest()
+        file.put_in_place()
+    return digest
+
+
+def pages(last, size=3):
+    """List records 1 to a last one."""
+
+    def listing(after, upto):
+        for first in range(after + 1, last + 1, size):
+            ids = range(first, min(first + size, last + 1))
+            yield Batch([{"Id": str(row)} for row in ids], ids[-1], None)
+
+    return listing
+
+
+def ids(path):
+    """Read the ids in a file."""
+    return [int(json.loads(line)["Id"]) for line in Path(path).read_text().splitlines()]
+
+
+# --- the file
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_written_as_json_lines(tmp_path, prefix, name):
+    """A line a record, compressed by suffix, in a folder that is made if need be."""
+    target = tmp_path / "new" / name
+    digest = write(f"{prefix}{target}")
+    raw = target.read_bytes()
+    text = gzip.decompress(raw) if name.endswith(".gz") else raw
+    assert [json.loads(line) for line in text.decode().splitlines()] == ROWS
+    assert digest == digest_at(str(target))
+    assert write(f"{prefix}{target}") == digest
+    assert entries(target.parent) == [name]
+
+
+def test_no_records(tmp_path):
+    """No records make an empty file, not a blank line."""
+    write(tmp_path / "a.jsonl", [])
+    assert (tmp_path / "a.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", [str, Path, ObjectStoragePath])
+def test_kinds_of_path(tmp_path, kind):
+    """A path may be text, a Path or an ObjectStoragePath; the result names it as text."""
+    result = export(JsonLinesFile(kind(f"{tmp_path}/a.jsonl")), pages(5), 0)
+    assert result == {"path": f"{tmp_path}/a.jsonl", "count": 5, "first_id": "1", "last_id": "5"}
+    assert ids(result["path"]) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "names no file"),
+        (" ", "names no file"),
+        ("None", "names no file"),
+        ("file:///x/y/", "is a folder"),
+        ("{}/", "is a folder"),
+        ("{}", "is a folder"),
+        ("nosuch://bucket/a.jsonl", "provider for nosuch installed"),
+    ],
+)
+def test_bad_path(tmp_path, monkeypatch, path, reason):
+    """What can't be a file's path is rejected before anything is listed or written."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OneboxConfigError, match=reason):
+        JsonLinesFile(path.format(tmp_path))
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_failure_leaves_the_earlier_file(tmp_path, name):
+    """A block that fails changes nothing and leaves nothing behind."""
+    target = tmp_path / name
+    write(target)
+    before = target.read_bytes()
+
+    def fail():
+        with JsonLinesFile(target) as file:
+            file.write([{"Id": "3"}] * 10000)
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert target.read_bytes() == before
+    assert entries(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("count", [1, 400])
+def test_full_disk(tmp_path, name, count):
+    """A disk that is full, while writing or at the end, is an error with path, count and remedy; nothing is left."""
+    target = tmp_path / name
+    write(target)
+    before = target.read_bytes()
+    rows = [{"Id": os.urandom(1000).hex()} for _ in range(100)]
+
+    def fill():
+        with JsonLinesFile(target) as file:
+            for _ in range(count):
+                file.write(rows)
+            file.finish()
+
+    with small_disk(50_000), pytest.raises(OneboxError, match="room for the whole file") as caught:
+        fill()
+    assert str(target) in str(caught.value)
+    assert "after 0" in str(caught.value) or "after 100" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.retryable
+    assert target.read_bytes() == before
+    assert entries(tmp_path) == [name]
+
+
+def test_no_permission(tmp_path):
+    """A folder that is none is found out before anything is listed, with its path."""
+    (tmp_path / "file").write_text("")
+    asked = []
+    with pytest.raises(OneboxError, match=f"{tmp_path}/file/a.jsonl was not written"):
+        export(JsonLinesFile(tmp_path / "file" / "a.jsonl"), lambda *_: asked, 0)
+    assert asked == []
+
+
+def test_permissions(tmp_path):
+    """The target is as readable as any new file, or as its predecessor was, and so is what is not finished yet."""
+    umask = os.umask(0o027)
+    try:
+        write(tmp_path / "a.jsonl")
+    finally:
+        assert os.umask(umask) == 0o027
+    assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o640
+    (tmp_path / "a.jsonl").chmod(0o600)
+    with JsonLinesFile(tmp_path / "a.jsonl") as file:
+        (unfinished,) = tmp_path.glob(".a.jsonl.*.tmp")
+        assert stat.S_IMODE(unfinished.stat().st_mode) == 0o600
+        file.finish()
+        file.put_in_place()
+    assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o600
+
+
+def test_local_target_is_renamed(tmp_path):
+    """The temporary file stands beside its target and becomes it: nothing is copied, so no reader sees half of it."""
+    with JsonLinesFile(tmp_path / "a.jsonl") as file:
+        (unfinished,) = tmp_path.iterdir()
+        number = unfinished.stat().st_ino
+        file.finish()
+        file.put_in_place()
+    assert (tmp_path / "a.jsonl").stat().st_ino == number
+    assert entries(tmp_path) == ["a.jsonl"]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """Make every path one of a remote store, which is this dictionary."""
+    files = {}
+
+    class Remote:
+        """Stands in for a bucket's file system."""
+
+        fails = None
+
+        def exists(self, path):
+            return path in files
+
+        def put_file(self, source, target):
+            if self.fails:
+                raise self.fails
+            assert stat.S_IMODE(Path(source).stat().st_mode) == 0o600
+            files[target] = Path(source).read_bytes()
+
+    remote = Remote()
+    files["fs"] = remote
+    (tmp_path / "worker").mkdir()
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "worker"))
+    monkeypatch.setattr(ObjectStoragePath, "protocol", property(lambda self: "s3"))
+    monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda self: remote))
+    return files
+
+
+def test_remote_target_is_one_upload(tmp_path, bucket):
+    """A target that is not local is written once, from a whole and private local file, which is removed."""
+    write("/bucket/a.jsonl.gz")
+    assert len(gzip.decompress(bucket["/bucket/a.jsonl.gz"]).splitlines()) == 2
+    assert entries(tmp_path / "worker") == []
+
+
+def test_failed_upload(tmp_path, bucket):
+    """An upload that fails, with whatever error its library has, is told with path and count."""
+    bucket["fs"].fails = RuntimeError("AccessDenied")
+    with pytest.raises(OneboxError, match=r"/bucket/a.jsonl was not written: AccessDenied \(after 2 records"):
+        write("/bucket/a.jsonl")
+    assert entries(tmp_path / "worker") == []
+
+
+def test_digest_of_nothing(tmp_path):
+    """Where nothing is, there is no digest."""
+    assert digest_at(str(tmp_path / "none")) is None
+
+
+def test_no_false_lineage(tmp_path, monkeypatch):
+    """Our own output is read without ObjectStoragePath.open, which reports what it reads as an input of the task."""
+    digest = write(tmp_path / "a.jsonl")
+    monkeypatch.setattr(ObjectStoragePath, "open", lambda *_, **__: pytest.fail("reported to lineage"))
+    assert digest_at(str(tmp_path / "a.jsonl")) == digest
+
+
+def die_while_writing(path, ready):
+    """Begin a file and be killed."""
+    file = JsonLinesFile(path)
+    file.__enter__()
+    file.write(ROWS * 1000)
+    ready.set()
+    signal.pause()
+
+
+@pytest.fixture
+def killed():
+    """Kill a process in the midst of writing a file."""
+
+    def kill(path):
+        spawn = multiprocessing.get_context("fork")
+        ready = spawn.Event()
+        process = spawn.Process(target=die_while_writing, args=(path, ready), daemon=True)
+        process.start()
+        assert ready.wait(30)
+        yield
+        process.kill()
+        process.join()
+        yield
+
+    return kill
+
+
+def test_leftovers(tmp_path, killed):
+    """What a killed process has left is removed by the next for its target, but nothing in use and no other's."""
+    target = tmp_path / "a.jsonl"
+    other, ours = killed(f"{target}.gz"), killed(target)
+    for step in (next(other), next(ours), next(other)):
+        assert step is None
+    assert len(entries(tmp_path)) == 2
+    write(target)
+    assert len(entries(tmp_path)) == 3, "a file in use was removed"
+    next(ours)
+    write(target)
+    (left, _) = entries(tmp_path)
+    assert left.startswith(".a.jsonl.gz.")
+    write(f"{target}.gz")
+    assert entries(tmp_path) == ["a.jsonl", "a.jsonl.gz"]
+
+
+def test_leftovers_without_locks(tmp_path, monkeypatch, killed):
+    """Where there are no locks, files are written and none is removed: it could be in use."""
+    ours = killed(tmp_path / "a.jsonl")
+    next(ours)
+    next(ours)
+
+    def flock(*_):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write(tmp_path / "a.jsonl")
+    assert len(entries(tmp_path)) == 2
+
+
+def test_taken_for_a_leftover(tmp_path, monkeypatch):
+    """A file that another process removes in the moment before it is locked is made anew."""
+    removed = []
+
+    def flock(file, how):
+        if not removed:
+            removed.extend(tmp_path.glob(".a.jsonl.*"))
+            removed[0].unlink()
+            # The next try makes a file of the same name.
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write(tmp_path / "a.jsonl")
+    assert ids(tmp_path / "a.jsonl") == [1, 2]
+    assert len(removed) == 1
+
+
+def test_without_secrets():
+    """Secrets go, however they are spelled; the record itself stays as it is."""
+    record = {"Id": "1", "Password": "p", "token": "t", "TokenName": "n"}
+    assert without_secrets(record) == {"Id": "1", "TokenName": "n"}
+    assert record["Password"] == "p"
+
+
+def test_progress(monkeypatch, caplog):
+    """The log tells how far it is every now and then, and at the end."""
+    now = iter(range(0, 1000, 4))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(now)))
+    batches = [Batch(ROWS, 2 * n, 100 if n < 4 else None) for n in range(1, 7)]
+    with caplog.at_level(logging.INFO):
+        assert list(with_progress(batches, "ticketrz")) == batches
+    assert [record.getMessage() for record in caplog.records] == [
+        "Listed 6 of 100 ticketrz records (0/s).",
+        "Listed 12 of an unknown number of ticketrz records (0/s).",
+        "Listed 12 ticketrz records in 28.0 s.",
+    ]
+
+
+# --- the watermark
+
+
+@pytest.fixture
+def airflow(monkeypatch):
+    """An Airflow whose Variables all runs of a test share."""
+    return Deployment(monkeypatch)
+
+
+@pytest.fixture
+def run(airflow, tmp_path):
+    """Run an incremental export of records 1 to a last one; return the ids in its file."""
+
+    def execute(run_id, last, *, path=None, assets=("asset",), start=0, **names):
+        path = path or tmp_path / f"{run_id}{names.get('map_index', '')}.jsonl"
+        watermark = Watermark(airflow.context(run_id, **names), list(assets), SCOPE)
+        export(JsonLinesFile(path), pages(last), start, watermark)
+        return ids(path)
+
+    return execute
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def die_at(airflow, step, nth=1):
+    """Let the next process die before a step of its work with the Variable."""
+    seen = []
+
+    def before(name):
+        seen.append(name)
+        if seen.count(step) == nth:
+            airflow.before = lambda name: None
+            raise Killed
+
+    airflow.before = before
+
+
+def test_runs_follow_each_other(airflow, run):
+    """Each run begins where the one before has ended, the first where it is told; nothing is pending at the end."""
+    assert run("r1", 20, start=5) == list(range(6, 21))
+    assert run("r2", 20) == []
+    assert run("r3", 22) == [21, 22]
+    stored = airflow.watermark(KEY)
+    assert stored["last"] == 22
+    assert stored["runs"] == {"r1": [5, 20], "r2": [20, 20], "r3": [20, 22]}
+    assert "pending" not in stored
+
+
+def test_nothing_new(airflow, tmp_path):
+    """Without new records, the last id is the one where the listing began, so that a sensor can go on from it."""
+    watermark = Watermark(airflow.context(), [], SCOPE)
+    result = export(JsonLinesFile(tmp_path / "a.jsonl"), pages(7), 7, watermark)
+    assert (result["count"], result["first_id"], result["last_id"]) == (0, None, "7")
+
+
+def test_repeated_run_writes_the_same_range(airflow, run):
+    """A cleared run neither leaves out nor adds a record, and does not move the watermark back."""
+    run("r1", 10)
+    run("r2", 30)
+    assert run("r1", 35) == list(range(1, 11))
+    assert airflow.watermark(KEY)["last"] == 30
+    assert run("r2", 35) == list(range(11, 31))
+    assert run("r3", 35) == list(range(31, 36))
+
+
+@pytest.mark.parametrize("again", ["r1", "r2"])
+@pytest.mark.parametrize(("step", "nth", "first"), [("write", 1, 0), ("write", 2, 10)])
+def test_killed(airflow, run, again, step, nth, first):
+    """After a kill before or after the file got there, a retry writes what was announced, another run what is left."""
+    die_at(airflow, step, nth)
+    with pytest.raises(Killed):
+        run("r1", 10)
+    if again == "r1":
+        # What was announced is final: an older process that still lives can't do harm then.
+        assert run("r1", 12) == list(range(1, 13 if nth == 1 else 11))
+    else:
+        assert run("r2", 12) == list(range(first + 1, 13))
+        assert "r1" in airflow.watermark(KEY)["runs"] or nth == 1
+    assert "pending" not in airflow.watermark(KEY)
+
+
+def test_killed_before_the_file_got_there(airflow, run, tmp_path, monkeypatch):
+    """A file that was announced and is not there is not counted; the next run lists its range."""
+
+    def die(file):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLinesFile, "put_in_place", die)
+        with pytest.raises(Killed):
+            run("r1", 10)
+    assert airflow.watermark(KEY)["pending"]["run_id"] == "r1"
+    assert run("r2", 12) == list(range(1, 13))
+    assert airflow.watermark(KEY)["runs"] == {"r2": [0, 12]}
+
+
+def test_pending_file_that_cannot_be_read(airflow, run, tmp_path, monkeypatch):
+    """If the file of a run that died can't be read, the error names the watermark, the path and the remedy."""
+    die_at(airflow, "write", 2)
+    with pytest.raises(Killed):
+        run("r1", 10)
+    stored = json.loads(airflow.variables[KEY])
+    stored["pending"]["path"] = "gone://bucket/r1.jsonl"
+    airflow.variables[KEY] = json.dumps(stored)
+    with pytest.raises(OneboxError, match=r"gone://bucket/r1\.jsonl, and that can't be read") as caught:
+        run("r2", 12)
+    assert f"take \"pending\" out of the Variable '{KEY}'" in str(caught.value)
+    del stored["pending"]
+    airflow.variables[KEY] = json.dumps(stored)
+    assert run("r2", 12) == list(range(1, 13))
+
+
+def test_constant_path(airflow, run, tmp_path):
+    """A path that another run has used is rejected before anything is listed, also if the file was taken away."""
+    path = tmp_path / "always.jsonl"
+    run("r1", 20, path=path)
+    with pytest.raises(OneboxConfigError, match=r"Give each run a path of its own, for example with {{ run_id }}"):
+        run("r2", 22, path=path)
+    assert len(ids(path)) == 20
+    path.unlink()
+    with pytest.raises(OneboxConfigError, match="was written by another run"):
+        run("r2", 22, path=path)
+    assert run("r1", 22, path=path) == list(range(1, 21))
+
+
+def test_path_taken_meanwhile(airflow, tmp_path):
+    """A file that turns up while a run lists is not replaced either."""
+    path = tmp_path / "a.jsonl"
+
+    def listing(after, upto):
+        path.write_text("other")
+        return pages(3)(after, upto)
+
+    with pytest.raises(OneboxConfigError, match="was not replaced"):
+        export(JsonLinesFile(path), listing, 0, Watermark(airflow.context(), [], SCOPE))
+    assert path.read_text() == "other"
+
+
+def test_run_that_is_not_known_any_more(airflow, run, tmp_path, monkeypatch):
+    """A cleared run that is older than those known does not replace its file by an empty one; moved away, it may."""
+    monkeypatch.setattr(module, "KEPT_RUNS", 3)
+    for n in range(1, 6):
+        run(f"r{n}", n * 10)
+    assert list(airflow.watermark(KEY)["runs"]) == ["r3", "r4", "r5"]
+    with pytest.raises(OneboxConfigError, match="so long ago"):
+        run("r1", 60)
+    assert ids(tmp_path / "r1.jsonl") == list(range(1, 11))
+    assert KEPT_RUNS == 500
+
+
+@pytest.mark.parametrize(("nth", "words"), [(2, "nothing was written"), (3, "written, but not counted")])
+def test_changed_meanwhile(airflow, run, tmp_path, nth, words):
+    """A process whose watermark was moved on under its hands stops, and the watermark stays where the other put it."""
+    reads = []
+
+    def before(step):
+        reads.append(step)
+        if reads.count("read") == nth + 1:  # The first two are the new and the old home.
+            airflow.variables[KEY] = '{"last": 40, "runs": {"other": [0, 40]}}'
+
+    airflow.before = before
+    with pytest.raises(OneboxError, match=words) as caught:
+        run("r1", 10)
+    assert caught.value.retryable
+    assert airflow.watermark(KEY) == {"last": 40, "runs": {"other": [0, 40]}}
+
+
+def test_two_at_once(airflow, run, monkeypatch):
+    """An export waits while another instance of its task runs, and gives up before it has listed anything."""
+    ours, other = ("d", "t", "r1", -1), ("d", "t", "r2", -1)
+    airflow.running = {ours, other, ("d", "t", "r3", 0), ("d", "u", "r2", -1)}
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    with pytest.raises(OneboxError, match=f"works with the watermark '{KEY}': nothing was listed") as caught:
+        run("r1", 10)
+    assert caught.value.retryable
+    monkeypatch.setattr(module, "PATIENCE", 1e9)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: airflow.running.discard(other))
+    assert len(run("r1", 10)) == 10
+
+
+def test_count_on_airflow_2(airflow, monkeypatch):
+    """Airflow 2 has no call for it, but lets a task ask the database."""
+    base = declarative_base()
+
+    class TaskInstance(base):
+        __tablename__ = "task_instance"
+        id = Column(Integer, primary_key=True)
+        dag_id, task_id, map_index, state = Column(String), Column(String), Column(Integer), Column(String)
+
+    engine = create_engine("sqlite://")
+    base.metadata.create_all(engine)
+    ours = {"dag_id": "d", "task_id": "t", "map_index": -1, "state": "running"}
+    others = [{"state": "restarting"}, {"state": "success"}, {"map_index": 0}, {"task_id": "u"}, {"dag_id": "e"}]
+    with Session(engine) as session:
+        session.add_all([TaskInstance(**ours), *(TaskInstance(**{**ours, **other}) for other in others)])
+        session.commit()
+        monkeypatch.setitem(sys.modules, "airflow.models", SimpleNamespace(TaskInstance=TaskInstance))
+        fake = SimpleNamespace(create_session=lambda: Session(engine))
+        monkeypatch.setitem(sys.modules, "airflow.utils.session", fake)
+        context = airflow.context()
+        del context["ti"].get_ti_count
+        assert Watermark(context, [], SCOPE)._running() == 2
+    engine.dispose()
+
+
+def test_mapped_instances(airflow, run):
+    """Each map index has a watermark of its own."""
+    assert run("r1", 4, map_index=0) == run("r1", 4, map_index=1) == [1, 2, 3, 4]
+    assert run("r2", 5, map_index=0) == [5]
+    assert run("r2", 6, map_index=1) == [5, 6]
+    assert sorted(airflow.variables) == [f"{KEY}@0", f"{KEY}@1"]
+
+
+def test_key(airflow):
+    """The key is as documented, no two tasks have the same, and it is as long as a Variable's may be."""
+
+    def key(scope=SCOPE, **names):
+        return Watermark(airflow.context(**names), [], scope).key
+
+    assert key() == KEY
+    assert key(map_index=3) == f"{KEY}@3"
+    assert key(dag_id="crm", task_id="sites.export") != key(dag_id="crm.sites", task_id="export")
+    long, other = key(task_id="x" * 250), key(task_id="x" * 249 + "y")
+    assert len(long) == MAX_KEY
+    assert long != other
+
+
+OLD = {"last": 10, "runs": {"r0": [4, 10]}}
+
+
+@pytest.mark.parametrize("stores", ["none", "alias", "asset"])
+def test_variable_of_0_1_0(airflow, run, stores):
+    """The watermark that 0.1.0 kept in a Variable is found, whatever the outlets are now, with its runs."""
+    airflow.variables[OLD_KEY] = json.dumps(OLD)
+    if stores == "none":
+        airflow.stores = None
+    assets = {"none": ["asset"], "alias": [AssetAlias("alias")], "asset": ["asset", "other"]}[stores]
+    assert run("r1", 12, assets=assets) == [11, 12]
+    assert run("r0", 12, assets=assets) == list(range(5, 11))
+    assert airflow.watermark(KEY)["runs"] == {"r0": [4, 10], "r1": [10, 12]}
+
+
+def test_state_store_of_0_1_0(airflow, run):
+    """The watermark that 0.1.0 kept with an asset is found, and stays found when outlets come and go later."""
+    airflow.stores = {"first": StateStore(), "asset": StateStore({OLD_KEY: json.dumps(OLD)})}
+    assert run("r1", 12, assets=["first", "asset"]) == [11, 12]
+    airflow.stores = {"new": StateStore()}
+    assert run("r2", 13, assets=["new"]) == [13]
+    airflow.stores = None
+    assert run("r3", 14, assets=[]) == [14]
+
+
+@pytest.mark.parametrize("further", ["variable", "store"])
+def test_both_homes_of_0_1_0(airflow, run, further):
+    """Of two, the one that came further counts, and the runs of both are known."""
+    behind = json.dumps({"last": 3, "runs": {"r9": [1, 3]}})
+    texts = [json.dumps(OLD), behind] if further == "variable" else [behind, json.dumps(OLD)]
+    airflow.variables[OLD_KEY] = texts[0]
+    airflow.stores = {"asset": StateStore({OLD_KEY: texts[1]})}
+    assert run("r1", 12) == [11, 12]
+    assert run("r9", 12) == [2, 3]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_pending_of_0_1_0(airflow, run, tmp_path, in_place):
+    """A run of 0.1.0 that died is looked into as one of ours."""
+    digest = write(tmp_path / "old.jsonl")
+    pending = {"run_id": "r0", "path": str(tmp_path / "old.jsonl"), "digest": digest, "after": 0, "last": 2}
+    pending |= {} if in_place else {"digest": "other"}
+    airflow.variables[OLD_KEY] = json.dumps({"last": 0, "runs": {}, "pending": pending})
+    assert run("r1", 4) == ([3, 4] if in_place else [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_mapped_instances_of_0_1_0(airflow, run, tmp_path, in_place):
+    """All indexes had one watermark: each goes on behind it, and none writes what a run of theirs wrote then."""
+    digest = write(tmp_path / "old.jsonl") if in_place else "other"
+    pending = {"run_id": "r1", "path": str(tmp_path / "old.jsonl"), "digest": digest, "after": 10, "last": 11}
+    airflow.variables[OLD_KEY] = json.dumps({**OLD, "pending": pending})
+    first = 12 if in_place else 11
+    for index in (0, 1):
+        assert run("r1", 13, map_index=index) == list(range(first, 14))
+    assert run("r2", 14, map_index=0) == [14]
+    airflow.variables[OLD_KEY] = json.dumps(OLD)
+    assert run("r1", 13, map_index=2) == [11, 12, 13]
+
+
+@pytest.mark.parametrize("text", ["12", "[]", "{}", '{"last": "x", "runs": {}}', "soon", '{"last": 1, "runs": 5}'])
+@pytest.mark.parametrize("key", [KEY, OLD_KEY])
+def test_watermark_of_somebody_else(airflow, run, key, text):
+    """A watermark that makes no sense is not guessed at, and the remedy works."""
+    airflow.variables[key] = text
+    with pytest.raises(OneboxConfigError, match=r'Set it to {"last": <id>, "runs": {}}') as caught:
+        run("r1", 3)
+    assert repr(key) in str(caught.value)
+    airflow.variables[KEY] = '{"last": 1, "runs": {}}'
+    assert run("r1", 3) == [2, 3]
+
+
+def test_round_trips(airflow, run):
+    """An export reads the Variable three times and writes it twice, however many runs it knows."""
+    runs = {f"scheduled__2026-11-24T20:{n:03}:00+00:00": [n, n + 1] for n in range(KEPT_RUNS)}
+    airflow.variables[KEY] = json.dumps({"last": KEPT_RUNS, "runs": runs})
+    steps = []
+    airflow.before = steps.append
+    run("r1", KEPT_RUNS + 1)
+    assert steps == ["count", "read", "read", "write", "read", "write"]
+    assert len(airflow.watermark(KEY)["runs"]) == KEPT_RUNS
