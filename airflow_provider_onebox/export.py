@@ -375,7 +375,7 @@ class Watermark:
         self._scope = scope
         self._mapped = ti.map_index is not None and ti.map_index >= 0
         self._text: str | None = None
-        self._state = State(0, {})
+        self._state = self._next = State(0, {})
 
     @property
     def key(self) -> str:
@@ -424,6 +424,7 @@ class Watermark:
         if run_id not in self._state.runs and not pending:
             self._reject_path_of_others(file)
         new = Pending(run_id, file.name, file.digest(), after, last)
+        self._next = self._state.settled(new)
         self._write(msgspec.structs.replace(self._state, pending=new), "nothing was written")
 
     def move(self) -> None:
@@ -431,8 +432,7 @@ class Watermark:
 
         :raises OneboxError: if another process has changed the watermark since :meth:`announce`.
         """
-        if self._state.pending:
-            self._write(self._state.settled(self._state.pending), "the file was written, but not counted")
+        self._write(self._next, "the file was written, but not counted")
 
     def _wait_for_others(self) -> None:
         # At random, so that of two which wait for each other one gives up first and the other goes on.

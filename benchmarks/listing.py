@@ -169,18 +169,18 @@ def main() -> int:
 # --- the child
 
 
-class Store:
-    """The state store of an outlet asset, in a file."""
+class Variables:
+    """Airflow's Variables, of which there is one here, in a file."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def get(self, _: str) -> str | None:
-        """Read the mark."""
-        return self.path.read_text() if self.path.exists() else None
+    def get(self, key: str, default: str | None) -> str | None:
+        """Read the watermark."""
+        return self.path.read_text() if key.startswith("onebox_watermark") and self.path.exists() else default
 
     def set(self, _: str, value: str) -> None:
-        """Write the mark, at once as a database does."""
+        """Write the watermark, at once as a database does."""
         new = self.path.with_suffix(".new")
         new.write_text(value)
         new.replace(self.path)
@@ -202,23 +202,22 @@ def work(
     **options: Any,
 ) -> None:
     """Run the operator once, as a task does; report the start, and the figures at the end."""
-    from airflow_provider_onebox.incremental import Mark
+    from airflow_provider_onebox import export
     from airflow_provider_onebox.operators.onebox import OneboxListOperator
-    from airflow_provider_onebox.output import JsonLinesFile
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    ti = SimpleNamespace(dag_id="bench", task_id="list", run_id=run_id, map_index=-1, try_number=1)
-    context: Any = {"ti": ti, "asset_state_store": {"asset": Store(store or "")}}
+    ti = SimpleNamespace(dag_id="bench", task_id="list", run_id=run_id, map_index=-1, get_ti_count=lambda **_: 1)
+    context: Any = {"ti": ti}
+    vars(export)["Variable"] = Variables(store or "")
     warm = OneboxListOperator(task_id="warm", resource="ticketrz", max_records=1, output_path=f"{path}.warm")
     warm.execute(context)
     if kill:
-        setattr(JsonLinesFile if kill == "put_in_place" else Mark, kill, die)
+        setattr(export.JsonLinesFile if kill == "put_in_place" else export.Watermark, kill, die)
     task = OneboxListOperator(
         task_id="list", resource="ticketrz", output_path=path, since_id=since_id, incremental=bool(store), **options
     )
-    task.outlets = ["asset"]
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     idle = memory("VmRSS")
     reports.send("go")

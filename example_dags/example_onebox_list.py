@@ -12,8 +12,6 @@ with DAG(
     "example_onebox_list",
     schedule=None,
     catchup=False,
-    # Two runs at once would begin at the same mark.
-    max_active_runs=1,
     params={"folder": f"{tempfile.gettempdir()}/onebox"},
     tags=["onebox"],
     doc_md=__doc__,
@@ -24,6 +22,5 @@ with DAG(
         incremental=True,
         # Not ts_nodash: on Airflow 3, runs that the API or an asset starts have no logical date.
         output_path="{{ params.folder }}/tickets_{{ run_id }}.jsonl.gz",
-        # Airflow 3.3 keeps the mark with this asset; older ones keep it in a Variable.
         outlets=[Asset("onebox_tickets")],
     )

@@ -93,6 +93,7 @@ class Run:
     def __init__(self, number: int, index: int, path: Path) -> None:
         self.id, self.index, self.path = f"r{number}", index, path
         self.succeeded = False
+        self.placed = False  # its file got there, before Airflow had given it up
         self.range: tuple[int, int] | None = None  # once it is counted
         self.process: Process | None = None
         self.ghosts: list[Process] = []
@@ -180,6 +181,13 @@ class Exports(RuleBasedStateMachine):
         self._start(run, steps)
         return run
 
+    @rule(index=st.sampled_from([-1, *INDEXES]), steps=st.integers(5, 14))
+    def run_and_kill(self, index: int, steps: int) -> None:
+        """A run is killed near its end."""
+        process = self._new_run(index, steps).process
+        if process:
+            self._step(process, kill=True)
+
     @rule(index=st.sampled_from([-1, *INDEXES]), turns=st.lists(st.booleans(), min_size=10, max_size=40))
     def race(self, index: int, turns: list[bool]) -> None:
         """Two runs begin together and take their steps by turns."""
@@ -240,11 +248,14 @@ class Exports(RuleBasedStateMachine):
         if found := self._processes():
             self._take(data.draw(st.sampled_from(found)), steps)
 
-    @rule(data=st.data())
-    def kill(self, data: st.DataObject) -> None:
-        """A process is killed where it stands."""
+    @rule(data=st.data(), steps=STEPS)
+    def kill(self, data: st.DataObject, steps: int) -> None:
+        """A process is killed, some steps on."""
         if found := self._processes():
-            self._step(data.draw(st.sampled_from(found)), kill=True)
+            process = data.draw(st.sampled_from(found))
+            self._take(process, steps % 20)
+            if process.step != "end":
+                self._step(process, kill=True)
 
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
@@ -276,6 +287,7 @@ class Exports(RuleBasedStateMachine):
     def _step(self, process: Process, *, kill: bool = False) -> None:
         run = process.run
         before = self._read(run.path)
+        run.placed |= process.step == "put_in_place" and not process.lost and not kill
         process.go_on(kill=kill)
         if process.lost and process.step == "write" and not kill:
             process.go_on()
@@ -366,6 +378,7 @@ class Exports(RuleBasedStateMachine):
                 assert run.range[1] == self.rows
             self.no_watermark_moves_back()
             self.none_lost_none_twice()
+            assert not [run.id for run in self.runs if run.placed and not run.range]
         finally:
             self.patch.undo()
             shutil.rmtree(self.folder)

@@ -28,6 +28,7 @@ EXAMPLE_NAMES = ("notifier", "sensor", "watch")
 HAS_STORE = AIRFLOW_VERSION >= (3, 3)
 SITES = [str(site) for site in range(169, 176)]
 OTHER = "other@example.com"
+OLD, OLD_KEY = 7, "onebox_mark.incremental.with_asset.onebox_default.171.ticketrz"
 
 
 class World:
@@ -99,6 +100,8 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
 @pytest.fixture(scope="module")
 def tested(idle: World) -> list[Run]:
     """Runs of `dags test`, in two processes, with new tickets before the second."""
+    state = json.dumps({"last": int(idle.state.ids("ticketrz", "171")[OLD - 1]), "runs": {}})
+    idle.home.run("variables", "set", OLD_KEY, state)
     first = idle.home.test_dags(["incremental", "example_onebox_notifier"])
     idle.state.add(40, site="171")
     return [*first.values(), idle.home.test_dag("incremental")]
@@ -128,20 +131,16 @@ def check_ticket(world: World, ticket: dict[str, Any], dag_id: str, run_id: str,
 
 
 def test_dags_test(idle: World, tested: list[Run]) -> None:
-    """The mark outlives the process, in a Variable and, on Airflow 3.3, with the outlet asset."""
+    """The watermark outlives the process, in a Variable; that of version 0.1.0 is found."""
     first, failed, second = tested
     ids = idle.state.ids("ticketrz", "171")
-    for task_id in ("in_variable", "in_asset"):
-        assert idle.file(first, task_id) == ids[:250]
+    for task_id, old in (("with_alias", 0), ("with_asset", OLD)):
+        assert idle.file(first, task_id) == ids[old:250]
         assert idle.file(second, task_id) == ids[250:290]
         assert second.xcoms[task_id, -1, "return_value"]["last_id"] == ids[289]
-    key = "onebox_mark.incremental.{}.onebox_default.171.ticketrz"
-    in_variable, in_asset = key.format("in_variable"), key.format("in_asset")
     variables = {row["key"] for row in idle.home.database("SELECT key FROM variable")}
-    assert variables == ({in_variable} if HAS_STORE else {in_variable, in_asset})
-    if HAS_STORE:
-        rows = idle.home.database("SELECT key FROM asset_state_store WHERE key LIKE :key", key=f"{in_asset}%")
-        assert [row["key"] for row in rows] == [in_asset]
+    key = "onebox_watermark@incremental@{}@onebox_default@171@ticketrz"
+    assert variables == {OLD_KEY, key.format("with_alias"), key.format("with_asset")}
     ticket = next(ticket for ticket in idle.state.tickets if failed.run_id in ticket["content"])
     check_ticket(idle, ticket, "example_onebox_notifier", failed.run_id, "load")
 
@@ -159,9 +158,26 @@ def test_incremental(world: World) -> None:
     assert world.finish("incremental", run.run_id).state == "success"
     after = world.finish("incremental", world.home.trigger("incremental"))
     assert len(found) == 2
-    for task_id in ("in_variable", "in_asset"):
+    for task_id in ("with_alias", "with_asset"):
         assert world.file(run, task_id) == new
         assert world.file(after, task_id) == newest
+
+
+def test_runs_at_once(world: World) -> None:
+    """Airflow starts one instance of an incremental task at a time; of mapped ones, the second waits for the first."""
+    new = world.state.add(3, site="171")
+    runs = [(dag, world.home.trigger(dag)) for dag in ("incremental", "incremental", "mapped", "mapped")]
+    plain, mapped = [], {"172": [], "173": []}
+    for dag_id, run_id in runs:
+        assert world.finish(dag_id, run_id).state == "success"
+        if dag_id == "incremental":
+            plain += world.file(run_id, "with_asset")
+            continue
+        for index, site in enumerate(mapped):
+            mapped[site] += world.file(run_id, f"sites_{index}")
+    assert sorted(plain) == sorted(new)
+    for site, found in mapped.items():
+        assert sorted(found) == sorted(world.state.ids("prospectrz", site))
 
 
 def test_killed_while_writing(world: World) -> None:

@@ -16,10 +16,18 @@ PATH = os.environ.get("REAL_FOLDER", "") + "/{{ ti.task_id }}_{{ run_id }}.jsonl
 RETRIES = {"retries": 2, "retry_delay": timedelta(0)}
 WAIT = {"resource": "ticketrz", "since_id": "{{ dag_run.conf.since_id }}", "poke_interval": 1}
 
-with DAG("incremental", schedule=None, max_active_runs=1, default_args=RETRIES):
+with DAG("incremental", schedule=None, default_args=RETRIES):
     listing = {"resource": "ticketrz", "site_id": "171", "incremental": True, "output_path": PATH}
-    OneboxListOperator(task_id="in_variable", outlets=[AssetAlias("real_alias")], **listing)
-    OneboxListOperator(task_id="in_asset", outlets=[Asset("real_tickets")], **listing)
+    OneboxListOperator(task_id="with_alias", outlets=[AssetAlias("real_alias")], **listing)
+    OneboxListOperator(task_id="with_asset", outlets=[Asset("real_tickets")], **listing)
+
+with DAG("mapped", schedule=None, default_args=RETRIES):
+    listing = {
+        "resource": "prospectrz",
+        "incremental": True,
+        "output_path": PATH.replace("_{{", "_{{ ti.map_index }}_{{"),
+    }
+    OneboxListOperator.partial(task_id="sites", **listing).expand(site_id=["172", "173"])
 
 with DAG("killed", schedule=None, max_active_runs=1, default_args=RETRIES):
     OneboxListOperator(
