@@ -610,7 +610,7 @@ def test_variable_of_the_first_version(airflow, run, stores):
 
 
 def test_state_store_of_the_first_version(airflow, run):
-    """The watermark that the first version kept with an asset is found, and stays found when outlets come and go later."""
+    """The watermark that the first version kept with an asset is found, also when outlets come and go later."""
     airflow.stores = {"first": StateStore(), "asset": StateStore({OLD_KEY: json.dumps(OLD)})}
     assert run("r1", 12, assets=["first", "asset"]) == [11, 12]
     airflow.stores = {"new": StateStore()}

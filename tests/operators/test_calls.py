@@ -151,7 +151,7 @@ def test_incremental_mapped(connected, run):
 
 @pytest.mark.parametrize("outlets", [[], ["asset"], ["asset", "other"]])
 def test_outlets_do_not_matter(connected, context, run, outlets):
-    """The watermark is the same one whatever the task's outlets are, and the asset of the first version may be an inlet too."""
+    """The watermark is the same one whatever the task's outlets are, and an inlet may hold the old one."""
     context.airflow.stores["asset"]["onebox_mark.d.t.onebox_default.169.ticketrz"] = '{"last": 9, "runs": {}}'
     connected.state.add(1)
     first = run("r1", inlets=["asset"])
