@@ -1,10 +1,13 @@
 CHAOS_LISTINGS ?= 1000
 
-.PHONY: hostile hostile-replies hostile-chaos
-hostile: hostile-replies hostile-chaos ## 21,000 hostile replies, and 1,000 listings with faults on a fifth of all calls; -j2 helps
+.PHONY: hostile hostile-replies hostile-exports hostile-chaos
+hostile: hostile-replies hostile-exports hostile-chaos ## 21,000 hostile replies, 2,500 histories of exports, 1,000 listings with faults on a fifth of all calls; -j2 helps
 
 hostile-replies: $(INSTALLED)
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_replies.py
+
+hostile-exports: $(INSTALLED)
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_export_machine.py
 
 hostile-chaos: $(INSTALLED)
 	CHAOS_LISTINGS=$(CHAOS_LISTINGS) $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_chaos.py

@@ -206,12 +206,14 @@ def test_permissions(tmp_path):
 
 def test_local_target_is_renamed(tmp_path):
     """The temporary file stands beside its target and becomes it: nothing is copied, so no reader sees half of it."""
+    opened = entries("/dev/fd")
     with JsonLinesFile(tmp_path / "a.jsonl") as file:
         (unfinished,) = tmp_path.iterdir()
         number = unfinished.stat().st_ino
         file.finish()
         file.put_in_place()
     assert (tmp_path / "a.jsonl").stat().st_ino == number
+    assert len(entries("/dev/fd")) == len(opened)
     assert entries(tmp_path) == ["a.jsonl"]
 
 
