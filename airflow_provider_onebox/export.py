@@ -439,7 +439,7 @@ class Watermark:
     def _wait_for_others(self) -> None:
         # At random, so that of two which wait for each other one gives up first and the other goes on.
         give_up = time.monotonic() + random.uniform(0, PATIENCE)  # noqa: S311
-        while self._running() > 1:
+        while self._others_run():
             if time.monotonic() >= give_up:
                 raise OneboxError(
                     f"Another instance of this task is running and works with the watermark {self.key!r}: nothing was "
@@ -448,19 +448,20 @@ class Watermark:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _running(self) -> int:
+    def _others_run(self) -> bool:
         ti, states = self._ti, ["running", "restarting"]
         if hasattr(ti, "get_ti_count"):
-            count = ti.get_ti_count(dag_id=ti.dag_id, map_index=ti.map_index, task_ids=[ti.task_id], states=states)
-            return int(count)
+            same = {"dag_id": ti.dag_id, "task_ids": [ti.task_id], "map_index": ti.map_index, "states": states}
+            # Not "more than one": `airflow tasks test`, or a process that was given up, does not count itself.
+            return bool(ti.get_ti_count(**same) > ti.get_ti_count(**same, run_ids=[ti.run_id]))
         # Airflow 2, where a task has the database.
         from airflow.models import TaskInstance
         from airflow.utils.session import create_session
 
-        same = {"dag_id": ti.dag_id, "task_id": ti.task_id, "map_index": ti.map_index}
         with create_session() as session:
-            query: Any = session.query(TaskInstance).filter_by(**same)
-            return int(query.filter(TaskInstance.state.in_(states)).count())
+            query: Any = session.query(TaskInstance)
+            query = query.filter_by(dag_id=ti.dag_id, task_id=ti.task_id, map_index=ti.map_index)
+            return bool(query.filter(TaskInstance.state.in_(states), TaskInstance.run_id != ti.run_id).count())
 
     def _resolved(self, pending: Pending) -> State:
         """Find out what became of the file of a run that died."""

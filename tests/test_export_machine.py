@@ -201,8 +201,9 @@ class Exports(RuleBasedStateMachine):
         return [run for run in self.runs if not run.process and run.succeeded is succeeded and self._may_start(run)]
 
     def _may_start(self, run: Run) -> bool:
-        # Airflow's supervisor ends a process that was given up before another run of the task has come and gone.
-        return not run.ghosts or (run.range is None and self._announced(run.index) in (None, run.id))
+        # Airflow's supervisor ends a process that was given up before another run has taken over what it announced.
+        late = any(process.step == "put_in_place" for process in run.ghosts)
+        return not late or self._announced(run.index) == run.id
 
     @rule(data=st.data(), steps=STEPS)
     def try_again(self, data: st.DataObject, steps: int) -> None:

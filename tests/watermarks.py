@@ -40,11 +40,13 @@ class Deployment:
         """Return the context of a task run."""
         ti = SimpleNamespace(dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, try_number=1)
 
-        def get_ti_count(dag_id: str, map_index: int, task_ids: list[str], states: list[str]) -> int:
+        def get_ti_count(
+            dag_id: str, map_index: int, task_ids: list[str], states: list[str], run_ids: list[str] | None = None
+        ) -> int:
             assert states == ["running", "restarting"]
             self.before("count")
             same = [one for one in self.running if (one[0], one[3]) == (dag_id, map_index) and one[1] in task_ids]
-            return len(same)
+            return len([one for one in same if run_ids is None or one[2] in run_ids])
 
         ti.get_ti_count = get_ti_count
         return {"ti": ti} | ({} if self.stores is None else {"asset_state_store": self.stores})
