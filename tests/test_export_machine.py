@@ -287,6 +287,11 @@ class Exports(RuleBasedStateMachine):
 
     def _step(self, process: Process, *, kill: bool = False) -> None:
         run = process.run
+        if process.lost:
+            # Nor may it act between such a look and write of another.
+            for other in self._processes():
+                if other.step == "write" and other.run.index == run.index and not other.lost:
+                    self._step(other)
         before = self._read(run.path)
         run.placed |= process.step == "put_in_place" and not process.lost and not kill
         process.go_on(kill=kill)
