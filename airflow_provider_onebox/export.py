@@ -15,9 +15,9 @@
 5. A run that the watermark does not know replaces no file, and uses no path of another run: it is rejected before
    anything is listed.
 
-Airflow has no compare-and-set, so one case is left: a process that Airflow has given up and that goes on, if its look and
-write fall between those of another (milliseconds), or if its upload hangs until another run has taken over its range
-and its own run was tried again. Airflow's supervisor ends such a process at its next heartbeat.
+Airflow has no compare-and-set, so one case is left: a process that Airflow has given up and that goes on, if its look
+and write fall between those of another (milliseconds), or if its upload hangs until another run has taken over its
+range and its own run was tried again. Airflow's supervisor ends such a process at its next heartbeat.
 """
 
 from __future__ import annotations
