@@ -53,8 +53,6 @@ PROGRESS_SECONDS = 10.0
 """Seconds between two lines of progress in the log."""
 
 GZIP_LEVEL = 6
-SECRET_FIELDS = ("password", "token")
-"""Fields of a ``connection`` record that hold secrets of the customer's own channels, in lower case."""
 
 KEPT_RUNS = 500
 """Runs whose range is remembered, for when one of them is repeated."""
@@ -109,15 +107,6 @@ def export(
         if watermark:
             watermark.move()
     return {"path": file.name, "count": file.count, "first_id": first_id, "last_id": str(last)}
-
-
-def without_secrets(record: dict[str, Any]) -> dict[str, Any]:
-    """Copy a ``connection`` record without its secrets.
-
-    :param record: the record as Onebox gave it.
-    :return: the record without ``Password`` and ``Token``.
-    """
-    return {name: value for name, value in record.items() if name.lower() not in SECRET_FIELDS}
 
 
 def with_progress(batches: Iterable[Batch], resource: str) -> Iterable[Batch]:

@@ -32,7 +32,6 @@ from airflow_provider_onebox.export import (
     digest_at,
     export,
     with_progress,
-    without_secrets,
 )
 from airflow_provider_onebox.paging import Batch
 
@@ -344,13 +343,6 @@ def test_taken_for_a_leftover(tmp_path, monkeypatch):
     write(tmp_path / "a.jsonl")
     assert ids(tmp_path / "a.jsonl") == [1, 2]
     assert len(removed) == 1
-
-
-def test_without_secrets():
-    """Secrets go, however they are spelled; the record itself stays as it is."""
-    record = {"Id": "1", "Password": "p", "token": "t", "TokenName": "n"}
-    assert without_secrets(record) == {"Id": "1", "TokenName": "n"}
-    assert record["Password"] == "p"
 
 
 def test_progress(monkeypatch, caplog):

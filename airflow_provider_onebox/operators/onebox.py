@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
@@ -49,9 +48,7 @@ class _OneboxOperator(BaseOperator):
     @cached_property
     def hook(self) -> OneboxHook:
         """A hook with this operator's connection, site and token, as they are when it is first used."""
-        # Rendered as a native object, a token of digits is a number.
-        token = None if self.token is None else str(self.token)
-        return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=token)
+        return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
 
 
 class OneboxAuthenticateOperator(_OneboxOperator):
@@ -93,18 +90,17 @@ class OneboxAuthenticateOperator(_OneboxOperator):
 
         if self.seal:
             get_fernet()
-        client = self.hook.client
-        token = client.tokens.get()
+        token, settings = self.hook.get_token_with_facts(), self.hook.settings
         expires_at = token.expires_at.isoformat() if token.expires_at else None
         self.log.info(
             "Signed in to %s as %s for site %s; the token expires at %s.",
-            client.settings.base_url,
-            client.settings.email,
-            client.settings.site_id,
+            settings.base_url,
+            settings.email,
+            settings.site_id,
             expires_at or "a time that it does not tell",
         )
         context["ti"].xcom_push(key="expires_at", value=expires_at)
-        context["ti"].xcom_push(key="site_id", value=client.settings.site_id)
+        context["ti"].xcom_push(key="site_id", value=settings.site_id)
         return seal(token.value) if self.seal else token.value
 
 
@@ -131,9 +127,9 @@ class OneboxListOperator(_OneboxOperator):
     :param since_id: only records with a greater id; where ``incremental`` begins the first time. (templated)
     :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
     :param last_update: only records changed after this time, in the same form. (templated)
-    :param page_size: records a page. (templated)
+    :param page_size: the most records a page; found out if ``None``. (templated)
     :param max_records: the most records to list; all if ``None``. (templated)
-    :param parallelism: requests under way at once, 1 to 32. (templated)
+    :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``. (templated)
     :param output_path: where to write: text, a ``Path`` or an ``ObjectStoragePath``; gzip if it ends in ``.gz``.
         (templated)
     :param incremental: whether to begin after what was written before; needs ``output_path``.
@@ -162,9 +158,9 @@ class OneboxListOperator(_OneboxOperator):
         since_id: int | str | None = None,
         since: datetime | str | None = None,
         last_update: datetime | str | None = None,
-        page_size: int | str = 100,
+        page_size: int | str | None = None,
         max_records: int | str | None = None,
-        parallelism: int | str = 2,
+        parallelism: int | str | None = None,
         output_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         incremental: bool = False,
         include_secrets: bool = False,
@@ -201,22 +197,22 @@ class OneboxListOperator(_OneboxOperator):
         """
         if self.output_path is None:
             return self._return_records()
-        from airflow_provider_onebox.client import as_id
         from airflow_provider_onebox.export import JsonLinesFile, Watermark, export
+        from airflow_provider_onebox.listing import as_id
 
         file = JsonLinesFile(self.output_path)
         watermark = None
         if self.incremental:
-            scope = (self.onebox_conn_id, self.hook.client.settings.site_id, self.resource)
+            scope = (self.onebox_conn_id, self.hook.settings.site_id, self.resource)
             watermark = Watermark(context, [*self.inlets, *self.outlets], scope)
         written = export(file, self._batches, as_id(self.since_id), watermark)
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         return written
 
-    def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterator[Batch]:
-        from airflow_provider_onebox.export import with_progress, without_secrets
+    def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterable[Batch]:
+        from airflow_provider_onebox.export import with_progress
 
-        batches = self.hook.client.list_pages(
+        batches = self.hook.list_batches(
             self.resource,
             since_id=since_id,
             since=self.since,
@@ -225,10 +221,9 @@ class OneboxListOperator(_OneboxOperator):
             # A range that was written before is written again as a whole.
             max_records=_number(self.max_records) if upto is None else None,
             parallelism=_number(self.parallelism),
+            include_secrets=self.include_secrets,
         )
-        public = self.resource != "connection" or self.include_secrets
-        for batch in with_progress(batches, self.resource):
-            yield batch if public else replace(batch, rows=[without_secrets(row) for row in batch.rows])
+        return with_progress(batches, self.resource)
 
     def _return_records(self) -> list[dict[str, Any]]:
         import msgspec
@@ -252,13 +247,14 @@ class OneboxRequestOperator(_OneboxOperator):
     A read is retried after passing faults. A write is sent again only if Onebox can't have acted on it; if it may
     have been done and no answer came, the task fails at once and is not retried by Airflow either.
 
-    The answer goes to an XCom as it is: that of ``connection`` holds secrets of the customer's own channels.
+    The answer goes to an XCom. Records of ``connection`` come without their ``Password`` and ``Token``.
 
     :param endpoint: a path below ``{host}/api/``, such as ``ticketrz/12250``. (templated)
     :param method: the HTTP method. (templated)
     :param query: the query; called so because ``params`` is every Airflow operator's own. (templated)
     :param json: a body to send as JSON. (templated)
     :param data: a form, or a body as it stands. (templated)
+    :param include_secrets: whether records of ``connection`` keep their secrets.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task signs in by itself. (templated)
@@ -281,6 +277,7 @@ class OneboxRequestOperator(_OneboxOperator):
         query: dict[str, Any] | None = None,
         json: Any = None,
         data: dict[str, Any] | str | None = None,
+        include_secrets: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -289,6 +286,7 @@ class OneboxRequestOperator(_OneboxOperator):
         self.query = query
         self.json = json
         self.data = data
+        self.include_secrets = include_secrets
 
     def execute(self, context: Context) -> Any:  # noqa: ARG002 - the signature of every operator
         """Make the call.
@@ -297,7 +295,8 @@ class OneboxRequestOperator(_OneboxOperator):
         :return: the parsed JSON.
         :raises OneboxError: the member of the family that fits what went wrong.
         """
-        reply = self.hook.request(self.method, self.endpoint, params=self.query, json=self.json, data=self.data)
+        body = {"params": self.query, "json": self.json, "data": self.data}
+        reply = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
         self.log.info("%s %s was answered.", self.method, self.endpoint)
         return reply
 
