@@ -54,15 +54,16 @@ class Onebox:
 
 
 @contextmanager
-def onebox(records: int, resource: str) -> Iterator[Onebox]:
+def onebox(records: int, resource: str, *options: str) -> Iterator[Onebox]:
     """Run a sandbox whose rows are all made before anything is measured.
 
     :param records: rows of each resource.
     :param resource: the resource that will be listed.
+    :param options: more of the sandbox's command line.
     :return: the sandbox.
     """
     command = [sys.executable, "-m", "airflow_provider_onebox.sandbox", "--records", str(records)]
-    command += ["--email", EMAIL, "--password", PASSWORD]
+    command += ["--email", EMAIL, "--password", PASSWORD, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None  # noqa: S101 - it is a pipe

@@ -1,0 +1,178 @@
+"""What the soak's samples say: a table, a chart, and what falls short of its bar."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.chart import Panel, Style, draw
+from benchmarks.report import number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SAMPLE = ("memory", "cpu", "threads", "files", "masked", "lines", "polls")
+POINTS = 40
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What must not grow.
+
+    :param key: its name in a sample.
+    :param label: its name in the table.
+    :param rate: whether it counts up for ever, and what it gains in each poll must not grow.
+    :param ratio: of its end to its beginning, at the most.
+    :param slack: by how much more it may grow, for what is too little to measure.
+    :param short: the ratio where there is only a minute, of which a busy machine can spoil much.
+    """
+
+    key: str
+    label: str
+    rate: bool
+    ratio: float
+    slack: float = 0.0
+    short: float = 0.0
+
+
+METRICS = (
+    Metric("memory", "resident memory, MB", False, 1.05, short=1.1),
+    Metric("cpu", "CPU a poll, ms", True, 1.1, 0.3, short=1.5),
+    Metric("threads", "threads", False, 1.0),
+    Metric("files", "open sockets and files", False, 1.0),
+    Metric("masked", "masked strings", False, 1.0),
+    Metric("lines", "log lines a poll", True, 1.1, 0.01),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    :param what: what was measured.
+    :param base: its value after the warm-up.
+    :param end: its value at the end.
+    :param most: the most that it may be at the end.
+    :param at_least: whether that is a least.
+    """
+
+    what: str
+    base: float
+    end: float
+    most: float
+    at_least: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the bar is reached."""
+        return self.end >= self.most if self.at_least else self.end <= self.most
+
+    def cells(self) -> list[str]:
+        """Write the line's cells."""
+        bar = f"{'>=' if self.at_least else '<='} {number(self.most)}"
+        return [self.what, number(self.base), number(self.end), bar, "yes" if self.reached else "**no**"]
+
+
+def part(result: dict[str, Any], values: list[float], first: float, last: float) -> list[float]:
+    """Take the samples between two shares of the time, at least two."""
+    times = result["times"][: len(values)]
+    inside = [v for t, v in zip(times, values, strict=True) if first * times[-1] <= t <= last * times[-1]]
+    return inside if len(inside) > 1 else values[-2:]
+
+
+def rate(result: dict[str, Any], of: dict[str, list[float]], key: str, first: float, last: float) -> float:
+    """Say how much of something a poll took between two shares of the time."""
+    polls, values = part(result, of["polls"], first, last), part(result, of[key], first, last)
+    return (values[-1] - values[0]) / max(polls[-1] - polls[0], 1)
+
+
+def check(result: dict[str, Any]) -> list[Row]:
+    """Compare the end with what there was after the warm-up, which is the first tenth.
+
+    A level is compared in the last tenth and in the second one, a rate in the last three and in the second to fourth.
+
+    :param result: what was measured on one Airflow.
+    :return: the table's lines.
+    """
+    rows = []
+    for name, of in result["samples"].items():
+        for metric in METRICS:
+            bar = metric.short if result["short"] and metric.short else metric.ratio
+            if metric.key == "lines" and not of["lines"][-1]:
+                continue  # its lines are another's
+            if metric.rate:
+                base, end = (rate(result, of, metric.key, *when) for when in ((0.1, 0.4), (0.7, 1)))
+            else:
+                typical: Callable[[list[float]], float] = median if metric.key == "memory" else max
+                base, end = (typical(part(result, of[metric.key], *when)) for when in ((0.1, 0.2), (0.9, 1)))
+            rows.append(Row(f"{name}: {metric.label}", base, end, base * bar + metric.slack))
+    words = {"renewals": "renewals in the triggerer", "polls": "polls", "pokes": "renewals in the task"}
+    for key, least in result["least"].items():
+        rows.append(Row(words[key], 0, result["done"][key], least, at_least=True))
+    waiting, expected = result["waiting"]
+    return [
+        *rows,
+        Row("triggers that wait", expected, waiting, expected, at_least=True),
+        Row("logins that failed", 0, result["failed"], 0),
+    ]
+
+
+def write(results: list[dict[str, Any]]) -> str:
+    """Write the page.
+
+    :param results: what was measured on each Airflow.
+    :return: Markdown.
+    """
+    head = ("what", "after the warm-up", "at the end", "bar", "reached")
+    parts = [_HEAD]
+    for result in results:
+        lines = [head, tuple("---" for _ in head), *(row.cells() for row in check(result))]
+        done, minutes = result["done"], result["times"][-1] / 60
+        parts.append(
+            f"## Airflow {result['airflow']}\n\n"
+            f"{', '.join(result['versions'])}. {minutes:.1f} minutes; {done['renewals']:,} renewals and "
+            f"{done['polls']:,} polls in the triggerer, {done['pokes']:,} renewals in the task. "
+            f"Ended: {result['ended']}.\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        )
+    return "\n".join(parts)
+
+
+_HEAD = """# Results of `make soak`
+
+1,000 triggers wait in one triggerer, over 20 connections; on Airflow 3, 20 watchers poll beside them each second. A
+task waits in poke mode. The triggerer's tokens live 2 s, the task's 1 s, and all are renewed after half of that. A poll
+is a request for a list as Onebox counts it; one that answers several triggers counts once. "After the warm-up" is the
+second tenth of the time and "at the end" the last one, for what is counted a poll the second to fourth and the last
+three. Memory is what is resident.
+"""
+
+_NAMES = {"triggerer": "triggerer", "task": "task", "task's supervisor": "its supervisor"}
+_COLOURS = {"triggerer": "#1a7f37", "task": "#bf8700", "task's supervisor": "#8250df"}
+
+
+def picture(results: list[dict[str, Any]]) -> str:
+    """Draw memory and CPU over time.
+
+    :param results: what was measured on each Airflow.
+    :return: SVG.
+    """
+    styles, memory, cpu = {}, {}, {}
+    for dash, result in zip(("", "5 3"), results, strict=False):
+        for name, words in _NAMES.items():
+            of, key = result["samples"][name], f"{words} {result['airflow']}"
+            styles[key] = Style(key, _COLOURS[name], dash)
+            ends = [n / POINTS for n in range(POINTS + 1)]
+            spans = list(itertools.pairwise(ends))
+            minutes = [end * result["times"][-1] / 60 for end in ends[1:]]
+            memory[key] = list(zip(minutes, (median(part(result, of["memory"], *span)) for span in spans), strict=True))
+            cpu[key] = list(zip(minutes, (rate(result, of, "cpu", *span) for span in spans), strict=True))
+    return draw(
+        "The soak: memory and CPU over time",
+        [
+            Panel("Resident memory", "minutes", "MB", memory, lambda n: f"{n:.0f}"),
+            Panel("CPU of a poll", "minutes", "ms", cpu, lambda n: f"{n:.0f}"),
+        ],
+        styles,
+    )
