@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -94,6 +95,7 @@ class Lines:
 
     def __init__(self, folder: Path, pattern: str) -> None:
         self.folder, self.pattern, self.count = folder, pattern, 0
+        self.last: deque[str] = deque(maxlen=5)
         self._read: dict[Path, int] = {}
 
     def now(self) -> int:
@@ -105,6 +107,8 @@ class Lines:
                     new = file.read()
                 self._read[path] = start + len(new)
                 self.count += new.count(b"\n")
+                lines = new.decode(errors="replace").splitlines()
+                self.last += (line for line in lines[-5:] if "starting" not in line)
         return self.count
 
 
@@ -292,6 +296,7 @@ class Soak:
             "waiting": [self.waiting(), self.expected],
             "times": times,
             "samples": samples,
+            "logged": [line[:400] for process in watched.values() for lines in process.lines for line in lines.last],
         }
 
 
@@ -318,6 +323,8 @@ def main() -> int:
     ]
     for what in short:
         sys.stdout.write(f"Falls short: {what}\n")
+    if short:
+        progress("\n".join(["Logged last:", *(line for result in results for line in result["logged"])]))
     return 1 if short and not options.results else 0
 
 
