@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SAMPLE = ("memory", "cpu", "threads", "files", "masked", "lines", "polls")
-POINTS = 40
+POINTS = 20
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def picture(results: list[dict[str, Any]]) -> str:
     return draw(
         "The soak: memory and CPU over time",
         [
-            Panel("Resident memory", "minutes", "MB", memory, lambda n: f"{n:.0f}"),
-            Panel("CPU of a poll", "minutes", "ms", cpu, lambda n: f"{n:.0f}"),
+            Panel("Resident memory", "minutes", "MB", memory, lambda n: f"{n:.1f}"),
+            Panel("CPU of a poll", "minutes", "ms", cpu, lambda n: f"{n:.1f}"),
         ],
         styles,
     )
