@@ -1,0 +1,108 @@
+"""Builds the documentation: Markdown by MyST, the API reference from the docstrings."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+# Airflow reads its configuration when it is first imported, and makes a folder for it.
+_home = tempfile.TemporaryDirectory(prefix="airflow-docs-")
+os.environ |= {"AIRFLOW_HOME": _home.name, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+
+from airflow_provider_onebox import __version__  # noqa: E402 - from this tree, whatever is installed
+
+project = "airflow-provider-onebox"
+author = "airflow-provider-onebox maintainers"
+copyright = author  # noqa: A001 - Sphinx's name
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx.ext.viewcode"]
+exclude_patterns = ["inventories"]
+nitpicky = True
+needs_sphinx = "8.1"
+
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.strikethrough"]
+
+html_theme = "furo"
+html_title = f"Onebox provider {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_theme_options = {
+    "source_repository": "https://github.com/airflow-provider-onebox/airflow-provider-onebox/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+html_copy_source = False
+html_show_sphinx = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
+add_module_names = False
+
+
+def _inventory(name: str) -> str:
+    """Write the inventory of names in a list, for where there is no network: see CONTRIBUTING.md."""
+    lines = (DOCS / "inventories" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n"
+    head += "# The remainder of this file is compressed using zlib.\n"
+    body = "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
+    target = Path(_home.name) / f"{name}.inv"
+    target.write_bytes(head.encode() + zlib.compress(body.encode()))
+    return str(target)
+
+
+# None is the public inventory; the list in this repository is asked where that can't be reached.
+intersphinx_mapping = {
+    "airflow-sdk": ("https://airflow.apache.org/docs/task-sdk/stable/", (None, _inventory("airflow-sdk"))),
+    "airflow": ("https://airflow.apache.org/docs/apache-airflow/stable/", (None, _inventory("airflow"))),
+    "requests": ("https://requests.readthedocs.io/en/latest/", (None, _inventory("requests"))),
+}
+intersphinx_timeout = 5
+
+# Airflow has no page for these.
+nitpick_ignore = {
+    ("py:exc", "AirflowOptionalProviderFeatureException"),
+    ("py:exc", "AirflowSensorTimeout"),
+    ("py:class", "airflow.sdk.RetryPolicy"),
+    ("py:class", "SharedStreamProducer"),
+}
+
+# Where Airflow documents a class, which is not where it is defined.
+_DOCUMENTED = {
+    "AirflowException": "airflow.exceptions",
+    "AirflowFailException": "airflow.exceptions",
+    "BaseTrigger": "airflow.triggers.base",
+    "BaseEventTrigger": "airflow.triggers.base",
+}
+
+
+def _public_bases(_app: Sphinx, _name: str, _obj: Any, _options: Any, bases: list[Any]) -> None:
+    """Show the first public class above a private one, under the name that Airflow documents it by."""
+    shown = []
+    for base in bases:
+        public = next(cls for cls in base.__mro__ if not cls.__name__.startswith("_"))
+        if public.__module__.startswith("airflow."):
+            place = _DOCUMENTED.get(public.__name__, "airflow.sdk")
+            public = f":py:class:`~{place}.{public.__name__}`"
+        if public not in shown:
+            shown.append(public)
+    bases[:] = shown
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the above."""
+    app.connect("autodoc-process-bases", _public_bases)
