@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from docutils.nodes import Element, TextElement
+    from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 # Airflow reads its configuration when it is first imported, and makes a folder for it.
 _home = tempfile.TemporaryDirectory(prefix="airflow-docs-")
@@ -37,6 +40,7 @@ suppress_warnings = ["myst.strikethrough"]
 
 html_theme = "furo"
 html_title = f"Onebox provider {__version__}"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_theme_options = {
@@ -79,7 +83,12 @@ nitpick_ignore = {
     ("py:exc", "AirflowSensorTimeout"),
     ("py:class", "airflow.sdk.RetryPolicy"),
     ("py:class", "SharedStreamProducer"),
+    # What an error carries is described as the parameters of its class.
+    ("py:attr", "server_message"),
 }
+
+# A number that a private module holds.
+nitpick_ignore_regex = [("py:data", r"airflow_provider_onebox\..*")]
 
 # Where Airflow documents a class, which is not where it is defined.
 _DOCUMENTED = {
@@ -103,6 +112,18 @@ def _public_bases(_app: Sphinx, _name: str, _obj: Any, _options: Any, bases: lis
     bases[:] = shown
 
 
+def _own_class(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: TextElement) -> Element | None:
+    """Find a class of ours by its bare name, from any module."""
+    name = node["reftarget"].rpartition(".")[2].strip()
+    domain = env.get_domain("py")
+    found = {full for full, _, kind, *_ in domain.get_objects() if full.endswith(f".{name}") and kind != "module"}
+    if node.get("refdomain") != "py" or not name.startswith("Onebox") or len(found) != 1:
+        return None
+    full = found.pop()
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
+
+
 def setup(app: Sphinx) -> None:
     """Connect the above."""
+    app.connect("missing-reference", _own_class)
     app.connect("autodoc-process-bases", _public_bases)

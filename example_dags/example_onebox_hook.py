@@ -1,4 +1,4 @@
-"""Use the hook in a task: no token is passed on, each task run signs in by itself, once."""
+"""Use the hook in a task: no token is passed on, each task run logs in by itself, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sign in to several sites of one account by mapping, and count the tickets of each."""
+"""Log in to several sites of one account by mapping, and count the tickets of each."""
 
 from __future__ import annotations
 

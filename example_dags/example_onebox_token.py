@@ -1,4 +1,4 @@
-"""Sign in once, and let a downstream task list tickets with the token."""
+"""Log in once, and let a downstream task list tickets with the token."""
 
 from __future__ import annotations
 

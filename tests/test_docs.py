@@ -14,8 +14,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from airflow.providers.common.compat.sdk import Connection
-from readme import README, ROOT, blocks, python_blocks
+from readme import PAGES, README, ROOT, blocks, python_blocks
 
 import airflow_provider_onebox
 from airflow_provider_onebox.exceptions import OneboxError
@@ -109,9 +110,16 @@ def test_every_test_has_a_docstring():
                 assert ast.get_docstring(node), f"{file.name}: {node.name}"
 
 
-@pytest.mark.parametrize("block", python_blocks())
-def test_readme_python(block):
-    """Python in the README parses, and what it imports is there."""
+PYTHON_BLOCKS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name, text in PAGES.items()
+    for number, block in enumerate(python_blocks(text))
+]
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS)
+def test_python_on_pages(block):
+    """Python in the README and on the pages parses, and what it imports is there."""
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
@@ -121,23 +129,32 @@ def test_readme_python(block):
                 importlib.import_module(alias.name)
 
 
-def test_readme_test_passes(monkeypatch):
-    """The test that the README shows to users passes."""
-    (block,) = (block for block in python_blocks() if "def test_" in block)
+def test_included_code():
+    """Every example DAG is shown on a page, and what a page includes is an example DAG."""
+    shown = set()
+    for name, text in PAGES.items():
+        for target in re.findall(r"^```\{literalinclude\} (.*)$", text, re.MULTILINE):
+            shown.add((ROOT / name).parent.joinpath(target).resolve())
+    assert shown == set((ROOT / "example_dags").glob("*.py"))
+
+
+def test_test_on_page_passes(monkeypatch):
+    """The test that is shown to users passes."""
+    (block,) = (block for block in python_blocks(PAGES["docs/how-to/sandbox.md"]) if "def test_" in block)
     names = {}
-    exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own text
+    exec(compile(block, "sandbox.md", "exec"), names)  # noqa: S102 - our own text
     (test,) = (value for name, value in names.items() if name.startswith("test_"))
     test(monkeypatch)
 
 
-def test_readme_hook_calls(connected, monkeypatch):
-    """The calls of the hook that the README shows work as written."""
-    (block,) = (block for block in python_blocks() if "hook.request(" in block)
+def test_hook_calls(connected, monkeypatch):
+    """The calls of the hook that its page shows work as written."""
+    (block,) = (block for block in python_blocks(PAGES["docs/how-to/onebox-hook.md"]) if "hook.request(" in block)
     first = connected.state.ids()[0]
     printed = []
     code = block.replace("ticketrz/12250", f"ticketrz/{first}").replace("since_id=12000", "since_id=0")
     names = {"print": printed.append}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own text
+    exec(compile(code, "onebox-hook.md", "exec"), names)  # noqa: S102 - our own text
     assert names["ticket"]["Id"] == first
     assert names["created"]["ticketId"]
     assert names["reply"].json()["count"] == 1
@@ -146,47 +163,74 @@ def test_readme_hook_calls(connected, monkeypatch):
     assert connected.state.logins == 2
 
 
-def test_readme_connections(monkeypatch):
-    """JSON, URI and command line, as written, are the same connection, and one that works."""
-    shell = "".join(blocks("shell"))
-    values = re.findall(r"^export AIRFLOW_CONN_ONEBOX_DEFAULT=(.*)$", shell, re.MULTILINE)
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md", "docs/quick-start.md", "docs/connection.md"])
+def test_connections(name, monkeypatch):
+    """Every connection on a page can work: JSON, URI and command line."""
+    shell = "".join(blocks("shell", PAGES[name]))
     found = []
-    for value in values:
+    for value in re.findall(r"^export AIRFLOW_CONN_ONEBOX_DEFAULT=(.*)$", shell, re.MULTILINE):
         monkeypatch.setenv("AIRFLOW_CONN_ONEBOX_DEFAULT", *shlex.split(value))
         found.append(OneboxHook.get_connection("onebox_default"))
-    (command,) = re.findall(r"^airflow connections add ((?:.*\\\n)*.*)$", shell, re.MULTILINE)
-    conn_id, *options = shlex.split(command.replace("\\\n", " "))
-    fields = {k.removeprefix("--conn-"): v for k, v in zip(options[::2], options[1::2], strict=True)}
-    found.append(Connection(conn_id=conn_id, conn_type=fields.pop("type"), **fields))
+    for command in re.findall(r"^airflow connections add ((?:.*\\\n)*.*)$", shell, re.MULTILINE):
+        conn_id, *options = shlex.split(command.replace("\\\n", " "))
+        fields = {k.removeprefix("--conn-"): v for k, v in zip(options[::2], options[1::2], strict=True)}
+        found.append(Connection(conn_id=conn_id, conn_type=fields.pop("type"), **fields))
     assert {conn.conn_type for conn in found} == {"onebox"}
-    first, *others = [settings_from_connection(conn) for conn in found]
-    assert (first.base_url, first.email, first.site_id) == ("https://cloud.onebox.co.id", "me@example.com", "169")
-    assert len(others) == 3
-    assert len(set(others)) == 1
-    assert (others[0].password, others[0].timeout) == ("p@ss word", 60)
+    assert {settings_from_connection(conn).site_id for conn in found} == {"169"}
+    if name == "docs/connection.md":
+        same = {settings_from_connection(conn) for conn in found}
+        assert (len(found), len(same)) == (3, 1)
+        assert {(settings.password, settings.timeout) for settings in same} == {("p@ss word", 60)}
 
 
-def test_readme_names_everything():
-    """Every class for users and every field of the connection is named in the README."""
+def test_everything_is_named():
+    """Every class for users has its page or table row, and every field of the connection its row."""
     names = {name for module in MODULES if FOR_USERS.search(module) for name in public_classes(module)}
     assert {"OneboxHook", "OneboxAuthenticateOperator", "OneboxQuotaError"} <= names
-    assert [name for name in sorted(names) if f"`{name}" not in README] == []
+    errors = public_classes("airflow_provider_onebox.exceptions")
+    text = README + PAGES["docs/troubleshooting.md"]
+    assert [name for name in sorted(names) if f"`{name}" not in text] == []
+    assert all(issubclass(cls, OneboxError) for cls in errors.values())
+    titles = {text.splitlines()[0] for name, text in PAGES.items() if name.startswith("docs/how-to/")}
+    # Triggers of operators have no use of their own.
+    assert {f"# {name}" for name in names - set(errors) - {"OneboxRecordTrigger"}} <= titles
     assert [f"extra `{name}` | {field['label']} |" for name, field in CONN_FIELDS.items()] == re.findall(
-        r"extra `\w+` \| [^|]+ \|", README
+        r"extra `\w+` \| [^|]+ \|", PAGES["docs/connection.md"]
     )
-    methods = {name for name in vars(OneboxHook) if is_public(name) and inspect.isfunction(vars(OneboxHook)[name])}
-    assert [name for name in sorted(methods) if f"`{name}(" not in README] == []
-    assert all(issubclass(cls, OneboxError) for cls in public_classes("airflow_provider_onebox.exceptions").values())
 
 
-def test_readme_links():
-    """A link to a heading or to a file leads there."""
-    headings = {re.sub("[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall("^#+ (.*)$", README, re.M)}
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if target.startswith("#"):
-            assert target[1:] in headings
-        elif not target.startswith("https://"):
-            assert (ROOT / target).exists()
+def test_readme_is_short():
+    """The README is a first page."""
+    assert len(README.splitlines()) <= 120
+
+
+def test_links():
+    """A link to a file leads there, from the README, the pages and the policies."""
+    others = {file.name: file.read_text(encoding="utf-8") for file in ROOT.glob("*.md")}
+    for name, text in {**PAGES, **others}.items():
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)|<img src=\"([^\"]+)\"", text):
+            path = "".join(target)
+            if not path.startswith("https://"):
+                assert (ROOT / name).parent.joinpath(path).exists(), f"{name}: {path}"
+
+
+def swaps():
+    """Yield the words to avoid, each with what to write, from the project's style for Vale."""
+    for file in sorted((ROOT / ".vale" / "styles" / "Onebox").glob("*.yml")):
+        for avoid, instead in (yaml.safe_load(file.read_text(encoding="utf-8")).get("swap") or {}).items():
+            yield re.compile(rf"\b(?:{avoid})\b", re.IGNORECASE), instead
+
+
+PROSE = {**PAGES, **{file.name: file.read_text(encoding="utf-8") for file in ROOT.glob("*.md")}}
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_words(name):
+    """Each thing has one name, on every page; code is left alone."""
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)", " ", PROSE[name], flags=re.DOTALL | re.MULTILINE)
+    rules = list(swaps())
+    assert any(avoid.search("It signs in.") for avoid, _ in rules)
+    assert [(found[0], instead) for avoid, instead in rules if (found := avoid.search(text))] == []
 
 
 def test_changelog():
