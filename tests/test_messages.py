@@ -1,0 +1,66 @@
+"""Every message that an error of the package can carry has an entry in the documentation."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from readme import PAGES
+
+import airflow_provider_onebox
+
+PACKAGE = Path(airflow_provider_onebox.__file__).parent
+GAP = "…"
+
+
+def template(node: ast.expr) -> str | None:
+    """Return a text with a gap for each value in it; ``None`` if it holds no words of its own."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else GAP for part in node.values)
+    return None
+
+
+def messages(package: Path = PACKAGE) -> dict[str, str]:
+    """Return each message that is given to an error of the family, directly or by a helper, and where it stands."""
+    found = {}
+    for file in sorted(package.rglob("*.py")):
+        if "sandbox" in file.parts:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if not re.fullmatch(r"Onebox\w*Error|_error", called):
+                continue
+            words = [text for text in map(template, node.args) if text and " " in text.strip(GAP)]
+            if words and re.search("[a-z]{2}", max(words, key=len)):
+                found[max(words, key=len)] = f"{file.name}:{node.lineno}"
+    return found
+
+
+def texts(package: Path = PACKAGE) -> set[str]:
+    """Return every text in the source, with a gap for each value in it."""
+    nodes = (node for file in package.rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    return {text for node in nodes if isinstance(node, ast.expr) and (text := template(node))}
+
+
+def fits(fragment: str, message: str) -> bool:
+    """Tell whether a message holds the pieces of a fragment, in their order."""
+    pieces = map(re.escape, filter(None, (piece.strip() for piece in fragment.split(GAP))))
+    return re.search(".*".join(pieces), message, re.DOTALL) is not None
+
+
+ENTRIES = re.findall(r"^`(.+)`\n: ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+
+
+def test_troubleshooting():
+    """Every message that an error can carry has an entry, and every entry a message."""
+    found = messages()
+    assert len(found) > 50
+    assert {where: text for text, where in found.items() if not any(fits(entry, text) for entry in ENTRIES)} == {}
+    said = texts()
+    assert [entry for entry in ENTRIES if not any(fits(entry, text) for text in said)] == []
+    assert not fits("is … and …", "and is")
