@@ -278,7 +278,7 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
 
     @property
     def _key(self) -> str:
-        # As version 0.1.0 wrote it.
+        # As the first version wrote it.
         return f"onebox_mark.{self.onebox_conn_id}.{self.site_id or ''}.{self.resource}"
 
     def _stores(self) -> list[Any]:
