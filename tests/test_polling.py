@@ -209,7 +209,7 @@ def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
 def test_masked_strings_do_not_grow(connected, monkeypatch):
     """However long triggers poll, renew tokens and look the connection up, Airflow is told of the same few secrets."""
     told = []
-    monkeypatch.setattr(hooks, "_masker", lambda: told.append)
+    monkeypatch.setattr(hooks, "_masker", lambda here_alone: told.append)
     monkeypatch.setattr(hooks, "_masked", set())
     monkeypatch.setattr(hooks, "_unmasked", set())
     monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1)

@@ -572,25 +572,32 @@ def _mask_token(token: str) -> None:
 
 def _tell_masker() -> None:
     news = _unmasked - _masked
-    if not news or not _can_tell_masker():
+    if not news:
         return
-    _masked.update(news)
-    _unmasked.difference_update(news)
-    mask_secret = _masker()
+    here_alone = _must_leave_supervisor_alone()
+    if not here_alone:
+        _masked.update(news)
+        _unmasked.difference_update(news)
+    mask_secret = _masker(here_alone)
     for secret in news:
         mask_secret(secret)
 
 
-def _masker() -> Callable[[str], object]:
+def _masker(here_alone: bool) -> Callable[[str], object]:
+    """Find what tells Airflow of a secret: this process alone, or its supervisor too."""
     try:
-        from airflow.sdk.log import mask_secret
+        if here_alone:
+            from airflow.sdk._shared.secrets_masker import mask_secret
+        else:
+            from airflow.sdk.log import mask_secret
     except ImportError:
+        # Airflow 2 has no supervisor, and that of 3.0 is not told.
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
     return mask_secret
 
 
-def _can_tell_masker() -> bool:
-    """Tell whether Airflow can be told of a secret here and now; if not, it is told at the next opportunity."""
+def _must_leave_supervisor_alone() -> bool:
+    """Tell whether the supervisor can't be told of a secret here and now; it is told at the next opportunity."""
     import asyncio
 
     from airflow import __version__
@@ -598,10 +605,9 @@ def _can_tell_masker() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # The channel to the supervisor mixes the answers up there when a second thread uses it.
-        one_thread = __version__.startswith(("3.0.", "3.1."))
-        return not one_thread or threading.current_thread() is threading.main_thread()
-    return False
+        # The channel of 3.1 mixes the answers up when a second thread uses it.
+        return __version__.startswith("3.1.") and threading.current_thread() is not threading.main_thread()
+    return True
 
 
 def _without_secrets(reply: Any) -> Any:
