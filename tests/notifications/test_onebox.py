@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseNotifier
-from airflow_home import AIRFLOW_3, AIRFLOW_VERSION
+from airflow_home import AIRFLOW_VERSION
 from polling import deaf_server
 
 from airflow_provider_onebox.notifications import onebox
@@ -179,7 +179,7 @@ def test_dag_callback_that_can_not_ask(connected, monkeypatch):
 
 def test_arguments_of_airflow():
     """What Airflow passes by itself goes to the base class."""
-    if AIRFLOW_3:
+    if AIRFLOW_VERSION >= (3, 1):
         assert OneboxTicketNotifier(**WHO, context={"x": 1}).context == {"x": 1}
     assert issubclass(OneboxTicketNotifier, BaseNotifier)
     assert onebox.log.name == onebox.__name__
