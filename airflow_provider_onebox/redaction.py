@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from base64 import b64encode
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ def forms_of(secret: str) -> frozenset[str]:
     """List the forms in which a secret can travel or be printed: few, and always the same.
 
     :param secret: the secret as it was entered.
-    :return: the secret itself, and as a form, a URL, JSON, Python and base64 write it; none is empty.
+    :return: the secret itself, and as a form, a URL, JSON, HTML, Python and base64 write it; none is empty.
     """
     sent = secret.encode()
     forms = {
@@ -28,6 +29,9 @@ def forms_of(secret: str) -> frozenset[str]:
         quote(secret, safe=""),
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
+        # As PHP writes JSON, and as a page repeats what it was sent.
+        json.dumps(secret)[1:-1].replace("/", "\\/"),
+        html.escape(secret),
         repr(secret)[1:-1],
         repr(sent)[2:-1],
         b64encode(sent).decode(),
