@@ -11,12 +11,12 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from greenlet import getcurrent, greenlet
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -43,48 +43,40 @@ class Killed(BaseException):
 class Process:
     """A task's process, taken from step to step."""
 
-    here = threading.local()
-
     def __init__(self, run: Any, work: Any) -> None:
         self.run = run
         self.lost = False  # Airflow has given it up
         self.step = "start"
         self.outcome: Any = None
         self._kill = False
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._main, args=[work], daemon=True)
-        self._thread.start()
+        self._greenlet = greenlet(self._main)
+        self._greenlet.process = self
+        self._work = work
 
-    def _main(self, work: Any) -> None:
-        self.here.process = self
-        self._go.acquire()
+    def _main(self) -> None:
         try:
             if not self._kill:
-                self.outcome = work()
+                self.outcome = self._work()
         except BaseException as error:  # noqa: BLE001 - the machine judges it
             self.outcome = error
         self.step = "end"
-        self._back.release()
 
     @classmethod
     def pause(cls, step: str) -> None:
         """Wait here until the machine lets this process go on."""
-        process = getattr(cls.here, "process", None)
+        process = getattr(getcurrent(), "process", None)
         if process is None:
             return
         process.step = step
-        process._back.release()
-        process._go.acquire()
+        process._greenlet.parent.switch()
         if process._kill:
             raise Killed
 
     def go_on(self, *, kill: bool = False) -> None:
         """Take the process to its next step."""
+        assert not self._greenlet.dead
         self._kill = kill
-        self._go.release()
-        assert self._back.acquire(timeout=60)
-        if self.step == "end":
-            self._thread.join()
+        self._greenlet.switch()
 
 
 class Run:
