@@ -43,6 +43,7 @@ check: $(INSTALLED) ## Lint, check types, build, and try the built wheel in an e
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory check-workflows check-same-wheel
 	rm -rf dist
 	$(BIN)/python -m build --installer uv --outdir dist .
 	$(BIN)/twine check --strict dist/*
