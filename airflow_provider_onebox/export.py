@@ -144,26 +144,27 @@ class JsonLinesFile:
     or ``nolock``. Where there are no locks, nothing is removed.
 
     :param path: the target, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``.
+    :param argument: what the path is called where the user has given it.
     :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it.
     """
 
-    def __init__(self, path: Any) -> None:
+    def __init__(self, path: Any, argument: str = "output_path") -> None:
         self.name = str(path)
         self.count = 0
         if self.name.strip() in ("", "None"):
-            raise OneboxConfigError(f"output_path={self.name!r} names no file: a template in it found nothing.")
+            raise OneboxConfigError(f"{argument}={self.name!r} names no file: a template in it found nothing.")
         try:
             self.path = ObjectStoragePath(self.name)
             self._fs = self.path.fs
         except Exception as error:
             raise OneboxConfigError(
-                f"output_path={self.name!r} can't be reached: {quote(error)}. Is the Airflow provider for "
+                f"{argument}={self.name!r} can't be reached: {quote(error)}. Is the Airflow provider for "
                 f"{self.name.partition(':')[0]} installed, and does the connection in the path exist?"
             ) from error
         self._local = self.path.protocol in ("", "file")
         self._target = Path(self.path.path)
         if self.name.endswith("/") or (self._local and self._target.is_dir()):
-            raise OneboxConfigError(f"output_path={self.name!r} is a folder: add the name of a file.")
+            raise OneboxConfigError(f"{argument}={self.name!r} is a folder: add the name of a file.")
         self._folder = self._target.parent if self._local else Path(tempfile.gettempdir())
         self._encode = msgspec.json.Encoder().encode_lines
 
@@ -238,11 +239,7 @@ class JsonLinesFile:
                 self._fs.put_file(str(self._temporary), self.path.path)
                 return
             self._temporary.replace(self._target)
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._folder)
 
     def __exit__(self, *_: object) -> None:
         """Remove the temporary file, if it has not become the target."""
@@ -262,6 +259,18 @@ class JsonLinesFile:
                 "there is room for the whole file, and that both places may be written to.",
                 retryable=True,
             ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk know which files are in a folder.
+
+    :param folder: the folder.
+    """
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _create_locked(path: Path, mode: int) -> IO[bytes]:

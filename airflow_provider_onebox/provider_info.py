@@ -84,7 +84,14 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.hooks.onebox"]}],
         "operators": [
-            {"integration-name": integration, "python-modules": ["airflow_provider_onebox.operators.onebox"]}
+            {
+                "integration-name": integration,
+                "python-modules": [
+                    "airflow_provider_onebox.operators.onebox",
+                    "airflow_provider_onebox.operators.messages",
+                    "airflow_provider_onebox.operators.bulk",
+                ],
+            }
         ],
         "sensors": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.sensors.onebox"]}],
         "triggers": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.triggers.onebox"]}],

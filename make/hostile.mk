@@ -1,7 +1,8 @@
 CHAOS_LISTINGS ?= 1000
+CHAOS_BULKS ?= 500
 
 .PHONY: hostile hostile-replies hostile-exports hostile-chaos
-hostile: hostile-replies hostile-exports hostile-chaos ## 21,000 hostile replies, 2,500 histories of exports, 1,000 listings with faults on a fifth of all calls; -j2 helps
+hostile: hostile-replies hostile-exports hostile-chaos ## 21,000 hostile replies, 2,500 histories of exports, 1,000 listings and 500 bulk writes with faults on a fifth of all calls; -j2 helps
 
 hostile-replies: $(INSTALLED)
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_replies.py
@@ -10,4 +11,4 @@ hostile-exports: $(INSTALLED)
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_export_machine.py
 
 hostile-chaos: $(INSTALLED)
-	CHAOS_LISTINGS=$(CHAOS_LISTINGS) $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_chaos.py
+	CHAOS_LISTINGS=$(CHAOS_LISTINGS) CHAOS_BULKS=$(CHAOS_BULKS) $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_chaos.py tests/hostile/test_bulk_chaos.py

@@ -15,6 +15,7 @@ from airflow_provider_onebox.sandbox import Sandbox
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "example_dags").glob("*.py"))
 OWN = Path(__file__).parent / "dags" / "onebox.py"
+CONVERSATIONS = "GET /api/ticket/conversations/N"
 LOGIN, TICKETS, CONTACTS = "POST /api/authenticate", "GET /api/ticketrz", "GET /api/contactrz"
 
 # What each DAG asks of Onebox, in this order: one login per task run, and none where a token is handed in.
@@ -29,6 +30,9 @@ CALLS = {
     "onebox_rendered_nothing": [],
     "example_onebox_list": [LOGIN, *[TICKETS] * 3],
     "example_onebox_ticket": [LOGIN, "POST /api/ticket/create", LOGIN, TICKETS + "/N"],
+    "example_onebox_conversations": [LOGIN, TICKETS, LOGIN, *[CONVERSATIONS] * 5],
+    "example_onebox_answer": [LOGIN, TICKETS, CONVERSATIONS, LOGIN, "POST /api/message"],
+    "example_onebox_bulk": [LOGIN, *["POST /api/contactrz"] * 10],
 }
 # These need a triggerer, an event or a failing task: tests/test_real_airflow.py runs them.
 ELSEWHERE = {"example_onebox_sensor", "example_onebox_watch", "example_onebox_notifier"}
@@ -116,6 +120,47 @@ def test_list(runs, sandbox):
         path.unlink()
     assert rows == sandbox.state.ids()[:250]
     assert (written["count"], written["last_id"]) == (250, rows[-1])
+
+
+def test_conversations(runs, sandbox):
+    """The conversations of the listed tickets are in the file that the task names."""
+    run = runs["example_onebox_conversations"]
+    assert run.state == "success"
+    result = run.xcoms["list_conversations", -1, "return_value"]
+    paths = [Path(result["path"]), Path(run.xcoms["list_tickets", -1, "return_value"]["path"])]
+    try:
+        messages = [json.loads(line) for line in gzip.decompress(paths[0].read_bytes()).splitlines()]
+    finally:
+        for path in paths:
+            path.unlink()
+    ids = sandbox.state.ids()[:5]
+    assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
+    assert (result["count"], result["tickets"]) == (len(messages), 5)
+
+
+def test_answer(runs, sandbox):
+    """The answer stands in the ticket's conversation."""
+    run = runs["example_onebox_answer"]
+    assert run.state == "success"
+    (entry,) = [entry for entry in sandbox.state.books() if entry["call"] == "POST /api/message"]
+    assert entry["id"] == run.xcoms["answer", -1, "return_value"]
+    assert entry["body"]["ConversationId"] == sandbox.state.ids()[0]
+
+
+def test_bulk(runs, sandbox):
+    """Each contact has a verdict with its id."""
+    run = runs["example_onebox_bulk"]
+    assert run.state == "success"
+    result = run.xcoms["create_contacts", -1, "return_value"]
+    path = Path(result["path"])
+    try:
+        verdicts = [json.loads(line) for line in path.read_text().splitlines()]
+    finally:
+        path.unlink()
+    entries = [entry for entry in sandbox.state.books() if entry["call"] == "POST /api/contactrz"]
+    assert (result["done"], result["count"]) == (10, 10)
+    names = {entry["id"]: entry["body"]["Name"] for entry in entries}
+    assert [names[verdict["id"]] for verdict in verdicts] == [f"Customer {n}" for n in range(10)]
 
 
 def test_ticket(runs, sandbox):

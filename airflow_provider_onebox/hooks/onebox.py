@@ -15,13 +15,14 @@ from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
     OneboxRequestError,
+    OneboxResponseError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from typing import NoReturn
 
@@ -303,6 +304,8 @@ class OneboxHook(BaseHook):
         category: str,
         content: str,
         coordinate: str | None = None,
+        attachment: Sequence[str] | str | None = None,
+        file: Sequence[str] | str | None = None,
     ) -> str:
         """Open a ticket.
 
@@ -314,8 +317,11 @@ class OneboxHook(BaseHook):
         :param category: the category, one that the site has.
         :param content: the text.
         :param coordinate: where, ``latitude,longitude``.
+        :param attachment: paths of files to attach, as for ``ObjectStoragePath``; 20 MiB in all, those of ``file``
+            included.
+        :param file: paths of files for Onebox's second field of files.
         :return: the ticket's id.
-        :raises OneboxConfigError: if a field is empty; nothing is sent then.
+        :raises OneboxConfigError: if a field is empty, or the files are too large; nothing is sent then.
         :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
@@ -331,15 +337,158 @@ class OneboxHook(BaseHook):
             raise OneboxConfigError(f"A ticket needs {', '.join(fields)}, but empty: {', '.join(missing)}.")
         if coordinate:
             fields["coordinate"] = coordinate
-        reply = self.request("POST", "ticket/create", json=fields)
-        ticket_id = reply.get("ticketId") if isinstance(reply, dict) else None
-        if not ticket_id:
-            raise OneboxUncertainWriteError(
-                f"Connection {self.onebox_conn_id!r}: POST ticket/create: the answer holds no ticketId. "
-                f"{OneboxUncertainWriteError.remedy}.",
+        if not attachment and not file:
+            return self._written("ticket/create", "ticketId", json=fields)
+        from airflow_provider_onebox.messages import read_ticket_files
+
+        return self._written("ticket/create", "ticketId", data=fields, files=read_ticket_files(attachment, file))
+
+    def create_contact(
+        self,
+        *,
+        name: str | None = None,
+        phone: str | None = None,
+        fax: str | None = None,
+        email: str | None = None,
+        mobile: str | None = None,
+        twitter_id: str | None = None,
+        facebook_id: str | None = None,
+        media: str | None = None,
+    ) -> str:
+        """Create a contact; at least one field is needed.
+
+        API page: Create a contact, ``POST {host}/api/contactrz``.
+
+        :param name: the person's name.
+        :param phone: a telephone number.
+        :param fax: a fax number.
+        :param email: an e-mail address.
+        :param mobile: a mobile number.
+        :param twitter_id: an account at Twitter.
+        :param facebook_id: an account at Facebook.
+        :param media: the channel that the contact came by, such as ``Email``.
+        :return: the contact's id.
+        :raises OneboxConfigError: if no field is given; nothing is sent then.
+        :raises OneboxUncertainWriteError: if the contact may have been created and no id came back.
+        :raises OneboxError: if Onebox rejects it or can't be reached.
+        """
+        fields = {
+            "Name": name,
+            "Phone": phone,
+            "Fax": fax,
+            "Email": email,
+            "Mobile": mobile,
+            "TwitterId": twitter_id,
+            "FacebookId": facebook_id,
+            "Media": media,
+        }
+        given = {key: value for key, value in fields.items() if value not in (None, "")}
+        if not given:
+            raise OneboxConfigError("A contact needs a name, an e-mail address, a number or an account.")
+        return self._written("contactrz", "Id", json=given)
+
+    def send_message(
+        self,
+        *,
+        connection_id: str | int,
+        body: str,
+        body_text: str | None = None,
+        content_type: str = "text/plain",
+        subject: str | None = None,
+        sender: str | None = None,
+        to: str | None = None,
+        cc: str | None = None,
+        bcc: str | None = None,
+        method_id: str | None = None,
+        conversation_id: str | int | None = None,
+        previous_id: str | int | None = None,
+        attachments: Sequence[str] | str | None = None,
+        users: Sequence[dict[str, Any]] | None = None,
+    ) -> str | None:
+        """Send a message: a new one, or an answer to a private conversation or a public comment.
+
+        API page: Send a message, ``POST {host}/api/message``, which calls its body not final: no reply is made
+        sense of beyond the message's id.
+
+        :param connection_id: the channel to send by: the id of a ``connection`` record.
+        :param body: the text, in the form that ``content_type`` names.
+        :param body_text: the same as plain text.
+        :param content_type: the form of ``body``, such as ``text/html``.
+        :param subject: the subject.
+        :param sender: who it is from.
+        :param to: whom it is for, as the channel has it.
+        :param cc: who gets a copy.
+        :param bcc: who gets a copy unseen.
+        :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``.
+        :param conversation_id: the private conversation that it answers.
+        :param previous_id: the public comment that it answers.
+        :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all.
+        :param users: who takes part: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to ``MSR4``).
+        :return: the message's id; ``None`` if Onebox took it and shows none.
+        :raises OneboxConfigError: if an argument can't work; nothing is sent then.
+        :raises OneboxUncertainWriteError: if it may have been sent and the answer does not tell.
+        :raises OneboxError: if Onebox rejects it or can't be reached.
+        """
+        from airflow_provider_onebox.messages import greatest_id, message_body
+
+        fields = {
+            "ConnectionId": connection_id,
+            "MethodId": method_id,
+            "Subject": subject,
+            "From": sender,
+            "To": to,
+            "Cc": cc,
+            "Bcc": bcc,
+            "ConversationId": conversation_id,
+            "PreviousId": previous_id,
+            "Content": {"Body": body, "BodyText": body_text, "ContentType": content_type, "Encoding": "utf-8"},
+            "Users": users,
+        }
+        reply = self.request("POST", "message", json=message_body(fields, attachments))
+        rows = reply.get("data") if isinstance(reply, dict) else None
+        if not isinstance(rows, list):
+            raise self._in_doubt("message", "page of messages")
+        return greatest_id(rows)
+
+    def list_conversations(self, ticket_id: int | str) -> list[dict[str, Any]]:
+        """Return the messages of a ticket in Onebox's order, those of threads where their thread stands.
+
+        API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
+
+        :param ticket_id: the ticket.
+        :return: the messages, each with the ticket's id as ``ticketId``.
+        :raises OneboxConfigError: if the id can't be one.
+        :raises OneboxError: if they can't be had, or there is no such ticket.
+        """
+        from airflow_provider_onebox.messages import messages_in
+
+        if not str(ticket_id).strip().isdecimal():
+            raise OneboxConfigError(f"ticket_id={str(ticket_id)[:60]!r} is not an id: pass digits.")
+        ticket_id = str(ticket_id).strip()
+        endpoint = f"ticket/conversations/{ticket_id}"
+        messages = messages_in(self.request("GET", endpoint), ticket_id)
+        if messages is None:
+            raise OneboxResponseError(
+                f"Connection {self.onebox_conn_id!r}: GET {endpoint}: the reply is no conversation: it, or a thread in "
+                "it, has no list 'data' of messages.",
                 status=200,
             )
-        return str(ticket_id)
+        return messages
+
+    def _written(self, endpoint: str, id_field: str, **body: Any) -> str:
+        """Make a write and return the id that its answer holds."""
+        reply = self.request("POST", endpoint, **body)
+        row_id = reply.get(id_field) if isinstance(reply, dict) else None
+        if not row_id:
+            raise self._in_doubt(endpoint, id_field)
+        return str(row_id)
+
+    def _in_doubt(self, endpoint: str, missing: str) -> OneboxUncertainWriteError:
+        return OneboxUncertainWriteError(
+            f"Connection {self.onebox_conn_id!r}: POST {endpoint}: the answer holds no {missing}. "
+            f"{OneboxUncertainWriteError.remedy}.",
+            status=200,
+        )
 
     def test_connection(self) -> tuple[bool, str]:
         """Log in for real, past every cache, for the Test button of the Connections page.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -12,7 +12,7 @@ from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
@@ -174,9 +174,7 @@ class OneboxListOperator(_OneboxOperator):
         self.page_size = page_size
         self.max_records = max_records
         self.parallelism = parallelism
-        # As text, a template in a Path is rendered too; Airflow itself renders that in its ObjectStoragePath.
-        is_local = isinstance(output_path, os.PathLike) and not hasattr(output_path, "fs")
-        self.output_path: Any = os.fspath(output_path) if is_local else output_path  # type: ignore[arg-type]
+        self.output_path = _path(output_path)
         self.incremental = incremental
         self.include_secrets = include_secrets
         if incremental and output_path is None:
@@ -247,7 +245,8 @@ class OneboxRequestOperator(_OneboxOperator):
     A read is retried after passing faults. A write is sent again only if Onebox can't have acted on it; if it may
     have been done and no answer came, the task fails at once and is not retried by Airflow either.
 
-    The answer goes to an XCom. Records of ``connection`` come without their ``Password`` and ``Token``.
+    The answer goes to an XCom, if it is no more than :data:`MAX_XCOM_BYTES` of JSON. Records of ``connection`` come
+    without their ``Password`` and ``Token``.
 
     :param endpoint: a path below ``{host}/api/``, such as ``ticketrz/12250``. (templated)
     :param method: the HTTP method. (templated)
@@ -255,6 +254,7 @@ class OneboxRequestOperator(_OneboxOperator):
     :param json: a body to send as JSON. (templated)
     :param data: a form, or a body as it stands. (templated)
     :param include_secrets: whether records of ``connection`` keep their secrets.
+    :param response_filter: takes the parsed JSON and gives what goes to the XCom in its place.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task signs in by itself. (templated)
@@ -268,6 +268,7 @@ class OneboxRequestOperator(_OneboxOperator):
         "json",
         "data",
     )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"query": "json", "json": "json"}
 
     def __init__(
         self,
@@ -278,6 +279,7 @@ class OneboxRequestOperator(_OneboxOperator):
         json: Any = None,
         data: dict[str, Any] | str | None = None,
         include_secrets: bool = False,
+        response_filter: Callable[[Any], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -287,17 +289,29 @@ class OneboxRequestOperator(_OneboxOperator):
         self.json = json
         self.data = data
         self.include_secrets = include_secrets
+        self.response_filter = response_filter
 
     def execute(self, context: Context) -> Any:  # noqa: ARG002 - the signature of every operator
         """Make the call.
 
         :param context: the task's context.
-        :return: the parsed JSON.
+        :return: the parsed JSON, or what ``response_filter`` makes of it.
+        :raises OneboxConfigError: if that is too much for an XCom; the call was made then.
         :raises OneboxError: the member of the family that fits what went wrong.
         """
+        import msgspec
+
         body = {"params": self.query, "json": self.json, "data": self.data}
         reply = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
         self.log.info("%s %s was answered.", self.method, self.endpoint)
+        if self.response_filter:
+            reply = self.response_filter(reply)
+        size = len(msgspec.json.encode(reply, enc_hook=str))
+        if size > MAX_XCOM_BYTES:
+            raise OneboxConfigError(
+                f"{self.method} {self.endpoint} was answered with {size:,} bytes of JSON, and an XCom takes "
+                f"{MAX_XCOM_BYTES:,} here: pass response_filter to keep what you need of it. A write has been done."
+            )
         return reply
 
 
@@ -315,6 +329,8 @@ class OneboxCreateTicketOperator(_OneboxOperator):
     :param category: the category, one that the site has. (templated)
     :param content: the text. (templated)
     :param coordinate: where, ``latitude,longitude``. (templated)
+    :param attachment: paths of files to attach, as for ``ObjectStoragePath``; 20 MiB in all. (templated)
+    :param file: paths of files for Onebox's second field of files. (templated)
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task signs in by itself. (templated)
@@ -328,6 +344,8 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         "category",
         "content",
         "coordinate",
+        "attachment",
+        "file",
     )
 
     def __init__(
@@ -339,6 +357,8 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         category: str,
         content: str,
         coordinate: str | None = None,
+        attachment: Sequence[str] | str | None = None,
+        file: Sequence[str] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -348,6 +368,8 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         self.category = category
         self.content = content
         self.coordinate = coordinate
+        self.attachment = attachment
+        self.file = file
 
     def execute(self, context: Context) -> str:  # noqa: ARG002 - the signature of every operator
         """Open the ticket.
@@ -363,9 +385,14 @@ class OneboxCreateTicketOperator(_OneboxOperator):
             coordinate = ",".join(map(str, coordinate))
         fields = {name: getattr(self, name) for name in ("full_name", "contact", "subject", "category", "content")}
         texts = {name: "" if value is None else str(value) for name, value in fields.items()}
-        ticket_id = self.hook.create_ticket(**texts, coordinate=coordinate)
+        ticket_id = self.hook.create_ticket(**texts, coordinate=coordinate, attachment=self.attachment, file=self.file)
         self.log.info("Opened ticket %s in category %s.", ticket_id, self.category)
         return ticket_id
+
+
+def _path(value: Any) -> Any:
+    """Take a local path as text, so that a template in it is rendered; Airflow renders its ObjectStoragePath itself."""
+    return os.fspath(value) if isinstance(value, os.PathLike) and not hasattr(value, "fs") else value
 
 
 def _number(value: Any) -> Any:

@@ -283,6 +283,25 @@ def test_request(connected, context):
     assert task.execute(context())
 
 
+def test_response_filter(connected, context):
+    """What the filter makes of an answer is what goes to the XCom, JSON or not."""
+    options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 3}}
+    task = OneboxRequestOperator(**options, response_filter=lambda reply: [row["Id"] for row in reply["data"]])
+    assert task.execute(context()) == connected.state.ids()[:3]
+    assert OneboxRequestOperator(**options, response_filter=lambda reply: set).execute(context()) is set
+
+
+def test_answer_too_large_for_xcom(connected, context, monkeypatch):
+    """An answer that is too much for an XCom is rejected with the way out, and a filter can keep what is needed."""
+    monkeypatch.setattr(onebox, "MAX_XCOM_BYTES", 2000)
+    options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 50}}
+    with pytest.raises(
+        OneboxConfigError, match=r"GET ticketrz was answered with [0-9,]+ bytes .* 2,000 here: pass resp"
+    ):
+        OneboxRequestOperator(**options).execute(context())
+    assert OneboxRequestOperator(**options, response_filter=len).execute(context()) == 5
+
+
 def test_request_with_a_form(connected, context):
     """`data` is sent as a form, and the log says in one line what was done."""
     form = {"fullName": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
@@ -337,6 +356,17 @@ def test_create_ticket(connected, context):
     (ticket,) = connected.state.tickets
     assert ticket["ticketId"] == ticket_id
     assert (ticket["fullName"], ticket["coordinate"]) == ("A", "-6.2,106.8")
+
+
+def test_ticket_with_files(connected, context, tmp_path):
+    """Files are attached by their paths, which templates may render."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    fields = {**TICKET, "attachment": ["{{ folder }}/a.txt"], "file": "{{ folder }}/b.txt"}
+    task = render(OneboxCreateTicketOperator(task_id="t", **fields), {"folder": str(tmp_path)})
+    task.execute(context())
+    (ticket,) = connected.state.tickets
+    assert [file["filename"] for file in ticket["attachment"] + ticket["file"]] == ["a.txt", "b.txt"]
 
 
 @pytest.mark.parametrize("field", TICKET)

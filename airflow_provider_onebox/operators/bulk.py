@@ -1,0 +1,121 @@
+"""An operator for many writes at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxUncertainWriteError
+from airflow_provider_onebox.operators.onebox import _number, _OneboxOperator, _path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+WRITES = {"ticket": "create_ticket", "contact": "create_contact", "message": "send_message"}
+"""What can be written, and the method of the hook whose arguments the rows hold."""
+
+
+class OneboxBulkWriteOperator(_OneboxOperator):
+    """Create many tickets, contacts or messages, and write down what became of each.
+
+    The verdict file is JSON Lines, one line a row: ``{"row": 0, "verdict": "done", "key": ..., "id": "515090"}``. A
+    verdict is ``done``, ``rejected`` (with Onebox's words as ``message``; nothing was written) or ``in_doubt`` (it may
+    have been written, and nobody knows: look in Onebox). While the task runs, it also holds ``begun`` rows.
+
+    When the task is retried or cleared, it goes on after what is done: rows done are not written again, rejected rows
+    are tried again, and rows in doubt are left alone. To have one of those written again, delete its line; to have all,
+    set ``repeat_in_doubt`` and clear the task. Rows are recognized by what they hold: they may come in another order.
+
+    Each row is noted on the disk before it is sent, so the file must be a plain one on a volume that all workers share
+    which may run the task; object stores can't append and are rejected. Give each run a path of its own, with
+    ``{{ run_id }}``.
+
+    The task returns ``{"path", "count", "done", "rejected", "in_doubt"}``.
+
+    API pages: Create a ticket, Create a contact, Send a message.
+
+    :param kind: ``ticket``, ``contact`` or ``message``.
+    :param rows: dictionaries with the arguments of the hook's ``create_ticket``, ``create_contact`` or
+        ``send_message``: a list, or the path of a JSON Lines file, gzip if it ends in ``.gz``. (templated)
+    :param verdict_path: the file of the verdicts. (templated)
+    :param parallelism: writes under way at once, 1 to 32. (templated)
+    :param max_failed_share: the share of the rows that may be rejected or in doubt before the task fails: 0 for none, 1
+        for all.
+    :param repeat_in_doubt: whether to send rows again that may have been written before.
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    :param token: a token from an upstream task; without it the task logs in by itself. (templated)
+    """
+
+    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, "rows", "verdict_path", "parallelism")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"rows": "json"}
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        rows: Any,
+        verdict_path: Any,
+        parallelism: int | str = 4,
+        max_failed_share: float = 0.0,
+        repeat_in_doubt: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if kind not in WRITES:
+            raise ValueError(f"kind={kind!r} is none of {', '.join(WRITES)}.")
+        if not 0 <= max_failed_share <= 1:
+            raise ValueError(f"max_failed_share={max_failed_share!r} is not a number from 0 (no row) to 1 (all).")
+        self.kind = kind
+        self.rows = _path(rows)
+        self.verdict_path = _path(verdict_path)
+        self.parallelism = parallelism
+        self.max_failed_share = max_failed_share
+        self.repeat_in_doubt = repeat_in_doubt
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Write the rows that are not done yet.
+
+        :param context: the task's context.
+        :return: how many rows have each verdict.
+        :raises OneboxUncertainWriteError: if too many rows are rejected or in doubt, and one is in doubt.
+        :raises OneboxRequestError: if too many rows are rejected.
+        :raises OneboxConfigError: if an argument can't work; nothing is sent then.
+        :raises OneboxError: if Onebox can't be used; a retry goes on after what is done.
+        """
+        from airflow_provider_onebox.bulk import DONE, IN_DOUBT, REJECTED, VerdictFile, write_rows
+        from airflow_provider_onebox.rows import read_rows
+
+        ti: Any = context["ti"]
+        # Made here: the threads have no task of their own.
+        settings = self.hook.settings
+        target = (self.kind, settings.base_url, settings.site_id)
+        with VerdictFile(self.verdict_path, (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)) as file:
+            verdicts = write_rows(
+                read_rows(self.rows),
+                getattr(self.hook, WRITES[self.kind]),
+                target,
+                file,
+                parallelism=_number(self.parallelism),
+                repeat_in_doubt=self.repeat_in_doubt,
+            )
+        count, failed = verdicts.total(), verdicts.total() - verdicts[DONE]
+        summary = f"{file.name}: of {count:,} rows, {verdicts[DONE]:,} are done, {verdicts[REJECTED]:,} rejected, "
+        summary += f"{verdicts[IN_DOUBT]:,} in doubt"
+        self.log.info("%s.", summary)
+        if failed > self.max_failed_share * count:
+            if verdicts[IN_DOUBT]:
+                raise OneboxUncertainWriteError(
+                    f"{summary}. Those in doubt may have been written: look in Onebox. When the task is cleared, they "
+                    "are not sent again unless repeat_in_doubt is set or their lines are deleted."
+                )
+            raise OneboxRequestError(
+                f"{summary}. The file has Onebox's words for each; when the task is cleared, those rows alone are sent "
+                "again."
+            )
+        return {
+            "path": file.name,
+            "count": count,
+            **{verdict: verdicts[verdict] for verdict in (DONE, REJECTED, IN_DOUBT)},
+        }

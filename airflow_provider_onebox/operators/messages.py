@@ -1,0 +1,184 @@
+"""Operators for what is said about tickets: conversations out, messages in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_onebox.exceptions import OneboxRequestError
+from airflow_provider_onebox.operators.onebox import _number, _OneboxOperator, _path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+
+class OneboxListConversationsOperator(_OneboxOperator):
+    """Write the messages of many tickets to one JSON Lines file, in the order of the tickets.
+
+    Each message has the ticket's id as ``ticketId``; messages of threads come where their thread stands. The file
+    appears whole or not at all. No more than twice ``parallelism`` conversations are in memory. A ticket that is not
+    there any more (404) is left out, counted and named in the log; if none is there, the task fails.
+
+    The task returns ``{"path", "count", "tickets", "missing"}``: messages written, tickets asked for, and how many of
+    those are not there.
+
+    API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
+
+    :param tickets: the tickets' ids, or records with an ``Id``: a list, what
+        :class:`~airflow_provider_onebox.operators.onebox.OneboxListOperator` has returned, or the path of a JSON Lines
+        file, gzip if it ends in ``.gz``. (templated)
+    :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
+    :param parallelism: requests under way at once, 1 to 32. (templated)
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    :param token: a token from an upstream task; without it the task logs in by itself. (templated)
+    """
+
+    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, "tickets", "output_path", "parallelism")
+
+    def __init__(self, *, tickets: Any, output_path: Any, parallelism: int | str = 2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tickets = _path(tickets)
+        self.output_path = _path(output_path)
+        self.parallelism = parallelism
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - the signature of every operator
+        """Write the conversations.
+
+        :param context: the task's context.
+        :return: what was written.
+        :raises OneboxConfigError: if an argument can't work.
+        :raises OneboxError: if a conversation can't be had, or the file can't be written.
+        """
+        from airflow_provider_onebox.export import JsonLinesFile
+        from airflow_provider_onebox.rows import in_parallel, read_ids
+
+        # Made here: the threads below have no task of their own.
+        hook = self.hook
+        settings = hook.settings
+        missing: list[str] = []
+        tickets = 0
+        absent = None
+
+        def conversation(ticket_id: str) -> list[dict[str, Any]] | OneboxRequestError:
+            try:
+                return hook.list_conversations(ticket_id)
+            except OneboxRequestError as error:
+                if "404" not in (str(error.status), error.code):
+                    raise
+                missing.append(ticket_id)
+                return error
+
+        with JsonLinesFile(self.output_path) as file:
+            ids, parallelism = read_ids(self.tickets), _number(self.parallelism)
+            for found in in_parallel(conversation, ids, parallelism, "tickets"):
+                tickets += 1
+                if isinstance(found, OneboxRequestError):
+                    absent = found
+                else:
+                    file.write(found)
+            if absent and len(missing) == tickets:
+                raise absent
+            file.finish()
+            file.put_in_place()
+        if missing:
+            self.log.warning("Not there any more at site %s: tickets %s.", settings.site_id, ", ".join(missing[:100]))
+        self.log.info("Wrote %s messages of %s tickets to %s.", f"{file.count:,}", f"{tickets:,}", file.name)
+        return {"path": file.name, "count": file.count, "tickets": tickets, "missing": len(missing)}
+
+
+class OneboxSendMessageOperator(_OneboxOperator):
+    """Send a message, or answer one, and return its id.
+
+    If the answer gets lost on the way, the message may have been sent: the task then fails at once and is not retried
+    by Airflow either, so that no message is sent twice.
+
+    API page: Send a message, ``POST {host}/api/message``.
+
+    :param connection_id: the channel to send by: the id of a ``connection`` record. (templated)
+    :param body: the text, in the form that ``content_type`` names. (templated)
+    :param body_text: the same as plain text. (templated)
+    :param content_type: the form of ``body``, such as ``text/html``. (templated)
+    :param subject: the subject. (templated)
+    :param sender: who it is from. (templated)
+    :param to: whom it is for, as the channel has it. (templated)
+    :param cc: who gets a copy. (templated)
+    :param bcc: who gets a copy unseen. (templated)
+    :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``. (templated)
+    :param conversation_id: the private conversation that it answers. (templated)
+    :param previous_id: the public comment that it answers. (templated)
+    :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all. (templated)
+    :param users: who takes part: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to ``MSR4``).
+        (templated)
+    :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
+    :param site_id: a site to use in place of the connection's own. (templated)
+    :param token: a token from an upstream task; without it the task logs in by itself. (templated)
+    """
+
+    message_fields: ClassVar[tuple[str, ...]] = (
+        "connection_id",
+        "body",
+        "body_text",
+        "content_type",
+        "subject",
+        "sender",
+        "to",
+        "cc",
+        "bcc",
+        "method_id",
+        "conversation_id",
+        "previous_id",
+        "attachments",
+        "users",
+    )
+    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, *message_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"users": "json"}
+
+    def __init__(
+        self,
+        *,
+        connection_id: str | int,
+        body: str,
+        body_text: str | None = None,
+        content_type: str = "text/plain",
+        subject: str | None = None,
+        sender: str | None = None,
+        to: str | None = None,
+        cc: str | None = None,
+        bcc: str | None = None,
+        method_id: str | None = None,
+        conversation_id: str | int | None = None,
+        previous_id: str | int | None = None,
+        attachments: Sequence[str] | str | None = None,
+        users: Sequence[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.connection_id = connection_id
+        self.body = body
+        self.body_text = body_text
+        self.content_type = content_type
+        self.subject = subject
+        self.sender = sender
+        self.to = to
+        self.cc = cc
+        self.bcc = bcc
+        self.method_id = method_id
+        self.conversation_id = conversation_id
+        self.previous_id = previous_id
+        self.attachments = attachments
+        self.users = users
+
+    def execute(self, context: Context) -> str | None:  # noqa: ARG002 - the signature of every operator
+        """Send the message.
+
+        :param context: the task's context.
+        :return: the message's id; ``None`` if Onebox took it and shows none.
+        :raises OneboxConfigError: if an argument can't work; nothing is sent then.
+        :raises OneboxUncertainWriteError: if it may have been sent and the answer does not tell.
+        :raises OneboxError: if Onebox rejects it or can't be reached.
+        """
+        message_id = self.hook.send_message(**{name: getattr(self, name) for name in self.message_fields})
+        self.log.info("Sent message %s by connection %s.", message_id or "(no id was shown)", self.connection_id)
+        return message_id

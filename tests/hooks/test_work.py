@@ -1,0 +1,197 @@
+"""What the hook reads of conversations and writes of tickets, messages and contacts."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxRequestError,
+    OneboxResponseError,
+    OneboxUncertainWriteError,
+)
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+TICKET = {"full_name": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
+MESSAGE = {"connection_id": "3", "body": "<p>x</p>"}
+
+
+@pytest.fixture
+def hook(connected):
+    """A hook of the sandbox."""
+    return OneboxHook()
+
+
+def body(sandbox):
+    """Return the only write's body."""
+    (entry,) = sandbox.state.books()
+    return entry["body"]
+
+
+def test_conversations(connected, hook):
+    """The messages of a ticket come flat and in order, threads within threads included."""
+    ticket = next(i for i in connected.state.ids() if int(i) % 4 == 3)
+    found = hook.list_conversations(int(ticket))
+    assert [message["Id"] for message in found] == [f"{ticket}{n}" for n in range(4)]
+    assert {message["ticketId"] for message in found} == {ticket}
+    assert [message["Contents"] for message in found] == [[f"message {n}"] for n in range(4)]
+
+
+def test_conversation_of_no_ticket(connected, hook):
+    """What is no id is asked for nowhere; a ticket that is not there is told from one without messages."""
+    for wrong in ("None", "1/2", -1, None):
+        with pytest.raises(OneboxConfigError, match="is not an id: pass digits"):
+            hook.list_conversations(wrong)
+    assert not connected.state.requests
+    with pytest.raises(OneboxRequestError) as caught:
+        hook.list_conversations(1)
+    assert caught.value.status == 404
+
+
+def test_odd_conversation(connected, hook):
+    """A reply that is no conversation is an error that names the call, and no empty list."""
+    connected.state.fail("wrong_type", path="conversations", value={"data": ["x"]})
+    with pytest.raises(OneboxResponseError, match=r"GET ticket/conversations/12: the reply is no conversation"):
+        hook.list_conversations("12")
+
+
+def test_new_message(connected, hook):
+    """A new message is sent by Onebox's names, without what was not given; its id comes back."""
+    fields = {"subject": "S", "sender": "care@example.com", "to": "a@example.com", "cc": "c", "bcc": "b"}
+    fields |= {"method_id": "DIRECT", "body_text": "x", "content_type": "text/html"}
+    fields["users"] = [{"IdentityId": "5", "Name": "A", "RoleId": "MSR1"}]
+    assert hook.send_message(**MESSAGE, **fields) == connected.state.books()[0]["id"]
+    content = {"Body": "<p>x</p>", "BodyText": "x", "ContentType": "text/html", "Encoding": "utf-8"}
+    assert body(connected) == {
+        "ConnectionId": "3",
+        "MethodId": "DIRECT",
+        "Subject": "S",
+        "From": "care@example.com",
+        "To": "a@example.com",
+        "Cc": "c",
+        "Bcc": "b",
+        "Content": content,
+        "Users": fields["users"],
+    }
+
+
+@pytest.mark.parametrize("how", ["conversation_id", "previous_id"])
+def test_answer(connected, hook, how):
+    """An answer to a conversation or to a comment arrives in the ticket's conversation."""
+    connected.state.configure(message_page=2)
+    ticket = connected.state.ids()[0]
+    answered = ticket if how == "conversation_id" else hook.list_conversations(ticket)[0]["Id"]
+    message_id = hook.send_message(**MESSAGE, **{how: answered})
+    last = hook.list_conversations(ticket)[-1]
+    assert (last["Id"], last["Content"]) == (message_id, "<p>x</p>")
+    assert set(body(connected)) == {"ConnectionId", "Content", {"c": "ConversationId", "p": "PreviousId"}[how[0]]}
+
+
+def test_message_attachments(connected, hook, tmp_path):
+    """Files are sent whole, as base64."""
+    content = bytes(range(256)) * 999
+    (tmp_path / "a b.bin").write_bytes(content)
+    hook.send_message(**MESSAGE, attachments=[str(tmp_path / "a b.bin")])
+    (sent,) = body(connected)["Attachments"]
+    assert sent["Description"] == "a b.bin"
+    assert sent["File"] == {"Name": "a b.bin", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"body": " "}, "needs connection_id and body"),
+        ({"connection_id": None}, "needs connection_id and body"),
+        ({"conversation_id": "1", "previous_id": "2"}, "either conversation_id"),
+        ({"method_id": "direct"}, "method_id='direct' is none of DIRECT, POST, MENTION, COMMENT or None"),
+        ({"users": [{"RoleId": "MSR5"}]}, "RoleId of MSR1, MSR2, MSR3, MSR4"),
+        ({"users": ["x"]}, "is no list of dictionaries"),
+        ({"users": 5}, "users='5' is no list of dictionaries"),
+    ],
+)
+def test_message_that_cannot_work(connected, hook, fields, match):
+    """Arguments that can't work are rejected before anything is sent."""
+    with pytest.raises(OneboxConfigError, match=match):
+        hook.send_message(**{**MESSAGE, **fields})
+    assert not connected.state.requests
+
+
+def test_message_without_an_id(connected, hook):
+    """Onebox calls the reply's body not final: a page without an id is an answer, anything else leaves doubt."""
+    connected.state.fail("wrong_type", path="message", value={"data": [{"Subject": "x"}]})
+    assert hook.send_message(**MESSAGE) is None
+    for odd in ([], "x", {"data": {}}, {}):
+        connected.state.fail("wrong_type", path="message", value=odd)
+        with pytest.raises(
+            OneboxUncertainWriteError, match=r"POST message: the answer holds no page of messages\. It may have"
+        ):
+            hook.send_message(**MESSAGE)
+
+
+def test_rejected_message(connected, hook):
+    """Onebox's words come through."""
+    with pytest.raises(OneboxRequestError, match="conversation 1 not found"):
+        hook.send_message(**MESSAGE, conversation_id="1")
+
+
+def test_create_contact(connected, hook):
+    """A contact is created by Onebox's names, and its id comes back."""
+    fields = {"name": "A", "phone": "1", "fax": "2", "email": "a@example.com", "mobile": "3", "twitter_id": "4"}
+    assert hook.create_contact(**fields, facebook_id="5", media="") == connected.state.books()[0]["id"]
+    names = {"Name": "A", "Phone": "1", "Fax": "2", "Email": "a@example.com", "Mobile": "3", "TwitterId": "4"}
+    assert body(connected) == {**names, "FacebookId": "5"}
+
+
+def test_contact_without_fields(connected, hook):
+    """A contact of which nothing is known is not created."""
+    with pytest.raises(OneboxConfigError, match="A contact needs a name"):
+        hook.create_contact(name="", phone=None)
+    assert not connected.state.requests
+
+
+@pytest.mark.parametrize(("write", "field"), [("create_contact", "Id"), ("create_ticket", "ticketId")])
+def test_no_id(connected, hook, write, field):
+    """A write that is answered without the id is in doubt."""
+    connected.state.fail("wrong_type", path="POST", value={}, after=1)
+    with pytest.raises(OneboxUncertainWriteError, match=f"the answer holds no {field}. It may have been done"):
+        getattr(hook, write)(**(TICKET if field == "ticketId" else {"name": "A"}))
+
+
+def test_lost_message(connected, hook):
+    """A message whose answer is lost is never sent again."""
+    connected.state.fail("drop_after", path="message")
+    with pytest.raises(OneboxUncertainWriteError):
+        hook.send_message(**MESSAGE)
+    assert connected.state.requests["POST list"] == 1
+
+
+def test_ticket_with_files(connected, hook, tmp_path):
+    """Files of both fields arrive whole beside the ticket's other fields."""
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name * 1000)
+    paths = [str(tmp_path / f"{name}.txt") for name in "abc"]
+    ticket = hook.create_ticket(**TICKET, coordinate="-6.2,106.8", attachment=paths[:2], file=paths[2])
+    sent = body(connected)
+    files = {key: [(f["filename"], f["size"]) for f in sent.pop(key)] for key in ("attachment", "file")}
+    assert files == {"attachment": [("a.txt", 1000), ("b.txt", 1000)], "file": [("c.txt", 1000)]}
+    assert sent == {
+        "fullName": "A",
+        "contact": "a@example.com",
+        "subject": "s",
+        "category": "c",
+        "content": "x",
+        "coordinate": "-6.2,106.8",
+    }
+    assert ticket == connected.state.books()[0]["id"]
+
+
+def test_ticket_with_files_is_sent_again(connected, hook, tmp_path):
+    """A rejected token renews the login, and the files are sent anew and whole."""
+    (tmp_path / "a.txt").write_text("a" * 100_000)
+    hook.client.tokens.get()
+    connected.state.revoke()
+    hook.create_ticket(**TICKET, file=str(tmp_path / "a.txt"))
+    assert connected.state.books()[-1]["body"]["file"][0]["size"] == 100_000
+    assert len(connected.state.tickets) == 1

@@ -1,0 +1,199 @@
+"""Conversations into a file, and messages out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxRequestError,
+    OneboxUnavailableError,
+    OneboxUncertainWriteError,
+)
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator, OneboxSendMessageOperator
+from airflow_provider_onebox.operators.onebox import OneboxListOperator
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the conversations go."""
+    return tmp_path / "messages.jsonl.gz"
+
+
+@pytest.fixture
+def said(caplog, capsys):
+    """Tell what the log says, wherever this Airflow keeps it."""
+    caplog.set_level("INFO")
+    return lambda: caplog.text + capsys.readouterr().out
+
+
+def execute(tickets, path, **options):
+    """Run the operator."""
+    return OneboxListConversationsOperator(task_id="t", tickets=tickets, output_path=str(path), **options).execute({})
+
+
+def lines(path):
+    """Read the messages in a file."""
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
+@pytest.mark.parametrize("parallelism", ["1", 4])
+def test_conversations(connected, path, parallelism):
+    """All messages of all tickets are in one file, ticket by ticket and in order."""
+    ids = connected.state.ids()[:40]
+    result = execute(ids, path, parallelism=parallelism)
+    messages = lines(path)
+    assert result == {"path": str(path), "count": len(messages), "tickets": 40, "missing": 0}
+    assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
+    assert [m["ticketId"] for m in messages] == [m["Id"][:-1] for m in messages]
+    assert connected.state.logins == 1
+
+
+def test_of_a_listing(connected, path, tmp_path):
+    """What a listing returns is taken as it is: records, and what it says of its file."""
+    options = {"task_id": "l", "resource": "ticketrz", "max_records": 5}
+    records = OneboxListOperator(**options).execute({})
+    written = OneboxListOperator(**options, output_path=str(tmp_path / "tickets.jsonl")).execute({})
+    assert execute(records, path)["tickets"] == 5
+    first = lines(path)
+    assert execute(written, path)["tickets"] == 5
+    assert lines(path) == first
+    assert {m["ticketId"] for m in first} == set(connected.state.ids()[:5])
+
+
+def test_no_tickets(connected, path):
+    """No tickets make an empty file, and no calls."""
+    assert execute([], path) == {"path": str(path), "count": 0, "tickets": 0, "missing": 0}
+    assert lines(path) == []
+    assert not connected.state.requests
+
+
+def test_missing_tickets(connected, path, said):
+    """A ticket that was deleted meanwhile is left out, counted and named; if all are, something else is wrong."""
+    first, second = connected.state.ids()[:2]
+    connected.state.delete([first])
+    assert execute([first, second], path)["missing"] == 1
+    assert {m["ticketId"] for m in lines(path)} == {second}
+    assert f"Not there any more at site 169: tickets {first}." in said()
+    before = path.read_bytes()
+    with pytest.raises(OneboxRequestError, match=f"{first} not found"):
+        execute([first], path)
+    assert path.read_bytes() == before
+
+
+def test_missing_tickets_under_another_status(connected, path):
+    """Onebox's own code counts, whatever the status that it comes under."""
+    connected.state.fail("envelope", path="conversations", status=200, code="404", message="no such ticket")
+    assert execute(connected.state.ids()[:2], path, parallelism=1)["missing"] == 1
+
+
+def test_failure_leaves_the_file(connected, path):
+    """A conversation that can't be had fails the task, and the file stays as it was."""
+    ids = connected.state.ids()[:20]
+    execute(ids[:3], path)
+    before = path.read_bytes()
+    connected.state.fail("envelope", path="conversations", after=9, status=403, times=99)
+    with pytest.raises(OneboxRequestError):
+        execute(ids, path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_parallelism(connected, path, monkeypatch):
+    """As many requests are under way at once as were asked for, and few conversations wait."""
+    barrier = threading.Barrier(4, timeout=10)
+    ahead = []
+    read = OneboxHook.list_conversations
+
+    def list_conversations(self, ticket_id):
+        ahead.append(ticket_id)
+        barrier.wait()
+        return read(self, ticket_id)
+
+    monkeypatch.setattr(OneboxHook, "list_conversations", list_conversations)
+    assert execute(connected.state.ids()[:16], path, parallelism=4)["tickets"] == 16
+    with pytest.raises(OneboxConfigError, match="parallelism='many'"):
+        execute([1], path, parallelism="many")
+
+
+def test_transient_errors(connected, path):
+    """Reads are retried like all others."""
+    connected.state.fail("status", path="conversations", status=503, headers={"Retry-After": "0"})
+    assert execute(connected.state.ids()[:3], path)["tickets"] == 3
+
+
+def test_templates(connected, path):
+    """Tickets, path and number of requests can come from templates, whatever these make of them."""
+    ids = connected.state.ids()[:3]
+    task = OneboxListConversationsOperator(
+        task_id="t", tickets="{{ params.ids }}", output_path="{{ params.path }}", parallelism="{{ 3 }}"
+    )
+    task.dag = DAG("d", schedule=None)
+    task.render_template_fields({"params": {"ids": ids, "path": str(path)}})
+    assert task.execute({})["tickets"] == 3
+
+
+def test_templates_in_paths(connected, path, tmp_path):
+    """A template in a Path is rendered as in a text."""
+    (tmp_path / "ids.jsonl").write_text("\n".join(connected.state.ids()[:3]))
+    folder = Path("{{ params.folder }}")
+    task = OneboxListConversationsOperator(task_id="t", tickets=folder / "ids.jsonl", output_path=folder / path.name)
+    task.dag = DAG("d", schedule=None)
+    task.render_template_fields({"params": {"folder": str(tmp_path)}})
+    assert task.execute({})["path"] == str(path)
+
+
+def send(**fields):
+    """Run the operator that sends."""
+    return OneboxSendMessageOperator(task_id="t", **{"connection_id": "3", "body": "x", **fields}).execute({})
+
+
+def test_send(connected, tmp_path, said):
+    """A message is sent with all that it has, and its id is returned."""
+    (tmp_path / "a.txt").write_text("a")
+    fields = {"subject": "s", "sender": "f", "to": "t", "cc": "c", "bcc": "b", "method_id": "POST", "body_text": "y"}
+    users = [{"IdentityId": "5", "Name": "A", "RoleId": "MSR4"}]
+    ticket = connected.state.ids()[0]
+    message = send(**fields, users=users, attachments=str(tmp_path / "a.txt"), conversation_id=ticket)
+    (entry,) = connected.state.books()
+    assert message == entry["id"]
+    body = entry["body"]
+    assert (body["From"], body["ConversationId"], body["Users"]) == ("f", ticket, users)
+    assert body["Content"] == {"Body": "x", "BodyText": "y", "ContentType": "text/plain", "Encoding": "utf-8"}
+    assert body["Attachments"][0]["File"]["size"] == 1
+    assert f"Sent message {message} by connection 3." in said()
+    assert send(previous_id=message)
+    connected.state.fail("wrong_type", path="message", value={"data": []})
+    assert send() is None
+    assert "Sent message (no id was shown) by connection 3." in said()
+
+
+def test_send_once(connected, connect):
+    """A message that may have been sent is not sent again; one that can't have been is left to a retry."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    connected.state.fail("drop_after", path="message")
+    with pytest.raises(OneboxUncertainWriteError):
+        send()
+    connected.state.fail("status", path="message", status=429)
+    with pytest.raises(OneboxUnavailableError):
+        send()
+    assert connected.state.requests["POST list"] == 2
+    assert len([entry for entry in connected.state.books() if entry["id"]]) == 1
+
+
+def test_send_templates(connected):
+    """Each field of a message is a template."""
+    assert set(OneboxSendMessageOperator.message_fields) < set(OneboxSendMessageOperator.template_fields)
+    task = OneboxSendMessageOperator(task_id="t", connection_id="{{ 3 }}", body="Run {{ run_id }}", to="{{ x }}")
+    task.dag = DAG("d", schedule=None)
+    task.render_template_fields({"run_id": "r1", "x": "a@example.com"})
+    task.execute({})
+    body = connected.state.books()[0]["body"]
+    assert (body["ConnectionId"], body["Content"]["Body"], body["To"]) == ("3", "Run r1", "a@example.com")
