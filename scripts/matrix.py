@@ -37,16 +37,17 @@ GROUPS = {
     "docs": ["--ignore=tests/test_docs.py"],
     "demo": ["--ignore=tests/test_demo.py"],
     "sandbox": ["--ignore=tests/sandbox"],
-    "hostile": ["--ignore=tests/hostile/test_chaos.py", "--ignore=tests/hostile/test_replies.py"],
+    "hostile": [f"--ignore=tests/hostile/test_{name}.py" for name in ("chaos", "replies", "bulk_chaos")],
+    "models": [f"--ignore=tests/test_{name}.py" for name in ("paging", "pace", "export_machine")],
     "harness": ["--ignore=tests/test_airflow_home.py"],
     "dags": ["--ignore=tests/test_example_dags.py"],
     "processes": ["-m", "not processes"],
 }
-# No Airflow is in the sandbox and in the tests of hostile replies: the lowest and the newest versions. What
-# whole DAGs and schedulers show hangs on Airflow, not on Python: once for each, for it takes long. What is written
+# No Airflow is in the sandbox, in the models and in the tests of hostile replies: the lowest and the newest versions.
+# What whole DAGs and schedulers show hangs on Airflow, not on Python: once for each, for it takes long. What is written
 # is that of the tree, not of the wheel, and so is what the tests themselves are made of.
 ALWAYS = ("docs", "demo", "harness")
-NEWEST = (*ALWAYS, "sandbox", "hostile")
+NEWEST = (*ALWAYS, "sandbox", "hostile", "models")
 OLDEST = (*NEWEST, "dags", "processes")
 LOWEST = (*ALWAYS, "processes")
 
