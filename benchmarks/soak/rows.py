@@ -35,14 +35,15 @@ def trigger(number: int, connections: int, interval: float, since_id: int) -> On
 def main() -> None:
     """Write the rows."""
     soak = json.loads(os.environ["ONEBOX_SOAK"])
+    sizes = [soak[name] for name in ("connections", "interval", "since_id")]
+    # Before the session: on Airflow 2 making one closes it, and what was read in it is written no more.
+    rows = [Trigger.from_object(trigger(number, *sizes)) for number in range(soak["triggers"])]
     with create_session() as session:
+        session.add_all(rows)
+        session.flush()
         for waiting in session.query(TaskInstance).filter(TaskInstance.dag_id == "waits").all():
-            row = Trigger.from_object(
-                trigger(waiting.map_index, *(soak[name] for name in ("connections", "interval", "since_id")))
-            )
-            session.add(row)
-            session.flush()
-            waiting.state, waiting.trigger_id, waiting.next_method = "deferred", row.id, "execute_complete"
+            waiting.state, waiting.trigger_id = "deferred", rows[waiting.map_index].id
+            waiting.next_method = "execute_complete"
 
 
 if __name__ == "__main__":
