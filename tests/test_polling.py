@@ -206,13 +206,15 @@ def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
     asyncio.run(ask())
 
 
-def test_masked_strings_do_not_grow(connected, monkeypatch):
+@pytest.mark.parametrize("version", ["3.1.8", "3.3.2"])
+def test_masked_strings_do_not_grow(connected, monkeypatch, version):
     """However long triggers poll, renew tokens and look the connection up, Airflow is told of the same few secrets."""
     told = []
     monkeypatch.setattr(hooks, "_masker", lambda here_alone: told.append)
     monkeypatch.setattr(hooks, "_masked", set())
     monkeypatch.setattr(hooks, "_unmasked", set())
     monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1)
+    monkeypatch.setattr("airflow.__version__", version)
 
     async def ask():
         await polled_connection("onebox_default", None).count("ticketrz")

@@ -687,7 +687,7 @@ def _task_run() -> Hashable:
     return (getattr(ti, "id", None), ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
 
 
-# What Airflow masks on this provider's behalf in this process, and what it still has to be told of.
+# What Airflow masks on this provider's behalf in this process, and what its supervisor still has to be told of.
 _masked: set[str] = set()
 _unmasked: set[str] = set()
 _masked_tokens = 0
@@ -698,7 +698,8 @@ def _mask(secrets: Iterable[str]) -> None:
     from airflow_provider_onebox.redaction import MIN_MASKED, forms_of
 
     # Airflow 3 skips shorter ones by itself; Airflow 2 would punch holes into every log.
-    _unmasked.update(form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_MASKED)
+    forms = {form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_MASKED}
+    _unmasked.update(forms - _masked)
     _tell_masker()
 
 
@@ -706,6 +707,7 @@ def _mask_token(token: str) -> None:
     """Have Airflow replace a token that leaves the provider's own calls, unless there have been too many of them."""
     global _masked_tokens
     if token in _masked or token in _unmasked:
+        _tell_masker()
         return
     _masked_tokens += 1
     if _masked_tokens <= MAX_MASKED_TOKENS:
@@ -720,16 +722,16 @@ def _mask_token(token: str) -> None:
 
 
 def _tell_masker() -> None:
-    news = _unmasked - _masked
-    if not news:
+    if not _unmasked:
         return
     here_alone = _must_leave_supervisor_alone()
-    if not here_alone:
-        _masked.update(news)
-        _unmasked.difference_update(news)
+    news = _unmasked - _masked if here_alone else set(_unmasked)
     mask_secret = _masker(here_alone)
     for secret in news:
         mask_secret(secret)
+    _masked.update(news)
+    if not here_alone:
+        _unmasked.difference_update(news)
 
 
 def _masker(here_alone: bool) -> Callable[[str], object]:
