@@ -368,7 +368,9 @@ class Exports(RuleBasedStateMachine):
         """Let the dust settle: the next run of each instance works, and then nothing is missing."""
         try:
             for process in self._processes():
-                self._step(process, kill=True)
+                # A step of one can be the last of another.
+                if process.step != "end":
+                    self._step(process, kill=True)
             for index in INDEXES:
                 run = self._new_run(index, 99)
                 assert run.succeeded
