@@ -1,4 +1,4 @@
-"""A token sealed with the deployment's Fernet key, so that who reads XComs reads ciphertext."""
+"""A token sealed with the deployment's Fernet key, so that readers of XComs see ciphertext."""
 
 from __future__ import annotations
 

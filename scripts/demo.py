@@ -89,7 +89,7 @@ def demo(folder: Path, url: str) -> None:
         raise AirflowHomeError("The token stands in Airflow's log.")
     (user,), (site,) = seen["logins_by_user"], seen["logins_by_site"]
     kind = "a JWT" if token.count(".") == 2 else "an opaque token"
-    say("Signed in", f"once, as {user} for site {site}")
+    say("Logged in", f"once, as {user} for site {site}")
     say("Token", f"published to XCom: {kind} of {len(token)} characters; ***** in the log")
     say("Expires", run.xcoms["authenticate", -1, "expires_at"] or "at a time that it does not tell")
     say("Tickets", f"{len(tickets)}, listed downstream with that token")

@@ -491,7 +491,7 @@ class OneboxHook(BaseHook):
         )
 
     def test_connection(self) -> tuple[bool, str]:
-        """Log in for real, past every cache, for the Test button of the Connections page.
+        """Log in anew, whatever token there is already, for the Test button of the Connections page.
 
         One try, :data:`TEST_SECONDS` at the most.
 

@@ -52,14 +52,14 @@ class _OneboxOperator(BaseOperator):
 
 
 class OneboxAuthenticateOperator(_OneboxOperator):
-    """Sign in to Onebox and publish the token for downstream tasks.
+    """Log in to Onebox and publish the token for downstream tasks.
 
     The token is pushed to XCom as ``return_value``; beside it ``expires_at`` (ISO 8601, UTC, ``None`` if the
-    token does not tell) and ``site_id``. It lives 15 minutes.
+    token does not tell) and ``site_id``.
 
     Whoever can read XComs in the Airflow page or through its API can read the token there and act with it as
     the user of the connection until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.
-    OneboxHook` with the connection signs in by itself and needs no token from upstream.
+    OneboxHook` with the connection logs in by itself and needs no token from upstream.
 
     With ``seal`` the published string is encrypted with the deployment's Fernet key: readers of XComs see
     ciphertext, and :class:`OneboxHook` and every operator with ``token=`` open it by themselves.
@@ -78,12 +78,12 @@ class OneboxAuthenticateOperator(_OneboxOperator):
         self.seal = seal
 
     def execute(self, context: Context) -> str:
-        """Sign in.
+        """Log in.
 
         :param context: the task's context.
         :return: the token, sealed if so wished.
         :raises OneboxConfigError: if the connection can't work, or the token can't be sealed; nothing is sent then.
-        :raises OneboxAuthError: if Onebox refuses the e-mail, the password or the site.
+        :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
         :raises OneboxError: if a token can't be had for another reason.
         """
         from airflow_provider_onebox.seal import get_fernet, seal
@@ -93,7 +93,7 @@ class OneboxAuthenticateOperator(_OneboxOperator):
         token, settings = self.hook.get_token_with_facts(), self.hook.settings
         expires_at = token.expires_at.isoformat() if token.expires_at else None
         self.log.info(
-            "Signed in to %s as %s for site %s; the token expires at %s.",
+            "Logged in to %s as %s for site %s; the token expires at %s.",
             settings.base_url,
             settings.email,
             settings.site_id,
@@ -136,7 +136,7 @@ class OneboxListOperator(_OneboxOperator):
     :param include_secrets: whether records of ``connection`` keep their secrets.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
-    :param token: a token from an upstream task; without it the task signs in by itself. (templated)
+    :param token: a token from an upstream task; without it the task logs in by itself. (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -242,7 +242,7 @@ class OneboxListOperator(_OneboxOperator):
 class OneboxRequestOperator(_OneboxOperator):
     """Make one call to Onebox and return its JSON.
 
-    A read is retried after passing faults. A write is sent again only if Onebox can't have acted on it; if it may
+    A read is retried after transient errors. A write is sent again only if Onebox can't have acted on it; if it may
     have been done and no answer came, the task fails at once and is not retried by Airflow either.
 
     The answer goes to an XCom, if it is no more than :data:`MAX_XCOM_BYTES` of JSON. Records of ``connection`` come
@@ -257,7 +257,7 @@ class OneboxRequestOperator(_OneboxOperator):
     :param response_filter: takes the parsed JSON and gives what goes to the XCom in its place.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
-    :param token: a token from an upstream task; without it the task signs in by itself. (templated)
+    :param token: a token from an upstream task; without it the task logs in by itself. (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -333,7 +333,7 @@ class OneboxCreateTicketOperator(_OneboxOperator):
     :param file: paths of files for Onebox's second field of files. (templated)
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
-    :param token: a token from an upstream task; without it the task signs in by itself. (templated)
+    :param token: a token from an upstream task; without it the task logs in by itself. (templated)
     """
 
     template_fields: Sequence[str] = (

@@ -182,7 +182,7 @@ class App:
         body = problem.body(self.state.envelope_form, self.state.envelope_code)
         return JSONResponse(body, self.state.envelope_status or problem.status, headers)
 
-    # Signing in
+    # Logging in
 
     async def authenticate(self, request: Request) -> Response:
         """Create a token for one site."""

@@ -44,7 +44,7 @@ def press_test(page: Page) -> str:
     """Press Test and return what the page says."""
     with page.expect_response("**/connections/test"):
         page.get_by_role("button", name="Test").click()
-    message = page.locator(".alert").filter(has_text=re.compile(r"Signed in|onnection"))
+    message = page.locator(".alert").filter(has_text=re.compile(r"Logged in|onnection"))
     expect(message).to_be_visible()
     return message.inner_text()
 
@@ -87,7 +87,7 @@ def test_add(page, home, onebox, stored):
 
     extra(page, "site_id").fill("169")
     page.fill("#password", onebox.password)
-    assert press_test(page) == f"Signed in to {onebox.url} as {onebox.email} for site 169; tokens live 15 minutes."
+    assert press_test(page) == f"Logged in to {onebox.url} as {onebox.email} for site 169; tokens live 15 minutes."
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("Added Row")).to_be_visible()
     row = stored(home, "onebox_211")

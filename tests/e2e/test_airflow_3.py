@@ -166,7 +166,7 @@ def test_button(page, home, onebox):
         assert "Bad Request" in press_test(page, home, "onebox_default")
         body = {"connection_id": "onebox_default", "conn_type": "onebox", "port": int(onebox.url.rsplit(":", 1)[1])}
         home.api("PATCH", "/connections/onebox_default?update_mask=port", body)
-    done = f"Signed in to {onebox.url} as {onebox.email} for site 169; tokens live 15 minutes."
+    done = f"Logged in to {onebox.url} as {onebox.email} for site 169; tokens live 15 minutes."
     assert press_test(page, home, "onebox_default") == f"Test Connection Successful\n{done}"
 
 
@@ -216,7 +216,7 @@ def test_made_elsewhere(page, home, onebox, stored):
 
 
 def test_saved_on_2(page, home, onebox, stored):
-    """A connection that the page of Airflow 2.11 has saved signs in, shows its Site ID and can be changed."""
+    """A connection that the page of Airflow 2.11 has saved logs in, shows its Site ID and can be changed."""
     before = stored(home, "onebox_211")
     assert "Connection success!" in home.run("connections", "test", "onebox_211").stdout
     form = edit(page, home, "onebox_211")
@@ -256,7 +256,7 @@ def test_example(page, home, onebox, picture):
     expect(xcoms.get_by_role("row").filter(has_text="site_id")).to_contain_text("169")
     picture("xcom", page.get_by_role("link", name="Logs"), xcoms, margin=8)
 
-    for task, said in (("authenticate", "Signed in to"), ("list_tickets", "Returned value was")):
+    for task, said in (("authenticate", "Logged in to"), ("list_tickets", "Returned value was")):
         page.goto(f"{url}/tasks/{task}")
         expect(page.get_by_text("Post Execute")).to_be_visible()
         page.keyboard.press("e")
