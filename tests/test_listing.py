@@ -173,7 +173,7 @@ def test_error_at_a_page_no_larger_than_before(lists):
 def test_rejections_narrow_the_listing(lists, status):
     """After rejections fewer requests are under way; the rows of a page stay."""
     lists.answer = lambda limit, number: (
-        time.sleep(0.01) if number not in (9, 10) else (status, b"", {"Retry-After": "0"})
+        time.sleep(0.05) if number not in (9, 10) else (status, b"", {"Retry-After": "0"})
     )
     client = lists.client()
     assert listed(client, page_size=50, parallelism=4) == list(range(1, 3001))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -734,15 +735,22 @@ def _tell_masker() -> None:
         _unmasked.difference_update(news)
 
 
-def _masker(here_alone: bool) -> Callable[[str], object]:
+def _masker(here_alone: bool) -> Callable[..., object]:
     """Find what tells Airflow of a secret: this process alone, or its supervisor too."""
+    if here_alone:
+        with suppress(ImportError):
+            from airflow.sdk._shared.secrets_masker import mask_secret as mask_here
+
+            return mask_here
+        with suppress(ImportError):
+            # Airflow 3.0.
+            from airflow.sdk.execution_time.secrets_masker import _secrets_masker  # type: ignore[import-not-found]
+
+            return _secrets_masker().add_mask  # type: ignore[no-any-return]
     try:
-        if here_alone:
-            from airflow.sdk._shared.secrets_masker import mask_secret
-        else:
-            from airflow.sdk.log import mask_secret
+        from airflow.sdk.log import mask_secret
     except ImportError:
-        # Airflow 2 has no supervisor, and that of 3.0 is not told.
+        # Airflow 2, which has no supervisor.
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
     return mask_secret
 
@@ -756,8 +764,8 @@ def _must_leave_supervisor_alone() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # The channel of 3.1 mixes the answers up when a second thread uses it.
-        return __version__.startswith("3.1.") and threading.current_thread() is not threading.main_thread()
+        # The channel of 3.0 and 3.1 mixes the answers up when a second thread uses it.
+        return __version__.startswith(("3.0.", "3.1.")) and threading.current_thread() is not threading.main_thread()
     return True
 
 

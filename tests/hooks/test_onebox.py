@@ -327,9 +327,9 @@ def test_masking_boundary(connected, connect, masked):
     assert "abcde" in masked
 
 
-@pytest.mark.parametrize(("version", "at_once"), [("3.0.6", True), ("3.1.8", False), ("3.2.0", True)])
+@pytest.mark.parametrize(("version", "at_once"), [("3.0.6", False), ("3.1.8", False), ("3.2.0", True)])
 def test_supervisor_is_told_on_the_right_thread(connected, maskers, monkeypatch, version, at_once):
-    """A secret is masked here at once; on Airflow 3.1 only the task's own thread tells the supervisor, when it can."""
+    """A secret is masked here at once; on 3.0 and 3.1 only the task's own thread tells the supervisor."""
     monkeypatch.setattr("airflow.__version__", version)
     hook = OneboxHook()
     with ThreadPoolExecutor(1) as pool:
@@ -374,15 +374,25 @@ def test_mask_reaches_airflow(monkeypatch):
     assert "correct-horse-battery" not in str(redact("a correct-horse-battery staple"))
 
 
-def test_mask_of_airflow_2(on_another_airflow):
-    """Airflow 2 keeps its masker elsewhere."""
+@pytest.mark.parametrize("here_alone", [True, False])
+def test_masker_of_airflow_2(on_another_airflow, here_alone):
+    """Airflow 2 keeps its masker elsewhere, and has one alone."""
     told = []
     masker = {"airflow.utils.log.secrets_masker": {"mask_secret": told.append}}
-    older = on_another_airflow(
-        onebox, without=["airflow.sdk.log", "airflow.sdk._shared.secrets_masker"], instead=masker
-    )
-    older._mask(["correct-horse-battery"])
-    assert "correct-horse-battery" in told
+    newer = ["airflow.sdk.log", "airflow.sdk._shared.secrets_masker", "airflow.sdk.execution_time.secrets_masker"]
+    older = on_another_airflow(onebox, without=newer, instead=masker)
+    older._masker(here_alone)("correct-horse-battery")
+    assert told == ["correct-horse-battery"]
+
+
+def test_masker_of_airflow_3_0(on_another_airflow):
+    """The masker of 3.0 tells the supervisor by itself, so the set behind it is told."""
+    told = []
+    masker = SimpleNamespace(add_mask=told.append)
+    instead = {"airflow.sdk.execution_time.secrets_masker": {"_secrets_masker": lambda: masker}}
+    older = on_another_airflow(onebox, without=["airflow.sdk._shared.secrets_masker"], instead=instead)
+    older._masker(True)("correct-horse-battery")
+    assert told == ["correct-horse-battery"]
 
 
 def test_get_conn(connected):
