@@ -744,7 +744,7 @@ def _masker(here_alone: bool) -> Callable[..., object]:
             return mask_here
         with suppress(ImportError):
             # Airflow 3.0.
-            from airflow.sdk.execution_time.secrets_masker import _secrets_masker  # type: ignore[import-not-found]
+            from airflow.sdk.execution_time.secrets_masker import _secrets_masker
 
             return _secrets_masker().add_mask  # type: ignore[no-any-return]
     try:
