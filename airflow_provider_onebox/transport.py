@@ -16,6 +16,7 @@ from requests.utils import select_proxy
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import NoReturn
 
     from urllib3.connection import HTTPConnection
@@ -131,6 +132,15 @@ class _TimedResponse(http.client.HTTPResponse):
             super().begin()
 
 
+def _cut_frames(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let an error leave without the frames below: they hold a request as it is sent, with the token, or a socket."""
+    try:
+        return call(*args, **kwargs)
+    except OSError as error:
+        failure = error.with_traceback(None)
+    raise failure
+
+
 @cache
 def _wire(base: type[HTTPConnection]) -> type[HTTPConnection]:
     """Make a pool's own class of connections, whatever it is, bounded, discreet and honest about what it sent."""
@@ -146,6 +156,9 @@ def _wire(base: type[HTTPConnection]) -> type[HTTPConnection]:
             is_old = exchange.is_write and time.monotonic() - self._used > MAX_IDLE_BEFORE_WRITE
             return not is_old and super().is_connected
 
+        def _tunnel(self) -> None:
+            _cut_frames(super()._tunnel)
+
         def putheader(self, header: str, *values: Any) -> None:
             super().putheader(
                 header, *(f"Bearer {v.token.value}" if isinstance(v, Bearer) and v.token else v for v in values)
@@ -155,14 +168,7 @@ def _wire(base: type[HTTPConnection]) -> type[HTTPConnection]:
             if self.sock is None:
                 self.connect()
             exchange.is_sent = True
-            failure = None
-            try:
-                super().endheaders(*args, **kwargs)
-            except OSError as error:
-                # The frames below hold the request as it is sent, with the token.
-                failure = error.with_traceback(None)
-            if failure:
-                raise failure
+            _cut_frames(super().endheaders, *args, **kwargs)
 
         def getresponse(self) -> Any:
             response = super().getresponse()
