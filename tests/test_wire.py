@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 from airflow_provider_onebox import transport
-from airflow_provider_onebox.auth import Token
+from airflow_provider_onebox.auth import Token, TokenSource
 from airflow_provider_onebox.client import OneboxClient
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
@@ -728,6 +728,28 @@ def test_time_limit_of_a_name_that_is_not_found(monkeypatch):
             if thread.name == "onebox-call":
                 thread.join(20)
         assert peer.lines() == ["POST /api/authenticate"]
+
+
+def test_time_limit_of_a_token_that_comes_too_late():
+    """A call that was given up on while it waited for its token is not made once the token is there."""
+    issued = threading.Event()
+
+    def issue(rejected):
+        assert issued.wait(20)
+        return Token(TOKEN)
+
+    with Peer(script(http_reply())) as peer:
+        settings = Settings("crm", peer.url, "care@example.com", PASSWORD, "169")
+        client = OneboxClient(settings, tokens=TokenSource(issue), time_limit=0.3)
+        with pytest.raises(OneboxUnavailableError, match=r"within the 0\.3 s") as caught:
+            write(client)
+        assert caught.value.may_have_acted is False
+        issued.set()
+        for thread in threading.enumerate():
+            if thread.name == "onebox-call":
+                thread.join(20)
+        assert client.tokens.current == Token(TOKEN)
+        assert peer.lines() == []
 
 
 def test_time_limit_keeps_answers_and_errors():
