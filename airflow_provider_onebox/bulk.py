@@ -27,7 +27,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
     OneboxRequestError,
-    quote,
+    sanitize,
 )
 from airflow_provider_onebox.export import JsonLinesFile, sync_folder
 from airflow_provider_onebox.rows import in_parallel
@@ -171,7 +171,7 @@ class VerdictFile:
                         retryable=True,
                     ) from None
                 raise OneboxConfigError(
-                    f"{self.name} can't be locked ({quote(error.strerror)}), so two processes could write the same "
+                    f"{self.name} can't be locked ({sanitize(error.strerror)}), so two processes could write the same "
                     "rows: choose a volume that has locks."
                 ) from None
             if os.fstat(number).st_nlink:
@@ -210,7 +210,7 @@ class VerdictFile:
 
     def _error(self, what: str, error: OSError) -> OneboxError:
         return OneboxError(
-            f"{self.name} {what}: {quote(error.strerror or error)}. See to it that there is room and that it may be "
+            f"{self.name} {what}: {sanitize(error.strerror or error)}. See to it that there is room and that it may be "
             "written to; a retry goes on after what is done.",
             retryable=True,
         )
@@ -262,7 +262,7 @@ def write_rows(
         try:
             signature.bind(**row)
         except TypeError as error:
-            words = f"The row does not hold what {write.__name__} of the hook takes: {quote(error)}."
+            words = f"The row does not hold what {write.__name__} of the hook takes: {sanitize(error)}."
             file.note(Verdict(number, REJECTED, key, message=words))
             return
         try:
@@ -274,7 +274,7 @@ def write_rows(
                 with suppress(OneboxError):  # The first error tells more.
                     file.note(Verdict(number, NOT_SENT, key))
                 raise
-            words = quote(error.server_message or error, 500)
+            words = sanitize(error.server_message or error, 500)
             verdict = Verdict(number, IN_DOUBT if error.may_have_acted else REJECTED, key, message=words)
         except BaseException:
             stopped.set()

@@ -23,7 +23,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxError,
     OneboxResponseError,
     OneboxUnavailableError,
-    quote,
+    sanitize,
 )
 from airflow_provider_onebox.listing import OneboxLists
 from airflow_provider_onebox.outcome import no_reply, read_reply, uncertain
@@ -136,7 +136,7 @@ class OneboxClient(OneboxLists):
         """
         if not isinstance(endpoint, str) or not is_plain_path(endpoint):
             raise OneboxConfigError(
-                f"Endpoint {quote(self.redact(str(endpoint)))!r} is not a path below "
+                f"Endpoint {sanitize(self.redact(str(endpoint)))!r} is not a path below "
                 f"{self.settings.base_url}/api/: write it like 'ticketrz/12250', with no slash at either end, "
                 "and give a query as params."
             )
@@ -166,7 +166,7 @@ class OneboxClient(OneboxLists):
         :raises OneboxError: the member of the family that fits.
         """
         if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
-            raise OneboxConfigError(f"method={quote(method)!r} is not an HTTP method such as 'GET'.")
+            raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")
         return self._call(method.upper(), endpoint, params=params, json=json, data=data, files=files)
 
     def redact(self, words: str) -> str:
@@ -278,7 +278,7 @@ class OneboxClient(OneboxLists):
         try:
             prepared = self.session.prepare_request(requests.Request(method, url, **body))
         except (requests.RequestException, ValueError, TypeError) as failure:
-            problem = quote(self.redact(str(failure)))
+            problem = sanitize(self.redact(str(failure)))
         else:
             if isinstance(prepared.body, (bytes, str, type(None))):
                 return prepared
@@ -328,9 +328,9 @@ def _token_in(reply: Any) -> Token | str:
 def _instead_of_a_token(data: Any) -> str:
     sites = data.get("data") if isinstance(data, dict) else data
     if isinstance(sites, list) and sites and all(isinstance(site, dict) and "Id" in site for site in sites):
-        listed = quote(", ".join(str(site["Id"]) for site in sites))
+        listed = sanitize(", ".join(str(site["Id"]) for site in sites))
         return f"Onebox answered with the account's sites ({listed}) and no token: set Site ID to one of them."
-    keys = quote(", ".join(map(str, data))) if isinstance(data, dict) else type(data).__name__
+    keys = sanitize(", ".join(map(str, data))) if isinstance(data, dict) else type(data).__name__
     return f"the reply holds no token (it holds: {keys or 'nothing'}): usually a wrong Onebox URL."
 
 

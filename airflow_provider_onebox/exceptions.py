@@ -21,11 +21,11 @@ from typing import ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-MAX_QUOTE = 200
+MAX_SHOWN = 200
 """Characters of a server's words that go into a message."""
 
 
-def quote(words: object, limit: int = MAX_QUOTE) -> str:
+def sanitize(words: object, limit: int = MAX_SHOWN) -> str:
     """Make foreign words safe to show: printable, on one line, shortened.
 
     :param words: what the server said; anything that is not a string is converted.

@@ -40,7 +40,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath, Variable
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, quote
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -158,7 +158,7 @@ class JsonLinesFile:
             self._fs = self.path.fs
         except Exception as error:
             raise OneboxConfigError(
-                f"{argument}={self.name!r} can't be reached: {quote(error)}. Is the Airflow provider for "
+                f"{argument}={self.name!r} can't be reached: {sanitize(error)}. Is the Airflow provider for "
                 f"{self.name.partition(':')[0]} installed, and does the connection in the path exist?"
             ) from error
         self._local = self.path.protocol in ("", "file")
@@ -254,7 +254,7 @@ class JsonLinesFile:
             yield
         except Exception as error:
             raise OneboxError(
-                f"{self.name} {what}: {quote(getattr(error, 'strerror', None) or error)} (after {self.count:,} "
+                f"{self.name} {what}: {sanitize(getattr(error, 'strerror', None) or error)} (after {self.count:,} "
                 f"records; what was there before is as it was). Records go to {self._folder} first: see to it that "
                 "there is room for the whole file, and that both places may be written to.",
                 retryable=True,
@@ -468,7 +468,7 @@ class Watermark:
         except Exception as error:
             raise OneboxError(
                 f"The run {pending.run_id!r} died while it wrote {pending.path}, and that can't be read now, so it is "
-                f"not known where to go on: {quote(error)}. Make it readable; or, if it is gone for good, take "
+                f"not known where to go on: {sanitize(error)}. Make it readable; or, if it is gone for good, take "
                 f'"pending" out of the Variable {self.key!r}.',
                 retryable=True,
             ) from error
@@ -522,6 +522,6 @@ def _decode(key: str, text: Any) -> State:
         return msgspec.json.decode(str(text), type=State)
     except msgspec.MsgspecError:
         raise OneboxConfigError(
-            f"The watermark {key!r} is {quote(text)!r}, which this provider has not written. Set it to "
+            f"The watermark {key!r} is {sanitize(text)!r}, which this provider has not written. Set it to "
             '{"last": <id>, "runs": {}} to begin after that id, 0 for the beginning.'
         ) from None

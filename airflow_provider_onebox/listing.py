@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxResponseError, quote
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxResponseError, sanitize
 from airflow_provider_onebox.paging import Batch, Fetch, Page, paginate
 from airflow_provider_onebox.transport import MAX_CONNECTIONS
 
@@ -71,7 +71,7 @@ class OneboxLists(ABC):
         ):
             if number is not None and (type(number) is not int or number < least or number > (most or number)):
                 bounds = f"from {least} to {most}" if most else f"of at least {least}"
-                raise OneboxConfigError(f"{name}={quote(number)!r} is not a whole number {bounds}.")
+                raise OneboxConfigError(f"{name}={sanitize(number)!r} is not a whole number {bounds}.")
         batches = paginate(
             get_page,
             since_id=as_id(since_id),
@@ -132,7 +132,7 @@ class OneboxLists(ABC):
         abandoned: threading.Event | None = None,
     ) -> Fetch:
         if not re.fullmatch("[A-Za-z0-9_]+", str(resource)):
-            raise OneboxConfigError(f"Resource {quote(resource)!r} is not a name such as 'ticketrz'.")
+            raise OneboxConfigError(f"Resource {sanitize(resource)!r} is not a name such as 'ticketrz'.")
         query = {"since": format_time("since", since), "lastUpdate": format_time("last_update", last_update)}
 
         def get_page(after: int, offset: int, limit: int, on_transient: Callable[[OneboxError], int]) -> Page:
@@ -189,7 +189,7 @@ def as_id(since_id: int | str | None) -> int:
     if since_id is None:
         return 0
     if not re.fullmatch("[0-9]{1,18}", str(since_id).strip()):
-        raise OneboxConfigError(f"since_id={quote(since_id)!r} is not an id: pass digits, or None for all records.")
+        raise OneboxConfigError(f"since_id={sanitize(since_id)!r} is not an id: pass digits, or None for all records.")
     return int(since_id)
 
 
@@ -206,10 +206,12 @@ def format_time(name: str, value: datetime | str | None) -> str | None:
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
     except ValueError:
-        raise OneboxConfigError(f"{name}={quote(value)!r} is not a time: write it like '2026-11-24 08:30'.") from None
+        raise OneboxConfigError(
+            f"{name}={sanitize(value)!r} is not a time: write it like '2026-11-24 08:30'."
+        ) from None
     if moment.tzinfo is not None:
         raise OneboxConfigError(
-            f"{name}={quote(value)!r} has a time zone, and Onebox's times have none: convert it to the zone of "
+            f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: convert it to the zone of "
             "your Onebox first, for example {{ data_interval_start.in_timezone('Asia/Jakarta').format("
             "'YYYY-MM-DD HH:mm') }}."
         )

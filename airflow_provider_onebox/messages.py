@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, quote
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,7 +61,7 @@ def read_files(paths: Sequence[Any] | str | None) -> list[tuple[str, bytes, str]
             with ObjectStoragePath(path).open("rb") as file:
                 content = file.read(left + 1)
         except Exception as error:
-            problem = quote(getattr(error, "strerror", None) or error)
+            problem = sanitize(getattr(error, "strerror", None) or error)
             raise OneboxError(f"{path} can't be read, so nothing was sent: {problem}.", retryable=True) from error
         left -= len(content)
         if left < 0:
@@ -111,11 +111,11 @@ def message_body(fields: dict[str, Any], attachments: Sequence[Any] | str | None
             "comment)."
         )
     if fields["MethodId"] not in (None, *METHODS):
-        raise OneboxConfigError(f"method_id={quote(fields['MethodId'])!r} is none of {', '.join(METHODS)} or None.")
+        raise OneboxConfigError(f"method_id={sanitize(fields['MethodId'])!r} is none of {', '.join(METHODS)} or None.")
     users = fields["Users"] or []
     if not isinstance(users, (list, tuple)) or not all(isinstance(u, dict) and u.get("RoleId") in ROLES for u in users):
         raise OneboxConfigError(
-            f"users={quote(users, 60)!r} is no list of dictionaries with IdentityId, Name and a RoleId of "
+            f"users={sanitize(users, 60)!r} is no list of dictionaries with IdentityId, Name and a RoleId of "
             f"{', '.join(ROLES)}."
         )
     files = [

@@ -26,7 +26,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxResponseError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
-    quote,
+    sanitize,
 )
 from airflow_provider_onebox.transport import MAX_REPLY_TIMEOUTS, ReplyTooLargeError, exchange
 
@@ -133,7 +133,7 @@ def rejection_in(status: int, data: Any) -> Rejection | None:
 def _rejection(status: int, code: Any, message: Any) -> Rejection:
     # The code counts before the status: "Expired token" can come under 400, 403 and 500.
     known = not isinstance(code, bool) and re.fullmatch("[45][0-9]{2}", str(code))
-    return Rejection(int(code) if known else status, None if code is None else quote(code), str(message))
+    return Rejection(int(code) if known else status, None if code is None else sanitize(code), str(message))
 
 
 def _json(body: bytes) -> Any:
@@ -171,7 +171,7 @@ def read_reply(response: requests.Response, call: str, *, login: bool, redact: C
 def _rejected(
     rejection: Rejection, response: requests.Response, call: str, *, login: bool, redact: Callable[[str], str]
 ) -> OneboxError:
-    words = quote(redact(rejection.message)) or "no reason given"
+    words = sanitize(redact(rejection.message)) or "no reason given"
     status = rejection.status
     facts: dict[str, Any] = {
         "status": response.status_code,
@@ -212,8 +212,9 @@ def _unreadable(
         hint = "Onebox moved: enter the new address as Onebox URL"
         if _LOGIN_PAGE.search(target):
             hint = "that is its login page: the base path in the connection's Onebox URL is usually wrong then"
+        place = sanitize(redact(target)) or "nowhere"
         return OneboxResponseError(
-            f"{call}: redirected ({status}) to {quote(redact(target)) or 'nowhere'!r}, which is not followed. {hint}.",
+            f"{call}: redirected ({status}) to {place!r}, which is not followed. {hint}.",
             retryable=False,
             **facts,
         )
@@ -241,18 +242,18 @@ def _describe(
 ) -> tuple[str, str]:
     """Say what a body is, and what that usually means."""
     body = response.content or b""
-    content_type = quote(redact(response.headers.get("Content-Type") or "no content type"), 60)
+    content_type = sanitize(redact(response.headers.get("Content-Type") or "no content type"), 60)
     text = redact(body[:_HEAD].decode("utf-8", "replace"))
     if not body:
         return "an empty body", ": usually an error on the way or in Onebox; try again"
     if is_json:
-        return f"the JSON {quote(text)!r}", ""
+        return f"the JSON {sanitize(text)!r}", ""
     if body.lstrip()[:1] == b"<":
         title = _TITLE.search(text)
-        what = f"an HTML page titled {quote(title[1])!r}" if title else f"a page ({content_type})"
+        what = f"an HTML page titled {sanitize(title[1])!r}" if title else f"a page ({content_type})"
         return what, ": usually a wrong Onebox URL, a proxy's own page, or maintenance"
     # What begins like the reply to a login may go on with half a token.
-    start = "" if login else f" and begin with {quote(text, 80)!r}"
+    start = "" if login else f" and begin with {sanitize(text, 80)!r}"
     what = f"{len(body)} bytes of {content_type} that are not whole JSON{start}"
     return what, ": usually a reply that was cut off on the way; try again"
 
@@ -269,7 +270,7 @@ def no_reply(failure: Exception, call: str, settings: Settings, redact: Callable
     :return: the error.
     """
     chain = _chain(failure)
-    words = quote(redact(getattr(chain[-1], "strerror", None) or str(chain[-1]) or type(chain[-1]).__name__))
+    words = sanitize(redact(getattr(chain[-1], "strerror", None) or str(chain[-1]) or type(chain[-1]).__name__))
     facts: dict[str, Any] = {"may_have_acted": exchange.is_sent}
     where = settings.base_url + (f" (through the proxy {exchange.proxy})" if exchange.proxy else "")
     if exchange.proxy and any(isinstance(error, ProxyError) for error in chain):

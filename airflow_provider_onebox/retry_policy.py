@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxQuotaError, quote
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxQuotaError, sanitize
 from airflow_provider_onebox.quota import TIMEZONE, seconds_until_opening
 
 try:
@@ -47,10 +47,10 @@ class OneboxRetryPolicy(RetryPolicy):
             ZoneInfo(timezone)
         except (KeyError, ValueError, TypeError, OSError):
             raise OneboxConfigError(
-                f"timezone={quote(timezone)!r} is not a time zone: pass a name such as 'Asia/Jakarta'."
+                f"timezone={sanitize(timezone)!r} is not a time zone: pass a name such as 'Asia/Jakarta'."
             ) from None
         if not isinstance(quota_timeout, timedelta) or quota_timeout <= timedelta(0):
-            raise OneboxConfigError(f"quota_timeout={quote(quota_timeout)!r} is not a timedelta greater than 0.")
+            raise OneboxConfigError(f"quota_timeout={sanitize(quota_timeout)!r} is not a timedelta greater than 0.")
         self.timezone = timezone
         self.quota_timeout = quota_timeout
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, quote
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
 from airflow_provider_onebox.transport import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _parse(text: str) -> Any:
         except (ValueError, SyntaxError, msgspec.DecodeError, RecursionError):
             pass
     raise OneboxConfigError(
-        f"The rows {quote(text, 60)!r} are neither JSON nor a list: use render_template_as_native_obj."
+        f"The rows {sanitize(text, 60)!r} are neither JSON nor a list: use render_template_as_native_obj."
     )
 
 
@@ -77,9 +77,9 @@ def _read_lines(name: str) -> Iterator[Any]:
                 if line.strip():
                     yield decode(line)
     except msgspec.DecodeError as error:
-        raise OneboxConfigError(f"{name}, line {number}, is not JSON: {quote(error)}.") from None
+        raise OneboxConfigError(f"{name}, line {number}, is not JSON: {sanitize(error)}.") from None
     except Exception as error:
-        problem = quote(getattr(error, "strerror", None) or error)
+        problem = sanitize(getattr(error, "strerror", None) or error)
         raise OneboxError(f"{name} can't be read (after {number:,} lines): {problem}.", retryable=True) from error
 
 
@@ -94,7 +94,9 @@ def read_ids(source: Any) -> Iterator[str]:
     for row in read_rows(source):
         value = row.get("Id") if isinstance(row, Mapping) else row
         if not re.fullmatch("[0-9]{1,18}", str(value).strip()):
-            raise OneboxConfigError(f"{quote(row, 60)!r} is no id and has none: pass digits, or records with an 'Id'.")
+            raise OneboxConfigError(
+                f"{sanitize(row, 60)!r} is no id and has none: pass digits, or records with an 'Id'."
+            )
         yield str(value).strip()
 
 
@@ -115,7 +117,7 @@ def in_parallel(
     """
     if type(parallelism) is not int or not 1 <= parallelism <= MAX_CONNECTIONS:
         raise OneboxConfigError(
-            f"parallelism={quote(parallelism)!r} is not a whole number from 1 to {MAX_CONNECTIONS}."
+            f"parallelism={sanitize(parallelism)!r} is not a whole number from 1 to {MAX_CONNECTIONS}."
         )
 
     def results() -> Iterator[Result]:

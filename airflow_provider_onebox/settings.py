@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, quote
+from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 from airflow_provider_onebox.provider_info import CONN_FIELDS
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ConnectionParser:
         site_id = self.extra.pop("siteId", None)
         if site_id is not None and str(self.extra.setdefault("site_id", site_id)).strip() != str(site_id).strip():
             raise self._error(
-                "site_id", f"is {quote(self.extra['site_id'])!r}, but its 'siteId' differs: clear one of them"
+                "site_id", f"is {sanitize(self.extra['site_id'])!r}, but its 'siteId' differs: clear one of them"
             )
 
     def _error(self, name: str, problem: str) -> OneboxConfigError:
@@ -148,7 +148,7 @@ class ConnectionParser:
             log.warning(
                 "Connection %r has extra fields that this provider does not know and ignores: %s. It knows: %s.",
                 self.conn.conn_id,
-                quote(", ".join(unknown)),
+                sanitize(", ".join(unknown)),
                 ", ".join(CONN_FIELDS),
             )
         email = (self.conn.login or "").strip()
@@ -193,9 +193,9 @@ class ConnectionParser:
             port = parts.port
             name = _ascii_host(parts.hostname or "")
         except ValueError as error:
-            raise self._error("host", f"is not an address ({quote(error)}): {example}") from None
+            raise self._error("host", f"is not an address ({sanitize(error)}): {example}") from None
         if parts.scheme not in ("http", "https"):
-            raise self._error("host", f"has the scheme {quote(parts.scheme)!r}, not https: {example}")
+            raise self._error("host", f"has the scheme {sanitize(parts.scheme)!r}, not https: {example}")
         # The path of a connection in URI form arrives as schema.
         path = "/".join(part.strip("/") for part in (parts.path, schema) if part.strip("/"))
         if path and not is_plain_path(path):
@@ -222,13 +222,13 @@ class ConnectionParser:
             value = value.strip()
         if override is not None and not is_site_id(value):
             raise OneboxConfigError(
-                f"site_id={quote(override)!r} is not a Onebox site: pass digits such as '169', "
+                f"site_id={sanitize(override)!r} is not a Onebox site: pass digits such as '169', "
                 f"or leave it out to use the site of connection {self.conn.conn_id!r}."
             )
         if value is None or value == "":
             raise self._error("site_id", "is missing: enter the number of the Onebox site as Site ID")
         if not is_site_id(value):
-            raise self._error("site_id", f"is {quote(value)!r}: it must be digits, such as 169")
+            raise self._error("site_id", f"is {sanitize(value)!r}: it must be digits, such as 169")
         return str(value)
 
     def _timeout(self) -> float:
@@ -251,7 +251,7 @@ class ConnectionParser:
             try:
                 _check_ca(Path(value))
             except (OSError, ValueError) as error:
-                problem = quote(getattr(error, "strerror", None) or error)
+                problem = sanitize(getattr(error, "strerror", None) or error)
                 if isinstance(error, ssl.SSLError):
                     problem = "there is no certificate in it (PEM)"
                 raise self._error("verify", f"must be true, false or the path of a CA file: {problem}") from None
@@ -274,7 +274,7 @@ class ConnectionParser:
 
     def _proxy(self, key: str, url: str) -> str:
         if not _PROXY_KEY.fullmatch(key):
-            raise self._error("proxies", f"has the key {quote(key)!r}: use https, http or all")
+            raise self._error("proxies", f"has the key {sanitize(key)!r}: use https, http or all")
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             port, name = parts.port, _ascii_host(parts.hostname or "")
@@ -292,7 +292,7 @@ class ConnectionParser:
             )
         if parts.scheme not in PROXY_SCHEMES:
             schemes = ", ".join(PROXY_SCHEMES)
-            raise self._error("proxies", f"has for {key!r} the scheme {quote(parts.scheme)!r}: use one of {schemes}")
+            raise self._error("proxies", f"has for {key!r} the scheme {sanitize(parts.scheme)!r}: use one of {schemes}")
         if parts.scheme.startswith("socks") and not find_spec("socks"):
             raise self._error(
                 "proxies", f"has for {key!r} a SOCKS proxy: it needs PySocks, pip install 'requests[socks]'"

@@ -9,7 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from airflow_provider_onebox import exceptions
-from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError, quote
+from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError, sanitize
 
 FAMILY = [cls for _, cls in inspect.getmembers(exceptions, inspect.isclass) if issubclass(cls, OneboxError)]
 
@@ -52,4 +52,4 @@ def test_retryable_is_the_class_verdict_unless_told():
 )
 def test_quote(words, shown):
     """Foreign words come out printable, on one line, shortened."""
-    assert quote(words) == shown
+    assert sanitize(words) == shown

@@ -139,7 +139,7 @@ class OneboxRecordSensor(BaseSensorOperator):
 
     def _enough(self) -> int:
         if not re.fullmatch("0*[1-9][0-9]{0,17}", str(self.min_count).strip()):
-            raise OneboxConfigError(f"min_count={exceptions.quote(self.min_count)!r} is not a number of at least 1.")
+            raise OneboxConfigError(f"min_count={exceptions.sanitize(self.min_count)!r} is not a number of at least 1.")
         return int(self.min_count)
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
@@ -207,7 +207,7 @@ class OneboxRecordSensor(BaseSensorOperator):
             error = getattr(exceptions, str(event.get("error")), OneboxError)(str(event.get("message")))
             vars(error).update(event.get("evidence") or {})
             raise error
-        raise OneboxError(f"The trigger ended with an event that makes no sense: {exceptions.quote(event)!r}.")
+        raise OneboxError(f"The trigger ended with an event that makes no sense: {exceptions.sanitize(event)!r}.")
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the wait; errors are treated as in poke mode.
