@@ -3,15 +3,16 @@
 :func:`export` is the whole transaction. What makes an incremental one safe:
 
 1. No two runs work at once. Airflow itself starts one at a time (``max_active_tis_per_dag=1``, set by the operator);
-   where that does not bind, :meth:`Watermark.begin` counts the running instances of the task in Airflow's database. A
-   task is running there before its first line is executed, so of two, at least one sees the other, and waits or fails.
+   where that does not bind, :meth:`Watermark.begin` reads the watermark and then counts the running instances of the
+   task in Airflow's database. A task is running there before its first line is executed, so of two, at least one sees
+   the other, and waits or fails; and what one that still runs has announced is never taken for what a dead one left.
 2. Before the file is put in place, the watermark announces it: its path, its digest and its range. Whoever finds the
    announcement of a run that died looks at the file itself to learn whether it got there, so the range is
    counted if and only if the file holds it.
 3. An announced range is final: every later try of that run writes the same range, as does a run that is cleared. So
    neither a retry nor an older process that still lives can replace the file by another range.
-4. Each write of the watermark follows a look that finds it as this run left it. A process that Airflow has given up
-   finds it changed by its successor and stops, so the watermark never moves back.
+4. Each write of the watermark follows a look that finds it as this process left it; no two processes announce alike.
+   One that Airflow has given up finds it changed by its successor and stops, so the watermark never moves back.
 5. A run that the watermark does not know replaces no file, and uses no path of another run: it is rejected before
    anything is listed.
 
@@ -322,6 +323,7 @@ class Pending(msgspec.Struct):
     :param digest: what.
     :param after: where its range begins.
     :param last: where its range ends.
+    :param process: which of that run's processes, by a number drawn at random.
     """
 
     run_id: str
@@ -329,6 +331,7 @@ class Pending(msgspec.Struct):
     digest: str
     after: int
     last: int
+    process: str = ""
 
 
 class State(msgspec.Struct, omit_defaults=True):
@@ -393,8 +396,7 @@ class Watermark:
         :raises OneboxConfigError: if the watermark can't be read, or the run may not write that file.
         :raises OneboxError: if another instance of the task is running, or the file of one that died can't be read.
         """
-        self._wait_for_others()
-        self._text = Variable.get(self.key, None)
+        self._read_alone()
         found = self._older() if self._text is None else _decode(self.key, self._text)
         self._state = found or State(start, {})
         run_id, pending = self._ti.run_id, self._state.pending
@@ -423,7 +425,7 @@ class Watermark:
         run_id, pending = self._ti.run_id, self._state.pending
         if run_id not in self._state.runs and not pending:
             self._reject_path_of_others(file)
-        new = Pending(run_id, file.name, file.digest(), after, last)
+        new = Pending(run_id, file.name, file.digest(), after, last, secrets.token_hex(4))
         self._next = self._state.settled(new)
         self._write(msgspec.structs.replace(self._state, pending=new), "nothing was written")
 
@@ -434,10 +436,14 @@ class Watermark:
         """
         self._write(self._next, "the file was written, but not counted")
 
-    def _wait_for_others(self) -> None:
+    def _read_alone(self) -> None:
         # At random, so that of two which wait for each other one gives up first and the other goes on.
         give_up = time.monotonic() + random.uniform(0, PATIENCE)  # noqa: S311
-        while self._others_run():
+        while True:
+            # Before it is looked who runs: what one that runs has announced is never taken for what one that died left.
+            self._text = Variable.get(self.key, None)
+            if not self._others_run():
+                return
             if time.monotonic() >= give_up:
                 raise OneboxError(
                     f"Another instance of this task is running and works with the watermark {self.key!r}: nothing was "

@@ -2,7 +2,7 @@
 
 A history is up to 50 events: new records, runs, retries, clears, kills, processes that Airflow has given up and that go
 on, several at once, each stopped at any of its steps; mapped instances, changed outlets and asset stores, and what
-the first version has left. ``HYPOTHESIS_PROFILE=thorough`` runs 2,500 histories.
+the first version has left. ``EXPORT_HISTORIES`` says how many histories.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Exports(RuleBasedStateMachine):
         self.airflow.before = Process.pause
         self.patch.setattr(module, "KEPT_RUNS", KEPT)
         self.patch.setattr(module, "PATIENCE", 0)
+        self.patch.setattr(module.log, "disabled", True)
         self.patch.setattr(module.os, "fsync", lambda file: None)
         for name in ("put_in_place", "exists"):
             self.patch.setattr(JsonLinesFile, name, self._paused(name, getattr(JsonLinesFile, name)))
@@ -255,11 +256,15 @@ class Exports(RuleBasedStateMachine):
         """Airflow gives a process up, and it goes on all the same."""
         # The promise leaves out one that hangs between its look at the watermark and its write, so this does too.
         if found := [run for run in self.runs if run.process and run.process.step != "write"]:
-            run = data.draw(st.sampled_from(found))
-            assert run.process
-            run.process.lost = True
-            run.ghosts.append(run.process)
-            self._leave(run)
+            self._lose(data.draw(st.sampled_from(found)))
+
+    def _lose(self, run: Run) -> Process:
+        process = run.process
+        assert process
+        process.lost = True
+        run.ghosts.append(process)
+        self._leave(run)
+        return process
 
     def _leave(self, run: Run) -> None:
         run.process = None
@@ -386,8 +391,59 @@ class Exports(RuleBasedStateMachine):
 
 TestExports = Exports.TestCase
 TestExports.settings = settings(
-    max_examples=2500 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 200,
+    max_examples=int(os.environ.get("EXPORT_HISTORIES", "200")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+@pytest.fixture
+def machine() -> Any:
+    """Take the steps of a history one by one; at its end everything holds that holds after any other."""
+    machine = Exports()
+    yield machine
+    machine.teardown()
+
+
+@pytest.mark.parametrize("lost", range(12))
+def test_given_up(machine: Exports, lost: int) -> None:
+    """A process given up at any of its steps harms no run that begins then, whatever the step it finds that one at."""
+    for at in range(12):
+        machine.rows += 1
+        cleared = machine._new_run(-1, 99)
+        machine.rows += 1
+        machine._start(cleared, lost)
+        if not cleared.process or cleared.process.step == "write":
+            continue
+        ghost = machine._lose(cleared)
+        run = machine._new_run(-1, at)
+        machine._take(ghost, 99)
+        if run.process:
+            machine._take(run.process, 99)
+        assert run.succeeded or ghost.outcome is not None, (lost, at)
+        assert run.succeeded or not run.placed
+
+
+def test_given_up_before_a_retry(machine: Exports) -> None:
+    """A process given up after it has seen what another run left does not undo what a retry of that one announces."""
+    machine.rows = 1
+    cleared, run = machine._new_run(-1, 99), machine._new_run(-1, 0)
+
+    def take(run: Run, step: str) -> None:
+        assert run.process
+        while run.process.step != step:
+            machine._step(run.process)
+
+    take(run, "put_in_place")
+    assert run.process
+    machine._step(run.process, kill=True)
+    machine._start(cleared, 0)
+    take(cleared, "page")
+    ghost = machine._lose(cleared)
+    machine._start(run, 0)
+    take(run, "put_in_place")
+    machine._take(ghost, 99)
+    assert isinstance(ghost.outcome, OneboxError)
+    machine._take(run.process, 99)
+    assert run.succeeded
