@@ -29,7 +29,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxRequestError,
     sanitize,
 )
-from airflow_provider_onebox.export import JsonLinesFile, sync_folder
+from airflow_provider_onebox.files import RecordFile, sync_folder
 from airflow_provider_onebox.rows import in_parallel
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class VerdictFile:
                 f"verdict_path={self.name!r} can't be appended to, and each verdict is written down at once: give a "
                 "plain file on a volume that all workers share, and copy it in a later task."
             )
-        self._file = JsonLinesFile(path, "verdict_path")
+        self._file = RecordFile(path, "verdict_path")
         self._path = Path(self._file.path.path)
         self._run = _digest(list(run))
         self._verdicts: dict[str, Verdict] = {}

@@ -202,7 +202,7 @@ def work(
     **options: Any,
 ) -> None:
     """Run the operator once, as a task does; report the start, and the figures at the end."""
-    from airflow_provider_onebox import export
+    from airflow_provider_onebox import export, files
     from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
     def die(*_: Any) -> None:
@@ -214,7 +214,7 @@ def work(
     warm = OneboxListOperator(task_id="warm", resource="ticketrz", max_records=1, output_path=f"{path}.warm")
     warm.execute(context)
     if kill:
-        setattr(export.JsonLinesFile if kill == "put_in_place" else export.Watermark, kill, die)
+        setattr(files.RecordFile if kill == "put_in_place" else export.Watermark, kill, die)
     task = OneboxListOperator(
         task_id="list", resource="ticketrz", output_path=path, since_id=since_id, incremental=bool(store), **options
     )

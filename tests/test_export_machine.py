@@ -23,8 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from watermarks import Deployment, StateStore
 
 from airflow_provider_onebox import export as module
+from airflow_provider_onebox import files
 from airflow_provider_onebox.exceptions import OneboxError
-from airflow_provider_onebox.export import JsonLinesFile, Watermark, export
+from airflow_provider_onebox.export import Watermark, export
+from airflow_provider_onebox.files import RecordFile
 from airflow_provider_onebox.paging import Batch
 
 SCOPE = ("crm", "169", "ticketrz")
@@ -103,10 +105,10 @@ class Exports(RuleBasedStateMachine):
         self.patch.setattr(module, "KEPT_RUNS", KEPT)
         self.patch.setattr(module, "PATIENCE", 0)
         self.patch.setattr(module.log, "disabled", True)
-        self.patch.setattr(module.os, "fsync", lambda file: None)
+        self.patch.setattr(files.os, "fsync", lambda file: None)
         for name in ("put_in_place", "exists"):
-            self.patch.setattr(JsonLinesFile, name, self._paused(name, getattr(JsonLinesFile, name)))
-        self.patch.setattr(JsonLinesFile, "__exit__", self._exit(JsonLinesFile.__exit__))
+            self.patch.setattr(RecordFile, name, self._paused(name, getattr(RecordFile, name)))
+        self.patch.setattr(RecordFile, "__exit__", self._exit(RecordFile.__exit__))
         self.rows = 0
         self.runs: list[Run] = []
         self.start = dict.fromkeys(INDEXES, 0)  # where the first run of this version begins
@@ -116,7 +118,7 @@ class Exports(RuleBasedStateMachine):
 
     @staticmethod
     def _paused(name: str, method: Any) -> Any:
-        def paused(file: JsonLinesFile) -> Any:
+        def paused(file: RecordFile) -> Any:
             Process.pause(name)
             return method(file)
 
@@ -124,7 +126,7 @@ class Exports(RuleBasedStateMachine):
 
     @staticmethod
     def _exit(leave: Any) -> Any:
-        def exit_(file: JsonLinesFile, kind: Any, *rest: Any) -> None:
+        def exit_(file: RecordFile, kind: Any, *rest: Any) -> None:
             if kind is Killed:
                 file._raw.close()  # All that the kernel does for a process that is killed.
             else:
@@ -223,7 +225,7 @@ class Exports(RuleBasedStateMachine):
                 after = ids[-1]
 
         def work() -> Any:
-            return export(JsonLinesFile(run.path), listing, 0, Watermark(context, assets, SCOPE))
+            return export(RecordFile(run.path), listing, 0, Watermark(context, assets, SCOPE))
 
         process = run.process = Process(run, work)
         self._take(process, steps)

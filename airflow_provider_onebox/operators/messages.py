@@ -51,7 +51,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :raises OneboxConfigError: if an argument can't work.
         :raises OneboxError: if a conversation can't be had, or the file can't be written.
         """
-        from airflow_provider_onebox.export import JsonLinesFile
+        from airflow_provider_onebox.files import RecordFile
         from airflow_provider_onebox.rows import in_parallel, read_ids
 
         # Made here: the threads below have no task of their own.
@@ -70,7 +70,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
                 missing.append(ticket_id)
                 return error
 
-        with JsonLinesFile(self.output_path) as file:
+        with RecordFile(self.output_path) as file:
             ids, parallelism = read_ids(self.tickets), _number(self.parallelism)
             for found in in_parallel(conversation, ids, parallelism, "tickets"):
                 tickets += 1

@@ -195,10 +195,11 @@ class OneboxListOperator(_OneboxOperator):
         """
         if self.output_path is None:
             return self._return_records()
-        from airflow_provider_onebox.export import JsonLinesFile, Watermark, export
+        from airflow_provider_onebox.export import Watermark, export
+        from airflow_provider_onebox.files import RecordFile
         from airflow_provider_onebox.listing import as_id
 
-        file = JsonLinesFile(self.output_path)
+        file = RecordFile(self.output_path)
         watermark = None
         if self.incremental:
             scope = (self.onebox_conn_id, self.hook.settings.site_id, self.resource)
