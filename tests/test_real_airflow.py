@@ -294,7 +294,7 @@ def test_triggerer_restart(world: World, tmp_path: Path) -> None:
     assert run.xcoms["list_tickets", -1, "return_value"]["count"] == 6
     assert world.finish("late", late).state == "failed"
     for dag_id, failed, task_id in (("late", late, "trigger"), ("backstop", backstop, "wait")):
-        assert world.tries(dag_id, failed) == [1]
+        assert world.tries(dag_id, failed) == [1], home.task_log(dag_id, failed, task_id)
         assert "AirflowSensorTimeout" in home.task_log(dag_id, failed, task_id)
     if HAS_STORE:
         home.until(lambda: set(new) <= set(world.watched()), "the new tickets are listed", 60)

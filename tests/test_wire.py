@@ -648,7 +648,8 @@ def test_time_is_bounded(secure, head, tls, ca, monkeypatch):
         took = time.monotonic() - start
         assert 0.85 < took < 5
         told = float(re.search("after ([0-9.]+) s", str(caught.value))[1])
-        assert told == pytest.approx(took, abs=0.3)
+        # On a busy machine the call takes longer than its exchange, which is what is told.
+        assert 0.85 < told < took + 0.1
         assert "'timeout' is 0.3 s" in str(caught.value)
 
 
