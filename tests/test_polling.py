@@ -10,7 +10,7 @@ import time
 import pytest
 from polling import deaf_server, until
 
-from airflow_provider_onebox import polling
+from airflow_provider_onebox import masking, polling
 from airflow_provider_onebox.client import OneboxClient
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
@@ -18,7 +18,6 @@ from airflow_provider_onebox.exceptions import (
     OneboxQuotaError,
     OneboxUnavailableError,
 )
-from airflow_provider_onebox.hooks import onebox as hooks
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.polling import (
     LOOK_UP_INTERVAL,
@@ -210,9 +209,9 @@ def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
 def test_masked_strings_do_not_grow(connected, monkeypatch, version):
     """However long triggers poll, renew tokens and look the connection up, Airflow is told of the same few secrets."""
     told = []
-    monkeypatch.setattr(hooks, "_masker", lambda here_alone: told.append)
-    monkeypatch.setattr(hooks, "_masked", set())
-    monkeypatch.setattr(hooks, "_unmasked", set())
+    monkeypatch.setattr(masking, "_masker", lambda here_alone: told.append)
+    monkeypatch.setattr(masking, "_masked", set())
+    monkeypatch.setattr(masking, "_unmasked", set())
     monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1)
     monkeypatch.setattr("airflow.__version__", version)
 

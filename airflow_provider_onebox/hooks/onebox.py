@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import threading
-from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,11 @@ from airflow_provider_onebox.exceptions import (
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
+from airflow_provider_onebox.masking import mask, mask_token
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
     from datetime import datetime
     from typing import NoReturn
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from airflow_provider_onebox.client import OneboxClient
     from airflow_provider_onebox.paging import Batch
     from airflow_provider_onebox.settings import Settings
-
-MAX_MASKED_TOKENS = 50
-"""Tokens that one process hands out masked; each makes Airflow's masker slower and none can be taken back."""
 
 TEST_SECONDS = 10.0
 """Seconds that the Test button waits at the most."""
@@ -154,7 +151,7 @@ class OneboxHook(BaseHook):
         :raises OneboxError: if a token can't be had for another reason.
         """
         token = self.client.tokens.get()
-        _mask_token(token.value)
+        mask_token(token.value)
         return token
 
     def get_conn(self) -> requests.Session:
@@ -535,7 +532,7 @@ class OneboxHook(BaseHook):
             )
         else:
             settings = settings_from_connection(conn, self.token_site())
-            _mask(settings.secrets)
+            mask(settings.secrets)
             return settings
         # Out here it does not hold on to what was raised there.
         raise failure
@@ -616,7 +613,7 @@ class OneboxHook(BaseHook):
                 "The token handed in is empty: the upstream task has pushed none, the template names another task or "
                 "key, or the task does not wait for the upstream one: a template makes no dependency."
             )
-        _mask_token(token)
+        mask_token(token)
         try:
             return Token.read(token, now=time.monotonic(), wall=time.time())
         except ValueError:
@@ -688,87 +685,6 @@ def _task_run() -> Hashable:
     return (getattr(ti, "id", None), ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
 
 
-# What Airflow masks on this provider's behalf in this process, and what its supervisor still has to be told of.
-_masked: set[str] = set()
-_unmasked: set[str] = set()
-_masked_tokens = 0
-
-
-def _mask(secrets: Iterable[str]) -> None:
-    """Have Airflow replace secrets in this process's logs from now on, in each form in which they travel."""
-    from airflow_provider_onebox.redaction import MIN_MASKED, forms_of
-
-    # Airflow 3 skips shorter ones by itself; Airflow 2 would punch holes into every log.
-    forms = {form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_MASKED}
-    _unmasked.update(forms - _masked)
-    _tell_masker()
-
-
-def _mask_token(token: str) -> None:
-    """Have Airflow replace a token that leaves the provider's own calls, unless there have been too many of them."""
-    global _masked_tokens
-    if token in _masked or token in _unmasked:
-        _tell_masker()
-        return
-    _masked_tokens += 1
-    if _masked_tokens <= MAX_MASKED_TOKENS:
-        _unmasked.add(token)
-    elif _masked_tokens == MAX_MASKED_TOKENS + 1:
-        log.warning(
-            "This process has handed out %d tokens; Airflow masks in its logs those alone, because each makes all "
-            "logging slower. For calls alone, use request() or get_conn() of the hook, which hand out none.",
-            MAX_MASKED_TOKENS,
-        )
-    _tell_masker()
-
-
-def _tell_masker() -> None:
-    if not _unmasked:
-        return
-    here_alone = _must_leave_supervisor_alone()
-    news = _unmasked - _masked if here_alone else set(_unmasked)
-    mask_secret = _masker(here_alone)
-    for secret in news:
-        mask_secret(secret)
-    _masked.update(news)
-    if not here_alone:
-        _unmasked.difference_update(news)
-
-
-def _masker(here_alone: bool) -> Callable[..., object]:
-    """Find what tells Airflow of a secret: this process alone, or its supervisor too."""
-    if here_alone:
-        with suppress(ImportError):
-            from airflow.sdk._shared.secrets_masker import mask_secret as mask_here
-
-            return mask_here
-        with suppress(ImportError):
-            # Airflow 3.0.
-            from airflow.sdk.execution_time.secrets_masker import _secrets_masker
-
-            return _secrets_masker().add_mask  # type: ignore[no-any-return]
-    try:
-        from airflow.sdk.log import mask_secret
-    except ImportError:
-        # Airflow 2, which has no supervisor.
-        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
-    return mask_secret
-
-
-def _must_leave_supervisor_alone() -> bool:
-    """Tell whether the supervisor can't be told of a secret here and now; it is told at the next opportunity."""
-    import asyncio
-
-    from airflow import __version__
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        # The channel of 3.0 and 3.1 mixes the answers up when a second thread uses it.
-        return __version__.startswith(("3.0.", "3.1.")) and threading.current_thread() is not threading.main_thread()
-    return True
-
-
 def _without_secrets(reply: Any) -> Any:
     """Copy what Onebox says of connections without their secrets, however deep they are."""
     if isinstance(reply, list):
@@ -789,8 +705,6 @@ def _with_known_resources(error: OneboxRequestError, resource: str) -> OneboxReq
 def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
-    # The child's supervisor is another one.
-    _masked.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -21,6 +21,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_onebox import masking
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -28,7 +29,8 @@ from airflow_provider_onebox.exceptions import (
     OneboxUnavailableError,
 )
 from airflow_provider_onebox.hooks import onebox
-from airflow_provider_onebox.hooks.onebox import MAX_MASKED_TOKENS, OneboxHook
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.masking import MAX_MASKED_TOKENS
 from airflow_provider_onebox.provider_info import CONN_FIELDS
 from airflow_provider_onebox.redaction import forms_of
 
@@ -55,10 +57,10 @@ def _no_earlier_task_run(monkeypatch):
 def masked(monkeypatch):
     """Collect what the hook has Airflow mask."""
     told = []
-    monkeypatch.setattr(onebox, "_masker", lambda here_alone: told.append)
-    monkeypatch.setattr(onebox, "_masked", set())
-    monkeypatch.setattr(onebox, "_unmasked", set())
-    monkeypatch.setattr(onebox, "_masked_tokens", 0)
+    monkeypatch.setattr(masking, "_masker", lambda here_alone: told.append)
+    monkeypatch.setattr(masking, "_masked", set())
+    monkeypatch.setattr(masking, "_unmasked", set())
+    monkeypatch.setattr(masking, "_masked_tokens", 0)
     return told
 
 
@@ -66,7 +68,7 @@ def masked(monkeypatch):
 def maskers(masked, monkeypatch):
     """Collect what is masked in this process alone, and what its supervisor is told of too."""
     told = {True: [], False: []}
-    monkeypatch.setattr(onebox, "_masker", lambda here_alone: told[here_alone].append)
+    monkeypatch.setattr(masking, "_masker", lambda here_alone: told[here_alone].append)
     return told
 
 
@@ -351,48 +353,6 @@ def test_supervisor_is_not_told_in_an_event_loop(connected, maskers):
     assert not maskers[False]
     OneboxHook().get_conn()
     assert {token, connected.password} <= set(maskers[False])
-
-
-@pytest.mark.parametrize("here_alone", [True, False])
-def test_masker_of_airflow(here_alone):
-    """Either way, what is told reaches the masker of this process."""
-    onebox._masker(here_alone)("battery-staple-correct")
-    try:
-        from airflow.sdk._shared.secrets_masker import redact
-    except ImportError:
-        from airflow.providers.common.compat.sdk import redact
-    assert "battery-staple-correct" not in str(redact("a battery-staple-correct horse"))
-
-
-def test_mask_reaches_airflow(monkeypatch):
-    """What is masked here does not reach a log of Airflow."""
-    onebox._mask(["correct-horse-battery"])
-    try:
-        from airflow.sdk._shared.secrets_masker import redact
-    except ImportError:
-        from airflow.providers.common.compat.sdk import redact
-    assert "correct-horse-battery" not in str(redact("a correct-horse-battery staple"))
-
-
-@pytest.mark.parametrize("here_alone", [True, False])
-def test_masker_of_airflow_2(on_another_airflow, here_alone):
-    """Airflow 2 keeps its masker elsewhere, and has one alone."""
-    told = []
-    masker = {"airflow.utils.log.secrets_masker": {"mask_secret": told.append}}
-    newer = ["airflow.sdk.log", "airflow.sdk._shared.secrets_masker", "airflow.sdk.execution_time.secrets_masker"]
-    older = on_another_airflow(onebox, without=newer, instead=masker)
-    older._masker(here_alone)("correct-horse-battery")
-    assert told == ["correct-horse-battery"]
-
-
-def test_masker_of_airflow_3_0(on_another_airflow):
-    """The masker of 3.0 tells the supervisor by itself, so the set behind it is told."""
-    told = []
-    masker = SimpleNamespace(add_mask=told.append)
-    instead = {"airflow.sdk.execution_time.secrets_masker": {"_secrets_masker": lambda: masker}}
-    older = on_another_airflow(onebox, without=["airflow.sdk._shared.secrets_masker"], instead=instead)
-    older._masker(True)("correct-horse-battery")
-    assert told == ["correct-horse-battery"]
 
 
 def test_get_conn(connected):
