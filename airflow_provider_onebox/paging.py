@@ -47,7 +47,8 @@ FIRST_REST, LOST_TRIAL = 2, 16
 """Pages between trials at first, and pages after which a trial without a result is given up."""
 
 SETTLED, SETTLED_SECONDS = 64, 15.0
-"""Pages that have to come, and seconds that have to pass, after a rejection before the pace is raised again."""
+"""Pages that have to come, and seconds that have to pass, after a rejection before the pace is raised again. The
+seconds double each time that raising it led to another one."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class Pace:
         self._under_way = self._starts = 0  # now, and since the pace was changed
         self._next_start = -math.inf
         self._has_been_rejected = False
+        self._raised = -math.inf  # when one more was put under way after a rejection
+        self._patience = SETTLED_SECONDS
         self._rejected = math.inf  # when it was, or when the first request started
         self._accepted = self._calm = 0  # pages since the rejection, and since the pace was settled
 
@@ -196,6 +199,8 @@ class Pace:
         if self.width == 1:
             even = (now - self._rejected) / (self._accepted + 1)
             self.gap = self.gap * (1.1 if self._is_settled(now) else 1.25) or even
+        if self._raised > self._rejected:
+            self._patience *= 2
         self._set(now, self.rows, max(1, self.width - 1))
         self._has_been_rejected = True
         self._rejected, self._accepted, self._calm = now, 0, 0
@@ -219,7 +224,7 @@ class Pace:
         return self.width - (self._trial == "width")
 
     def _is_settled(self, now: float) -> bool:
-        return self._accepted > SETTLED and now - self._rejected > SETTLED_SECONDS
+        return self._accepted > SETTLED and now - max(self._rejected, self._raised) > self._patience
 
     def _weigh(self, speed: float, received: int, asked: int, started: float, now: float) -> None:
         """Compare the rows a second of a page with what is usual."""
@@ -258,6 +263,9 @@ class Pace:
         if speed * (rows + (self.width - 1) * self.rows) >= GAIN * self._speed * before * rows:
             self._set(now, rows, self.width)
             self._speed, self._rest = speed, FIRST_REST
+            if self._has_been_rejected and trial == "width":
+                # Whether that is too much shows later: an account may have its limit for any second, or minute.
+                self._raised = now
             self._advance(trial, now)
         else:
             self._set(now, self.rows, before)

@@ -497,6 +497,27 @@ def test_no_width_is_tried_soon_after_a_rejection():
     assert pace.width == 2
 
 
+def test_patience_doubles_with_each_raise_that_is_rejected():
+    """One more under way looks well until the server's second, or minute, is over: it is tried ever more seldom."""
+    pace = Pace(100, 2)
+    came(pace, 100, 0.1)
+    now = 1000.0
+    pace.start(now)
+    for patience in (15, 30, 60):
+        pace.rejected(started=now, now=now)
+        assert pace.width == 1
+        pace._accepted = 65
+        assert not pace._is_settled(now + patience)
+        assert pace._is_settled(now + patience + 1)
+        now += patience + 1
+        pace._advance("width", now)
+        pace._judge(2 * pace._speed, 100, now)
+        assert pace.width == 2
+        # The next raise waits as long.
+        assert not pace._is_settled(now + patience)
+        now += 1
+
+
 def test_size_that_failed_is_not_tried_again():
     """When a larger page than any before fails, as many rows are asked for as came before, and no more later."""
     pace = Pace()
