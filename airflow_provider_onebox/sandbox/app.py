@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import socket
 import struct
+import time
 from base64 import b64decode
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -244,6 +246,8 @@ class App:
         """Answer one page of a resource."""
         state, query, resource = self.state, request.query_params, request.scope["path"].rsplit("/", 1)[-1]
         site = self.grant(request).site
+        if not state.admit(time.monotonic()):
+            raise Refusal(429, "too many requests")
         since_id, limit = number(query, "sinceId", -1), number(query, "limit", 20, least=1)
         offset, _ = number(query, "offset", 0), number(query, "paging", 0, most=1)
         early = timedelta(seconds=state.times_inclusive)
@@ -269,6 +273,8 @@ class App:
                 table.delete(row_id)
             if state.churn:
                 state.touch(state.chance.sample(table.ids, state.churn), None, resource, site)
+        if state.page_seconds:
+            await asyncio.sleep(state.page_seconds * (len(rows) / 100) ** math.log(10, 5))
         if state.int_ids:
             rows = [integer_id(row) for row in rows]
         head = json.dumps({"limit": query.get("limit", 20), "offset": query.get("offset", 0), "count": len(rows)})

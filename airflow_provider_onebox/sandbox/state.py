@@ -28,7 +28,7 @@ KINDS = (
 )
 _COUNTERS = (
     "logins", "logins_by_site", "logins_by_user", "failed_logins", "requests", "tickets", "max_concurrent",
-    "connections", "faults",
+    "connections", "faults", "rejected_pages",
 )
 # fmt: on
 ORDERS = ("ascending", "descending", "shuffled", "page")
@@ -54,6 +54,8 @@ class Settings:
     quota_login: bool = False  # the closed quota refuses logins too
     page_overflow: int = 0  # rows a page holds beyond its limit
     page_cap: int = 0  # rows a page never exceeds; 0 is no cap
+    page_rate: int = 0  # pages in any second; what comes beyond is rejected with 429; 0 is no limit
+    page_seconds: float = 0  # more for a page of 100 rows, ten times as many for one of 500
     since_id_ignored: bool = False
     offset_ignored: bool = False
     total_ignores_since_id: bool = False
@@ -144,6 +146,8 @@ class State(Settings):
             self.news: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
             self.files: dict[str, bytes] = {}  # uploaded, by the end of their paths
             self.max_concurrent, self.connections = self.active, 0
+            self.pages: deque[float] = deque()  # when those of the last second were asked for
+            self.rejected_pages = 0
             self.seen: deque[Seen] = deque(maxlen=1000)
             self._tables: dict[tuple[str, str], Table] = {}
             self.chance = random.Random(self.seed)  # noqa: S311 - repeatable on purpose
@@ -230,6 +234,17 @@ class State(Settings):
         with self.lock:
             for row_id in [ids] if isinstance(ids, str | int) else ids:
                 self.table(resource, site).touch(int(row_id), time, **fields)
+
+    def admit(self, now: float) -> bool:
+        """Count a page that is asked for at a time; return whether ``page_rate`` allows it."""
+        with self.lock:
+            while self.pages and self.pages[0] <= now - 1:
+                self.pages.popleft()
+            if self.page_rate and len(self.pages) >= self.page_rate:
+                self.rejected_pages += 1
+                return False
+            self.pages.append(now)
+            return True
 
     def ids(self, resource: str = "ticketrz", site: str | None = None) -> list[str]:
         """Return the Ids of all rows that exist now, ascending."""

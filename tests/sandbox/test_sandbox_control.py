@@ -98,6 +98,26 @@ def test_page_sizes(user, sandbox):
     assert user.page(limit=50)["count"] == 5
 
 
+def test_page_rate(user, sandbox):
+    """No more pages are given in any second than the rate allows; the others are counted and rejected."""
+    sandbox.state.page_rate = 2
+    assert [sandbox.state.admit(now) for now in (7, 7.5, 7.9, 8, 8.4, 8.5)] == [True, True, False, True, False, True]
+    assert sandbox.state.rejected_pages == 2
+    sandbox.state.pages.extend([float("inf")] * 2)
+    reply = user.get("/api/ticketrz")
+    assert (reply.status_code, message(reply)) == (429, "too many requests")
+    sandbox.state.page_rate = 0
+    assert user.page(limit=2)["count"] == 2
+
+
+def test_page_seconds(user, sandbox):
+    """A page takes ten times as long for five times the rows, so a tenth for a fifth."""
+    sandbox.state.page_seconds = 0.5
+    begun = time.monotonic()
+    assert user.page(limit=20)["count"] == 20
+    assert time.monotonic() - begun >= 0.05
+
+
 def test_ignored_parameters(user, sandbox):
     """The server can repeat itself, and can count what it should not."""
     ids = sandbox.state.ids()
