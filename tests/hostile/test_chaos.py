@@ -83,6 +83,35 @@ def test_chaos(server, capsys):
     assert tally["finished"] + unfinished == LISTINGS
 
 
+def test_chaos_of_pace(server, capsys):
+    """A server that changes its own limit and its pace at random while it is listed gives each row once, in order."""
+    tally: Counter[str] = Counter()
+    for seed in range(max(10, LISTINGS // 4)):
+        chance = Random(seed)  # noqa: S311 - no secret
+        server.state.seed = seed
+        server.state.reset()
+        ids = server.state.ids()
+        settings = Settings("crm", server.url, server.email, server.password, "169", timeout=2)
+        client = OneboxClient(settings, pause=lambda abandoned, seconds: None)
+        server.state.configure(fault_rate=0.05, fault_kinds=({"kind": "status", "status": 429}, "drop_before"))
+        rows, lengths = [], set()
+        for batch in client.list_pages("ticketrz", parallelism=chance.choice([None, None, 8])):
+            rows += [row["Id"] for row in batch.rows]
+            lengths.add(len(batch.rows))
+            server.state.configure(
+                page_cap=chance.choice([0, 0, 30, 100, 250, 1000]),
+                page_overflow=chance.choice([0, 0, 0, 1]),
+                page_seconds=chance.choice([0, 0, 0.001, 0.005]),
+            )
+        assert rows == ids
+        tally["listings"] += 1
+        tally["pages asked for"] += server.state.requests["GET list"]
+        tally["lengths of pages"] += len(lengths)
+    with capsys.disabled():
+        print(f"\n{dict(tally)}")  # noqa: T201 - as above
+    assert tally["lengths of pages"] > 4 * tally["listings"]
+
+
 def write(client, server, seed, tally):
     """Open five tickets under the same faults, and compare with what the server has."""
     reported = {}
