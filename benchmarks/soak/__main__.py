@@ -1,6 +1,6 @@
 """Run the soak on this Python's Airflow, or write the page of what was measured on several.
 
-Usage: python -m benchmarks.soak [--short] [--results FILE]
+Usage: python -m benchmarks.soak [--short] [--core NUMBER] [--results FILE]
        python -m benchmarks.soak --report FILE...
 
 Twenty connections, a thousand waiting triggers and, on Airflow 3, twenty watchers in one triggerer; and a sensor that
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -145,6 +146,17 @@ class Watched:
         return found
 
 
+def yardstick() -> float:
+    """Return the milliseconds of CPU that the same piece of work takes now.
+
+    They depend on what else the machine does, as those of the watched processes do.
+    """
+    start = time.process_time()
+    for _ in range(20):
+        json.loads(json.dumps([{"Id": str(n), "Subject": "yardstick"} for n in range(500)]))
+    return 1000 * (time.process_time() - start)
+
+
 def count(books: Onebox) -> dict[str, int]:
     """Ask a sandbox what it has counted: polls, renewals and logins that failed."""
     snapshot = books.control("snapshot")
@@ -219,11 +231,21 @@ class Soak:
         home.until((self.folder / "task").exists, "the task runs", 180)
         watched = dict(self.watched())
         home.until(lambda: count(self.books["triggerer"])["polls"] > size.triggers, "all triggers poll", 180)
+        self.fill_pools()
         # Not before: what renews tokens without end may be too busy with that to begin.
         for name, life in TOKEN_LIVES.items():
             self.books[name].control("configure", token_life=life)
             self.books[name].control("revoke")
         return watched
+
+    def fill_pools(self) -> None:
+        """Answer slowly for a while, so that the triggerer has all threads and sockets that it may ever have.
+
+        They are made as they are needed; by chance alone, filling the pools takes hours.
+        """
+        for latency in (1.5, 0):
+            self.books["triggerer"].control("configure", latency=latency)
+            time.sleep(max(6, 3 * self.size.interval))
 
     def waiting(self) -> int:
         """Return how many triggers the triggerer has."""
@@ -252,12 +274,14 @@ class Soak:
         watched, size = self.start(), self.size
         begun, start = {name: count(books) for name, books in self.books.items()}, time.monotonic()
         times: list[float] = []
+        yardsticks: list[float] = []
         samples: dict[str, dict[str, list[float]]] = {name: {key: [] for key in SAMPLE} for name in watched}
         told, ended = 0.0, ""
         while not ended:
             counted = {name: count(books) for name, books in self.books.items()}
             now = time.monotonic() - start
             times.append(now)
+            yardsticks.append(yardstick())
             try:
                 for name, process in watched.items():
                     for key, value in process.sample(counted).items():
@@ -295,6 +319,7 @@ class Soak:
             "failed": failed,
             "waiting": [self.waiting(), self.expected],
             "times": times,
+            "yardstick": yardsticks,
             "samples": samples,
             "logged": [line[:400] for process in watched.values() for lines in process.lines for line in lines.last],
         }
@@ -306,7 +331,10 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a minute of it")
     parser.add_argument("--results", type=Path, help="where the figures go; they are judged by --report then")
     parser.add_argument("--report", nargs="+", type=Path, metavar="FILE", help="write the page and the chart of these")
+    parser.add_argument("--core", type=int, help="keep all of it on this core of the machine")
     options = parser.parse_args()
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core % (os.cpu_count() or 1)})
     if options.report:
         results = [json.loads(file.read_text()) for file in options.report]
         (ROOT / "benchmarks/soak.md").write_text(write(results))
