@@ -177,7 +177,7 @@ def parsing(repetitions: int, tasks: int) -> Any:
 
 
 def cold_token(repetitions: int, url: str, **_: Any) -> Any:
-    """Sign in, in forks of a process that has everything imported, so that none pays for the secrets of others."""
+    """Log in, in forks of a process that has everything imported, so that none pays for the secrets of others."""
     import requests
     from airflow.providers.http.hooks.http import HttpHook
     from airflow.sdk.log import mask_secret
@@ -198,6 +198,7 @@ def cold_token(repetitions: int, url: str, **_: Any) -> Any:
     groups: list[dict[str, Callable[[], object]]] = [
         {"bare": bare, "http": http},
         {"ours": lambda: OneboxHook().get_token()},
+        {"unmasked": lambda: OneboxHook().client.tokens.get()},
         {"masked": lambda: mask_secret(bare())},
     ]
     for group in groups:
@@ -289,7 +290,7 @@ def lister(name: str, url: str, token: str, resource: str, since_id: str, page: 
 def listing(repetitions: int, ways: dict[str, dict[str, Any]], warm_up: dict[str, Any], **common: Any) -> Any:
     """Time ways of listing, each under a name and with arguments of :func:`lister`.
 
-    Each lists a little before: HttpOperator's first call has Airflow look for all hooks, ours signs in.
+    Each lists a little before: HttpOperator's first call has Airflow look for all hooks, ours logs in.
     """
     for way in ways.values():
         lister(**{**common, **way, **warm_up})()
@@ -319,6 +320,100 @@ def listing_memory(way: dict[str, Any], warm_up: dict[str, Any], *, total: bool 
     return memory("VmHWM") if total else grown
 
 
+def settled(resource: str, since_id: str, rows: int, **_: Any) -> float:
+    """List, and tell how many rows a second the second half of them came at."""
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+    given, half = 0, (0, 0.0)
+    for batch in OneboxHook().list_batches(resource, since_id=since_id):
+        given += len(batch.rows)
+        if not half[0] and given >= rows / 2:
+            half = given, time.monotonic()
+    return (given - half[0]) / (time.monotonic() - half[1])
+
+
+def many_calls(ids: list[str], url: str, token: str) -> dict[str, list[float]]:
+    """Read the conversations of tickets and write as many contacts; tell how many a second."""
+    from types import SimpleNamespace
+
+    from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
+    from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator
+    from benchmarks.contenders import bare_session
+
+    session = bare_session(token)
+    names = [f"contact {row_id}" for row_id in ids]
+
+    def bare(method: str, endpoint: str, **options: Any) -> Any:
+        response = session.request(method, f"{url}/api/{endpoint}", timeout=30, **options)
+        response.raise_for_status()
+        return response.json()
+
+    with tempfile.TemporaryDirectory() as folder:
+        read = OneboxListConversationsOperator(task_id="read", tickets=ids, output_path=f"{folder}/read.jsonl")
+        rows = [{"name": name} for name in names]
+        write = OneboxBulkWriteOperator(task_id="write", kind="contact", rows=rows, verdict_path=f"{folder}/written")
+
+        def bare_read() -> None:
+            with Path(folder, "bare.jsonl").open("w") as file:
+                for row_id in ids:
+                    for message in bare("GET", f"ticket/conversations/{row_id}")["data"]:
+                        file.write(json.dumps(message) + "\n")
+
+        context: Any = {"ti": SimpleNamespace(dag_id="d", task_id="write", run_id="r", map_index=-1)}
+        runs = {
+            "read": lambda: read.execute(context),
+            "read_bare": bare_read,
+            "written": lambda: write.execute(context),
+            "written_bare": lambda: [bare("POST", "contactrz", json={"Name": name}) for name in names],
+        }
+        return {name: [len(ids) / timed(run)[0]] for name, run in runs.items()}
+
+
+def watermark(repetitions: int, known: int) -> Any:
+    """Export one record with a watermark that knows many runs, and without but with a Variable read and written."""
+    from types import SimpleNamespace
+
+    from airflow import settings
+    from airflow.models import Variable
+    from airflow.models.base import Base
+
+    from airflow_provider_onebox import export
+    from airflow_provider_onebox.files import RecordFile
+    from airflow_provider_onebox.paging import Batch
+
+    Base.metadata.create_all(settings.engine)
+    # That of the task SDK asks the API server, which is not measured.
+    vars(export)["Variable"] = Variable
+    ti = SimpleNamespace(dag_id="d", task_id="t", run_id="", map_index=-1, get_ti_count=lambda **_: 1)
+    number = 0
+
+    def listing(after: int, _: int | None) -> list[Batch]:
+        return [Batch([{"Id": str(after + 1)}], after + 1, 1)]
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(watermark: export.Watermark | None) -> None:
+            nonlocal number
+            number += 1
+            ti.run_id = f"scheduled__2026-11-24T00:00:00+00:00_{number}"
+            export.export(RecordFile(f"{folder}/{number}.jsonl"), listing, 0, watermark)
+
+        def incremental() -> None:
+            run(export.Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz")))  # type: ignore[typeddict-item]
+
+        def plain() -> None:
+            run(None)
+            Variable.set("bench", Variable.get("bench"))
+
+        incremental()
+        key = export.Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz")).key  # type: ignore[typeddict-item]
+        state = json.loads(Variable.get(key))
+        state["runs"] = {f"scheduled__2026-11-23T00:00:00+00:00_{n}": [n, n + 1] for n in range(known)}
+        Variable.set(key, json.dumps(state))
+        Variable.set("bench", json.dumps(state))
+        return interleaved(repetitions, {"ours": incremental, "plain": plain})
+
+
 def files(repetitions: int, url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> Any:
     """Write the same rows to gzip JSON Lines."""
     from benchmarks import contenders
@@ -334,6 +429,12 @@ def files(repetitions: int, url: str, token: str, resource: str, since_id: str, 
                 "bare": lambda: contenders.file_bare(url, token, resource, since_id, page, paths["bare"]),
             },
         )
+        lines = gzip.decompress(Path(paths["ours"]).read_bytes())
+        run = lister("onebox", url, token, resource, since_id, page, rows)
+        samples["listed"] = interleaved(repetitions, {"listed": run})["listed"]
+        samples["gzip"] = interleaved(repetitions, {"gzip": lambda: contenders.pack(lines, f"{folder}/packed.gz")})[
+            "gzip"
+        ]
         written = []
         for path in paths.values():
             with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -349,10 +450,6 @@ def waiting(who: str, count: int, interval: float, intervals: int, token: str, *
     They wait for something in each of the resources, ours for records after an id of each one's own; ``apart`` is
     ours with a time of each one's own beside it, so that no two triggers ask the same.
     """
-    import logging
-
-    logging.disable(logging.CRITICAL)
-
     resources = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
 
     def make(n: int) -> Any:
@@ -404,6 +501,55 @@ def waiting(who: str, count: int, interval: float, intervals: int, token: str, *
             task.cancel()
         await asyncio.gather(*tasks, watcher, return_exceptions=True)
         return {"cpu": spent, "memory": memory("VmHWM") - before, "sockets": most}
+
+    return asyncio.run(scenario())
+
+
+def crowd(count: int, sites: int, url: str, **_: Any) -> Any:
+    """Let very many triggers wait that can't ask together, on one core; tell when all have asked, and what blocked."""
+    from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
+    from benchmarks.setting import Onebox, describe
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.environ.update({f"AIRFLOW_CONN_CRM_{n}": describe(url, str(n)) for n in range(sites)})
+    triggers = [
+        OneboxRecordTrigger(
+            "ticketrz",
+            since_id=999_000_000,
+            since=f"20{n // 600 + 10}-01-{n // 24 % 25 + 1:02d} {n % 24:02d}:00",
+            poke_interval=60,
+            onebox_conn_id=f"crm_{n % sites}",
+        )
+        for n in range(count)
+    ]
+    books = Onebox(url)
+
+    async def scenario() -> dict[str, float]:
+        blocked: list[float] = []
+
+        async def watch() -> None:
+            while True:
+                start = time.monotonic()
+                await asyncio.sleep(0.001)
+                blocked.append(time.monotonic() - start - 0.001)
+
+        watcher = asyncio.ensure_future(watch())
+        start, cpu = time.monotonic(), time.process_time()
+        tasks = []
+        for trigger in triggers:
+            tasks.append(asyncio.ensure_future(anext(trigger.run())))
+            await asyncio.sleep(0)
+        while (await asyncio.to_thread(books.control, "snapshot"))["requests"].get("GET list", 0) < count:
+            if time.monotonic() - start > 120:
+                raise RuntimeError("not all have asked within 120 s")
+            await asyncio.sleep(0.5)
+        found = {"seconds": time.monotonic() - start, "cpu": time.process_time() - cpu, "blocked": max(blocked)}
+        for task in (watcher, *tasks):
+            if task.done():
+                task.result()
+            task.cancel()
+        await asyncio.gather(watcher, *tasks, return_exceptions=True)
+        return found
 
     return asyncio.run(scenario())
 

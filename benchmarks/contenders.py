@@ -50,7 +50,7 @@ class Reader:
 
 
 def bare_session(token: str) -> requests.Session:
-    """Make what a careful user would: one session, kept alive, signed in."""
+    """Make what a careful user would: one session, kept alive, logged in."""
     session = requests.Session()
     session.auth = Bearer(token)
     return session
@@ -117,6 +117,13 @@ def file_bare(url: str, token: str, resource: str, since_id: str, page: int, pat
     with gzip.open(path, "wt", compresslevel=GZIP_LEVEL, encoding="utf-8") as file:
         for rows in bare_pages(url, token, resource, since_id, page):
             file.write("".join([json.dumps(row, ensure_ascii=False) + "\n" for row in rows]))
+
+
+def pack(lines: bytes, path: str) -> None:
+    """Compress what is there already, as much at a time as a page of ours holds."""
+    with gzip.open(path, "wb", compresslevel=GZIP_LEVEL) as file:
+        for start in range(0, len(lines), 2**20):
+            file.write(lines[start : start + 2**20])
 
 
 def file_onebox(resource: str, since_id: str, path: str, **options: Any) -> None:

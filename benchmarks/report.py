@@ -93,6 +93,19 @@ def table(rows: list[Row]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def fill(text: str, rows: list[Row]) -> str:
+    """Put the figures that have a peer into a page of the documentation.
+
+    :param text: the page, with a table between two comments.
+    :param rows: what was measured.
+    :return: the page with a new table.
+    """
+    start, end = "<!-- figures -->\n", "<!-- end of figures -->"
+    lines = ["| | Onebox provider | instead |\n| --- | --- | --- |\n"]
+    lines += [f"| {' | '.join(row.cells()[:3])} |\n" for row in rows if row.theirs and row.bar is not None]
+    return f"{text.partition(start)[0]}{start}\n{''.join(lines)}\n{end}{text.partition(end)[2]}"
+
+
 def page(rows: list[Row]) -> str:
     """Write the whole page of results."""
     versions = []

@@ -44,7 +44,7 @@ class Onebox:
             return json.load(reply)
 
     def token(self) -> str:
-        """Sign in.
+        """Log in.
 
         :return: a token.
         """
@@ -135,14 +135,24 @@ class Bench:
         return json.loads(done.stdout.splitlines()[-1])
 
 
+def describe(url: str, site_id: str) -> str:
+    """Describe a connection to a sandbox as an environment variable does.
+
+    :param url: where it leads.
+    :param site_id: the site.
+    :return: JSON.
+    """
+    extra = {"site_id": site_id}
+    return json.dumps({"conn_type": "onebox", "host": url, "login": EMAIL, "password": PASSWORD, "extra": extra})
+
+
 def connections(sandbox: Onebox) -> dict[str, str]:
     """Describe the connections as environment variables.
 
     :param sandbox: where they lead.
     :return: the variables.
     """
-    onebox_conn = {"conn_type": "onebox", "host": sandbox.url, "login": EMAIL, "password": PASSWORD}
     return {
-        "AIRFLOW_CONN_ONEBOX_DEFAULT": json.dumps({**onebox_conn, "extra": {"site_id": "169"}}),
+        "AIRFLOW_CONN_ONEBOX_DEFAULT": describe(sandbox.url, "169"),
         "AIRFLOW_CONN_HTTP_BENCH": json.dumps({"conn_type": "http", "host": sandbox.url}),
     }
