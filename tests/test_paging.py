@@ -225,13 +225,16 @@ def test_slow_consumer(parallelism, ahead):
     """No more requests are under way than allowed, and pages wait for a slow consumer: the next ones, and no more."""
     server = Server(range(1, 1001))
     under_way, most = set(), 0
-    enough = threading.Event()
+    together, enough = threading.Event(), threading.Event()
 
     def fetch(*page):
         nonlocal most
         under_way.add(page)
         most = max(most, len(under_way))
-        time.sleep(0.01)
+        if most == parallelism:
+            together.set()
+        # The first page comes alone.
+        assert not server.calls or together.wait(10)
         under_way.remove(page)
         reply = server(*page)
         if len(server.calls) == 1 + ahead:
