@@ -279,6 +279,7 @@ def test_429_under_200():
     [
         (200, "<html>", True),
         (201, "", True),
+        (300, "", False),
         (302, "", False),
         (400, "", False),
         (404, '{"a": 1}', False),
@@ -346,3 +347,11 @@ def test_decode_refuses_deep_nesting():
     """Nesting that exhausts the stack is bad JSON, not a crash."""
     with pytest.raises(ValueError, match=r"(?i)nest|depth|recursion"):
         decode(b"[" * 1_000_000)
+
+
+@pytest.mark.parametrize("name", ["userMessage", "message", "error", "response_status"])
+def test_words_of_a_response_code(name):
+    """The server's words are shown, whatever it calls them."""
+    assert "for a reason" in str(
+        failure(OneboxRequestError, reply(200, json.dumps({"response_code": "400", name: "for a reason"})))
+    )

@@ -99,3 +99,9 @@ def test_published_sealed_and_opened_downstream(use_key, connected):
     assert token == unseal(sealed)
     assert OneboxListOperator(task_id="u", resource="ticketrz", token=sealed, max_records=1).execute(context)
     assert connected.state.logins == 1
+
+
+def test_sealed_by_an_earlier_release(use_key):
+    """A token that waits in an XCom while the provider is upgraded opens."""
+    use_key(NEW)
+    assert unseal("onebox-sealed:" + Fernet(NEW).encrypt(b"the-token").decode()) == "the-token"

@@ -268,7 +268,7 @@ def test_proxy_that_says_no(status):
         assert len(proxy.requests) == 1
 
 
-@pytest.mark.parametrize("status", [b"503 Busy", b"429 Slow down", b"502 Bad Gateway"])
+@pytest.mark.parametrize("status", [b"503 Busy", b"429 Slow down", b"502 Bad Gateway", b"500 Oops"])
 def test_proxy_that_is_busy(status):
     """A proxy that can't now is asked again, for a write too: it never left."""
     with refusing_proxy(status) as proxy:

@@ -1,0 +1,124 @@
+"""What `make mutants` changes: every way in which a module can differ from itself in one place."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType
+
+PACKAGE = Path(__file__).resolve().parent.parent / "airflow_provider_onebox"
+
+# fmt: off
+OTHERS = {
+    "Lt": "LtE GtE", "LtE": "Lt Gt", "Gt": "GtE LtE", "GtE": "Gt Lt", "Eq": "NotEq", "NotEq": "Eq", "Is": "IsNot",
+    "IsNot": "Is", "In": "NotIn", "NotIn": "In", "And": "Or", "Or": "And", "Add": "Sub", "Sub": "Add", "Mult": "Div",
+    "Div": "Mult", "FloorDiv": "Mult", "Mod": "Mult",
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one module."""
+
+    module: str
+    line: int
+    before: str
+    after: str
+    code: CodeType
+    lines: frozenset[int]
+    runs_at_import: bool
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """How the list of equivalent mutants names it."""
+        return self.module, self.before, self.after
+
+
+def variants(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what could stand in a node's place; the node itself is left as it is."""
+
+    def others(operator: ast.AST) -> list[Any]:
+        return [getattr(ast, name)() for name in OTHERS.get(type(operator).__name__, "").split()]
+
+    match node:
+        case ast.Compare(left, [first, *rest], comparators):
+            yield from (ast.Compare(left, [other, *rest], comparators) for other in others(first))
+        case ast.BoolOp(operator, values):
+            yield from (ast.BoolOp(other, values) for other in others(operator))
+        case ast.BinOp(left, operator, right):
+            yield from (ast.BinOp(left, other, right) for other in others(operator))
+        case ast.UnaryOp(op=ast.Not()):
+            yield node.operand
+        case ast.Constant(value=bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(value=int(value) | float(value)):
+            yield ast.Constant(value + 1)
+        case ast.Constant(value=str(value)) if value and not set(value) & {" ", "\n"}:
+            yield ast.Constant(f"{value}_")
+        case ast.Call(ast.Name("min" | "max")):
+            return
+        case ast.Call(args=[first, second, *rest]) if not isinstance(second, ast.Starred):
+            yield ast.Call(node.func, [second, first, *rest], node.keywords)
+        case ast.Return(value=ast.expr()) if not isinstance(node.value, ast.Constant):
+            yield ast.Return(ast.Constant(None))
+        case ast.Expr(ast.Call() | ast.Await()) | ast.Assign([ast.Attribute() | ast.Subscript()]):
+            yield ast.Pass()
+        case ast.Raise() | ast.AugAssign() | ast.Delete() | ast.Continue() | ast.Break():
+            yield ast.Pass()
+
+
+def children(node: ast.AST) -> Iterator[tuple[str, int | None, ast.AST]]:
+    """Yield the places below a node that may be changed."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "op", "ops", "ctx"):
+            continue
+        for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+            is_for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            # Words for people, and what is put into them.
+            is_text = isinstance(child, (ast.FormattedValue, ast.JoinedStr))
+            if isinstance(child, ast.AST) and not (is_docstring or is_for_types or is_text):
+                yield name, index, child
+
+
+def mutants_of(path: Path) -> list[Mutant]:
+    """Make every mutant of a module."""
+    module, found = str(path.relative_to(PACKAGE)), []
+    tree = ast.parse(path.read_text())
+
+    def put(parent: ast.AST, name: str, index: int | None, child: ast.AST) -> None:
+        if index is None:
+            setattr(parent, name, child)
+        else:
+            getattr(parent, name)[index] = child
+
+    def visit(parent: ast.AST, statement: ast.AST, body: ast.AST) -> None:
+        for name, index, child in children(parent):
+            own = child if isinstance(child, ast.stmt) else statement
+            inside = child if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) else body
+            is_test = name == "test" and not isinstance(child, (ast.Compare, ast.UnaryOp))
+            negated = [ast.UnaryOp(ast.Not(), child)] if is_test else []  # type: ignore[arg-type]
+            for other in (*negated, *variants(child)):
+                ast.copy_location(other, child)
+                before = ast.unparse(own).partition("\n")[0]
+                put(parent, name, index, other)
+                after = ast.unparse(other if own is child else own).partition("\n")[0]
+                code = compile(ast.fix_missing_locations(tree), path, "exec")
+                put(parent, name, index, child)
+                if isinstance(own, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    before, after = ast.unparse(child), f"{ast.unparse(other)} in {own.name}"
+                line = getattr(child, "lineno", getattr(own, "lineno", 0))
+                # What stands in a signature runs at import: the tests of the body tell.
+                lines = range(body.lineno, (body.end_lineno or 0) + 1) if own is body else [line]  # type: ignore[attr-defined]
+                at_import = own is body or body is tree
+                found.append(Mutant(module, line, before, after, code, frozenset(lines), at_import))
+            visit(child, own, inside)
+
+    visit(tree, tree, tree)
+    return found
