@@ -48,6 +48,8 @@ MIRRORS = {
     "paging": "pace",
     "client": "wire",
     "transport": "wire",
+    "outcome": "wire",
+    "auth": "wire",
     "export": "export_machine",
 }
 """Modules with another file of tests beside the one of their name."""
