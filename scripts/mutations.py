@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import CodeType
 
 PACKAGE = Path(__file__).resolve().parent.parent / "airflow_provider_onebox"
@@ -31,7 +31,7 @@ class Mutant:
     before: str
     after: str
     code: CodeType
-    lines: frozenset[int]
+    lines: Sequence[int]
     runs_at_import: bool
 
     @property
@@ -114,10 +114,10 @@ def mutants_of(path: Path) -> list[Mutant]:
                 if isinstance(own, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     before, after = ast.unparse(child), f"{ast.unparse(other)} in {own.name}"
                 line = getattr(child, "lineno", getattr(own, "lineno", 0))
-                # What stands in a signature runs at import: the tests of the body tell.
-                lines = range(body.lineno, (body.end_lineno or 0) + 1) if own is body else [line]  # type: ignore[attr-defined]
+                # What runs at import, a signature say, shows in the tests of the body or of the whole module.
                 at_import = own is body or body is tree
-                found.append(Mutant(module, line, before, after, code, frozenset(lines), at_import))
+                lines = range(getattr(body, "lineno", 1), (getattr(body, "end_lineno", None) or 10**4) + 1)
+                found.append(Mutant(module, line, before, after, code, lines if at_import else [line], at_import))
             visit(child, own, inside)
 
     visit(tree, tree, tree)

@@ -267,3 +267,18 @@ def test_one_form_of_a_host(base):
         assert requests.Request("GET", url, auth=auth).prepare().headers["Authorization"]
     with pytest.raises(OneboxConfigError, match="alone"):
         requests.Request("GET", "https://munchen.example/api/x", auth=auth).prepare()
+
+
+@pytest.mark.parametrize("life", [1, 900])
+def test_shortest_life(life):
+    """A token of one second has a life, too; one of none at all tells nothing."""
+    assert Token.read(make(life=life), now=0.0).life == life
+    assert Token.read(make(life=0), now=0.0).expires_at is None
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+def test_default_port_is_no_other_host(scheme, port):
+    """An address with the port that its scheme has anyway is Onebox's own, and is sent the token."""
+    auth = OneboxAuth(Issuer().source(), f"{scheme}://one.example")
+    request = requests.Request("GET", f"{scheme}://one.example:{port}/api").prepare()
+    assert "Authorization" in auth(request).headers

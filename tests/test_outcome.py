@@ -355,3 +355,9 @@ def test_words_of_a_response_code(name):
     assert "for a reason" in str(
         failure(OneboxRequestError, reply(200, json.dumps({"response_code": "400", name: "for a reason"})))
     )
+
+
+def test_quota_is_no_doubt_about_a_write():
+    """Out of hours nothing was done, whatever the status says: a write may be sent again."""
+    error = failure(OneboxQuotaError, reply(500, envelope(401, QUOTA)))
+    assert (error.may_have_acted, error.retryable) == (False, OneboxQuotaError.retryable)

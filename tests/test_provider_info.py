@@ -115,3 +115,19 @@ def test_connection_form(home):
     assert sorted(form["hidden"]) == sorted(UI_FIELD_BEHAVIOUR["hidden-fields"]) == ["port", "schema"]
     assert form["labels"] == UI_FIELD_BEHAVIOUR["relabeling"]
     assert form["extra"] == {name: [field["label"], field["description"]] for name, field in CONN_FIELDS.items()}
+
+
+def test_words_of_the_form():
+    """A user meets these fields, in this order, with these names."""
+    labels = {name: field["label"] for name, field in CONN_FIELDS.items()}
+    assert labels == {
+        "site_id": "Site ID",
+        "timeout": "Timeout (seconds)",
+        "max_retries": "Retries",
+        "verify": "TLS verification",
+        "proxies": "Proxies",
+        "allow_http": "Allow plain HTTP",
+    }
+    assert UI_FIELD_BEHAVIOUR["relabeling"] == {"host": "Onebox URL", "login": "Email", "password": "Password"}
+    (connection,) = get_provider_info()["connection-types"]
+    assert (connection["conn-fields"], connection["ui-field-behaviour"]) == (CONN_FIELDS, UI_FIELD_BEHAVIOUR)
