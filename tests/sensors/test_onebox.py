@@ -358,3 +358,9 @@ def test_default_deferrable(monkeypatch, default):
     assert make(since_id=0).deferrable is (default == "True")
     assert make(since_id=0, deferrable=True).deferrable is True
     assert make(since_id=0, deferrable=False).deferrable is False
+
+
+def test_evidence_of_the_trigger():
+    """What downstream tasks read is what the trigger has found."""
+    event = {"status": "success", "count": 3, "last_id": 9}
+    assert make(deferrable=True).execute_complete({}, event) == {"count": 3, "last_id": 9}
