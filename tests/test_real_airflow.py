@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.processes
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "example_dags"
-EXAMPLE_NAMES = ("notifier", "sensor", "watch")
+EXAMPLE_NAMES = ("list", "notifier", "sensor", "watch")
 HAS_STORE = AIRFLOW_VERSION >= (3, 3)
 SITES = [str(site) for site in range(169, 176)]
 OTHER = "other@example.com"
@@ -178,6 +178,23 @@ def test_runs_at_once(world: World) -> None:
     assert sorted(plain) == sorted(new)
     for site, found in mapped.items():
         assert sorted(found) == sorted(world.state.ids("prospectrz", site))
+
+
+def test_outlet_event(world: World, tmp_path: Path) -> None:
+    """A DAG that the asset schedules finds the file in the event; an empty run is skipped and makes no event."""
+    events = "SELECT e.id FROM asset_event AS e JOIN asset AS a ON a.id = e.asset_id WHERE a.uri = 'onebox_tickets'"
+    events = events if AIRFLOW_3 else events.replace("asset", "dataset")
+    listed = world.finish("example_onebox_list", world.home.trigger("example_onebox_list", {"folder": str(tmp_path)}))
+    count = listed.xcoms["list_tickets", -1, "return_value"]["count"]
+    assert count == len(world.state.ids())
+    query = "SELECT run_id FROM dag_run WHERE dag_id = 'example_onebox_list_done'"
+    (row,) = world.home.until(lambda: world.home.database(query), "the asset has scheduled a run", 60)
+    run = world.finish("example_onebox_list_done", row["run_id"])
+    assert run.xcoms["count_tickets", -1, "return_value"] == count
+    before = len(world.home.database(events))
+    empty = world.finish("example_onebox_list", world.home.trigger("example_onebox_list", {"folder": str(tmp_path)}))
+    assert empty.tasks == {("list_tickets", -1): "skipped"}
+    assert len(world.home.database(events)) == before == 1
 
 
 def test_killed_while_writing(world: World) -> None:

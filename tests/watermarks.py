@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,7 +50,9 @@ class Deployment:
             return len([one for one in same if run_ids is None or one[2] in run_ids])
 
         ti.get_ti_count = get_ti_count
-        return {"ti": ti} | ({} if self.stores is None else {"asset_state_store": self.stores})
+        return {"ti": ti, "outlet_events": defaultdict(lambda: SimpleNamespace(extra={}))} | (
+            {} if self.stores is None else {"asset_state_store": self.stores}
+        )
 
     def watermark(self, key: str = "onebox_watermark@d@t@onebox_default@169@ticketrz") -> dict[str, Any]:
         """Return what is stored."""

@@ -36,6 +36,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
     """
 
     template_fields: Sequence[str] = (*_OneboxOperator.template_fields, "tickets", "output_path", "parallelism")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"tickets": "json"}
 
     def __init__(self, *, tickets: Any, output_path: Any, parallelism: int | str = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -133,7 +134,7 @@ class OneboxSendMessageOperator(_OneboxOperator):
         "users",
     )
     template_fields: Sequence[str] = (*_OneboxOperator.template_fields, *message_fields)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"users": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"attachments": "json", "users": "json"}
 
     def __init__(
         self,

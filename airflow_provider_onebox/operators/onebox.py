@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
@@ -119,6 +120,9 @@ class OneboxListOperator(_OneboxOperator):
     rejected. One instance runs at a time, because the operator sets ``max_active_tis_per_dag=1`` where the DAG
     sets nothing; of mapped ones, a second for the same index waits for up to a minute and fails then.
 
+    The event of each outlet asset carries what is returned as its ``extra``, so that a DAG that the asset schedules
+    knows its file.
+
     Records of ``connection`` come without their ``Password`` and ``Token``.
 
     API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
@@ -134,6 +138,8 @@ class OneboxListOperator(_OneboxOperator):
         (templated)
     :param incremental: whether to begin after what was written before; needs ``output_path``.
     :param include_secrets: whether records of ``connection`` keep their secrets.
+    :param skip_if_empty: whether a run without records is skipped at its end, when file and watermark are in place, so
+        that nothing downstream runs and no asset event is made.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -164,6 +170,7 @@ class OneboxListOperator(_OneboxOperator):
         output_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         incremental: bool = False,
         include_secrets: bool = False,
+        skip_if_empty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -177,6 +184,7 @@ class OneboxListOperator(_OneboxOperator):
         self.output_path = _path(output_path)
         self.incremental = incremental
         self.include_secrets = include_secrets
+        self.skip_if_empty = skip_if_empty
         if incremental and output_path is None:
             raise ValueError("incremental=True needs output_path: the watermark moves when the file is in place.")
         if incremental and last_update is not None:
@@ -190,11 +198,14 @@ class OneboxListOperator(_OneboxOperator):
 
         :param context: the task's context.
         :return: the records; with ``output_path``, what was written.
+        :raises AirflowSkipException: if there are none and ``skip_if_empty`` is set.
         :raises OneboxConfigError: if an argument can't work, or the records are too many for an XCom.
         :raises OneboxError: if the list can't be had whole.
         """
         if self.output_path is None:
-            return self._return_records()
+            records = self._return_records()
+            self._skip_if_empty(len(records))
+            return records
         from airflow_provider_onebox.export import Watermark, export
         from airflow_provider_onebox.files import RecordFile
         from airflow_provider_onebox.listing import as_id
@@ -206,7 +217,15 @@ class OneboxListOperator(_OneboxOperator):
             watermark = Watermark(context, [*self.inlets, *self.outlets], scope)
         written = export(file, self._batches, as_id(self.since_id), watermark)
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
+        self._skip_if_empty(written["count"])
+        for outlet in self.outlets:
+            with suppress(TypeError):  # An outlet can be something else than an asset.
+                context["outlet_events"][outlet].extra.update(written)
         return written
+
+    def _skip_if_empty(self, count: int) -> None:
+        if self.skip_if_empty and not count:
+            raise AirflowSkipException(f"There are no {self.resource} records to list.")
 
     def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterable[Batch]:
         from airflow_provider_onebox.export import with_progress
@@ -269,7 +288,7 @@ class OneboxRequestOperator(_OneboxOperator):
         "json",
         "data",
     )
-    template_fields_renderers: ClassVar[dict[str, str]] = {"query": "json", "json": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"query": "json", "json": "json", "data": "json"}
 
     def __init__(
         self,
@@ -348,6 +367,7 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         "attachment",
         "file",
     )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"attachment": "json", "file": "json"}
 
     def __init__(
         self,

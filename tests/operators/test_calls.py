@@ -5,17 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 from datetime import datetime
+from inspect import get_annotations
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath
+from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, Asset, ObjectStoragePath
 from watermarks import Deployment
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUncertainWriteError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators import onebox
+from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
+from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator, OneboxSendMessageOperator
 from airflow_provider_onebox.operators.onebox import (
     OneboxAuthenticateOperator,
     OneboxCreateTicketOperator,
@@ -147,6 +152,46 @@ def test_range_is_repeated_as_a_whole(connected, run):
 def test_incremental_mapped(connected, run):
     """Each map index of a mapped task has a watermark of its own."""
     assert run("r1", map_index=0) == run("r1", map_index=1) == connected.state.ids()
+
+
+class OutletEvents(dict):
+    """The events of a task's outlets, as Airflow hands them out: made when they are asked for."""
+
+    def __missing__(self, outlet):
+        """Make the event of an asset; Airflow knows none of anything else."""
+        if not isinstance(outlet, Asset):
+            raise TypeError(outlet)
+        self[outlet] = SimpleNamespace(extra={"of": "the user"})
+        return self[outlet]
+
+
+@pytest.mark.parametrize("outlets", [[], [Asset("one")], [Asset("one"), "no asset", Asset("two")]])
+def test_outlet_events(connected, context, tmp_path, outlets):
+    """The event of each outlet asset says what was written and where."""
+    task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(tmp_path / "a.jsonl"), outlets=outlets)
+    events = OutletEvents()
+    written = task.execute({**context(), "outlet_events": events})
+    assert written["count"] == 250
+    assert events == {
+        outlet: SimpleNamespace(extra={"of": "the user", **written}) for outlet in outlets if isinstance(outlet, Asset)
+    }
+
+
+def test_skip_if_empty(connected, context, tmp_path):
+    """An empty run is skipped, once its file is in place and the watermark has moved, and tells no event anything."""
+    last = connected.state.ids()[-1]
+    options = {"resource": "ticketrz", "skip_if_empty": True, "outlets": [Asset("one")]}
+    path = tmp_path / "a.jsonl"
+    task = OneboxListOperator(task_id="t", since_id=last, incremental=True, output_path=str(path), **options)
+    events = OutletEvents()
+    with pytest.raises(AirflowSkipException, match=r"^There are no ticketrz records to list\.$"):
+        task.execute({**context(), "outlet_events": events})
+    assert path.read_bytes() == b""
+    assert context.airflow.watermark() == {"last": int(last), "runs": {"r1": [int(last)] * 2}, "path": str(path)}
+    assert events == {}
+    with pytest.raises(AirflowSkipException):
+        OneboxListOperator(task_id="t", since_id=last, **options).execute(context())
+    assert len(OneboxListOperator(task_id="t", max_records=1, **options).execute(context())) == 1
 
 
 @pytest.mark.parametrize("outlets", [[], ["asset"], ["asset", "other"]])
@@ -385,6 +430,31 @@ def test_ticket_in_doubt(connected, context, kind, options):
     with pytest.raises(OneboxUncertainWriteError, match="look in Onebox"):
         OneboxCreateTicketOperator(task_id="t", **TICKET).execute(context())
     assert len(connected.state.tickets) == 1
+
+
+@pytest.mark.parametrize(
+    ("operator", "renderers"),
+    [
+        (OneboxAuthenticateOperator, {}),
+        (OneboxListOperator, {}),
+        (OneboxRequestOperator, {"query": "json", "json": "json", "data": "json"}),
+        (OneboxCreateTicketOperator, {"attachment": "json", "file": "json"}),
+        (OneboxListConversationsOperator, {"tickets": "json"}),
+        (OneboxSendMessageOperator, {"attachments": "json", "users": "json"}),
+        (OneboxBulkWriteOperator, {"rows": "json"}),
+        (OneboxRecordSensor, {}),
+    ],
+)
+def test_renderers(operator, renderers):
+    """Airflow's page shows each templated field that can be a list or a dictionary as JSON."""
+    assert operator.template_fields_renderers == renderers
+    assert set(renderers) <= set(operator.template_fields)
+    assert "incremental" not in operator.template_fields
+    hints = get_annotations(operator.__init__)
+    structured = {
+        name for name in operator.template_fields if re.search(r"\b(Sequence|list|dict|Any)\b", hints.get(name, ""))
+    }
+    assert structured - {"output_path", "verdict_path"} == set(renderers)
 
 
 @pytest.mark.parametrize("operator", [OneboxListOperator, OneboxRequestOperator, OneboxCreateTicketOperator])
