@@ -19,6 +19,7 @@ import msgspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
+from airflow_provider_onebox.lineage import report_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,11 +133,12 @@ class RecordFile:
         :raises OneboxError: if that fails.
         """
         with self._explain():
-            if not self._local:
+            if self._local:
+                self._temporary.replace(self._target)
+                sync_folder(self._folder)
+            else:
                 self._fs.put_file(str(self._temporary), self.path.path)
-                return
-            self._temporary.replace(self._target)
-            sync_folder(self._folder)
+        report_file(self.path, is_output=True, count=self.count)
 
     def __exit__(self, *_: object) -> None:
         """Remove the temporary file, if it has not become the target."""

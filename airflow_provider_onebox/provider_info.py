@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider. Pure data: every Airflow process imports this module."""
+"""What Airflow reads about this provider. Every Airflow process imports this module, and it imports next to nothing."""
 
 from __future__ import annotations
 
@@ -56,13 +56,24 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
 """How the standard fields of the connection form are shown."""
 
 
+def _airflow_version() -> tuple[int, ...]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("apache-airflow-core")
+    except PackageNotFoundError:
+        found = version("apache-airflow")  # Airflow 2 has no core.
+    return tuple(map(int, found.split(".")[:2]))
+
+
 def get_provider_info() -> dict[str, Any]:
     """Describe the provider to Airflow.
 
     :return: a dictionary that fits ``provider_info.schema.json`` of every supported Airflow.
     """
     integration = "Onebox"
-    return {
+    airflow = _airflow_version()
+    info: dict[str, Any] = {
         "package-name": "airflow-provider-onebox",
         "name": "Onebox",
         "description": "`Onebox <https://www.onebox.co.id/>`__, an omnichannel CRM cloud.",
@@ -96,4 +107,16 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.sensors.onebox"]}],
         "triggers": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.triggers.onebox"]}],
         "notifications": ["airflow_provider_onebox.notifications.onebox.OneboxTicketNotifier"],
+        "asset-uris" if airflow >= (3,) else "dataset-uris": [
+            {
+                "schemes": ["onebox"],
+                "handler": "airflow_provider_onebox.assets.onebox.sanitize_uri",
+                "factory": "airflow_provider_onebox.assets.onebox.create_asset",
+                "to_openlineage_converter": "airflow_provider_onebox.assets.onebox.convert_asset_to_openlineage",
+            }
+        ],
     }
+    if airflow >= (3, 4):
+        policies = {"integration-name": integration, "python-modules": ["airflow_provider_onebox.retry_policy"]}
+        info["retry-policies"] = [policies]
+    return info

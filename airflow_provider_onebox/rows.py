@@ -16,6 +16,7 @@ import msgspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
+from airflow_provider_onebox.lineage import report_file
 from airflow_provider_onebox.transport import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def _read_lines(name: str) -> Iterator[Any]:
         path = ObjectStoragePath(name)
         # Not path.open(): what that gives can't be read by lines on Airflow 2.
         with path.fs.open(path.path, "rb") as raw:
+            report_file(path, is_output=False)
             lines = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
             for number, line in enumerate(lines, 1):  # noqa: B007 - the handlers below tell it
                 if line.strip():

@@ -17,7 +17,9 @@ except ImportError:  # Airflow 2.11: this file holds no DAG then.
 
 if AssetWatcher:
     trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=10)
-    tickets = Asset("onebox_new_tickets", watchers=[AssetWatcher(name="onebox_tickets", trigger=trigger)])
+    # Host and site of the connection.
+    uri = "onebox://cloud.onebox.co.id/169/ticketrz"
+    tickets = Asset(uri, watchers=[AssetWatcher(name="onebox_tickets", trigger=trigger)])
 
     with DAG("example_onebox_watch", schedule=[tickets], catchup=False, tags=["onebox"], doc_md=__doc__):
 

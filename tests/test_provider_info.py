@@ -7,7 +7,7 @@ import json
 import pkgutil
 import subprocess
 import sys
-from importlib.metadata import entry_points, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,6 +75,36 @@ def test_classes_are_listed():
     integrations = {entry["integration-name"] for entry in info["integrations"]}
     for kind in ("hooks", "operators", "sensors", "triggers"):
         assert {entry["integration-name"] for entry in info.get(kind, [])} <= integrations
+
+
+@pytest.mark.parametrize(
+    ("airflow", "keys"),
+    [
+        ({"apache-airflow": "2.11.2"}, {"dataset-uris"}),
+        ({"apache-airflow-core": "3.0.6"}, {"asset-uris"}),
+        ({"apache-airflow-core": "3.3.2", "apache-airflow": "2.11.2"}, {"asset-uris"}),
+        ({"apache-airflow-core": "3.4.0b2"}, {"asset-uris", "retry-policies"}),
+    ],
+)
+def test_keys_of_one_airflow(monkeypatch, airflow, keys):
+    """Each Airflow gets the keys that its schema has, and what they name can be imported."""
+
+    def installed(name):
+        if name not in airflow:
+            raise PackageNotFoundError(name)
+        return airflow[name]
+
+    monkeypatch.setattr("importlib.metadata.version", installed)
+    info = get_provider_info()
+    assert {"asset-uris", "dataset-uris", "retry-policies", "toolsets", "extra-links"} & set(info) == keys
+    (uris,) = info.get("asset-uris") or info["dataset-uris"]
+    assert uris.pop("schemes") == ["onebox"]
+    for name in uris.values():
+        module, _, attribute = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute))
+    for policies in info.get("retry-policies", []):
+        assert policies["integration-name"] == info["integrations"][0]["integration-name"]
+        assert policies["python-modules"] == ["airflow_provider_onebox.retry_policy"]
 
 
 def test_reading_it_costs_nothing():

@@ -255,16 +255,24 @@ class OneboxHook(BaseHook):
         :raises OneboxConfigError: at once, if an argument can't work.
         :raises OneboxError: while iterating, if a page can't be had.
         """
-        batches = self.client.list_pages(resource, **query)
+        from airflow_provider_onebox.lineage import report_listing
+
+        batches, settings = self.client.list_pages(resource, **query), self.settings
 
         def checked() -> Iterator[Batch]:
+            count, is_whole = 0, False
             try:
                 for batch in batches:
                     if resource.lower() == "connection" and not include_secrets:
                         batch.rows[:] = _without_secrets(batch.rows)
+                    count += len(batch.rows)
                     yield batch
+                is_whole = True
             except OneboxRequestError as error:
                 raise _with_known_resources(error, resource) from None
+            finally:
+                if count or is_whole:
+                    report_listing(self, settings, resource, count)
 
         return checked()
 
@@ -458,6 +466,7 @@ class OneboxHook(BaseHook):
         :raises OneboxConfigError: if the id can't be one.
         :raises OneboxError: if they can't be had, or there is no such ticket.
         """
+        from airflow_provider_onebox.lineage import report_listing
         from airflow_provider_onebox.messages import messages_in
 
         if not str(ticket_id).strip().isdecimal():
@@ -471,6 +480,7 @@ class OneboxHook(BaseHook):
                 "it, has no list 'data' of messages.",
                 status=200,
             )
+        report_listing(self, self.settings, "conversations")
         return messages
 
     def _written(self, endpoint: str, id_field: str, **body: Any) -> str:
