@@ -36,6 +36,7 @@ SECONDS = 900
 GROUPS = {
     "docs": ["--ignore=tests/test_docs.py"],
     "demo": ["--ignore=tests/test_demo.py"],
+    "lineage": ["--ignore=tests/test_lineage.py"],
     "sandbox": ["--ignore=tests/sandbox"],
     "hostile": [f"--ignore=tests/hostile/test_{name}.py" for name in ("chaos", "replies", "bulk_chaos")],
     "models": [f"--ignore=tests/test_{name}.py" for name in ("paging", "pace", "export_machine")],
@@ -46,7 +47,8 @@ GROUPS = {
 # No Airflow is in the sandbox, in the models and in the tests of hostile replies: the lowest and the newest versions.
 # What whole DAGs and schedulers show hangs on Airflow, not on Python: once for each, for it takes long. What is written
 # is that of the tree, not of the wheel, and so is what the tests themselves are made of.
-ALWAYS = ("docs", "demo", "harness")
+# OpenLineage's provider is pinned for the Airflow of `make test` alone.
+ALWAYS = ("docs", "demo", "lineage", "harness")
 NEWEST = (*ALWAYS, "sandbox", "hostile", "models")
 OLDEST = (*NEWEST, "dags", "processes")
 LOWEST = (*ALWAYS, "processes")

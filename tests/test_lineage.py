@@ -11,8 +11,6 @@ from airflow_home import AirflowHome
 
 from airflow_provider_onebox.sandbox import Sandbox
 
-pytest.importorskip("airflow.providers.openlineage", reason="the other versions have no pins for it")
-
 
 @pytest.fixture(scope="module")
 def told(airflow_template, tmp_path_factory):
