@@ -1,18 +1,14 @@
-"""The URI of assets, and what Airflow and OpenLineage make of it."""
+"""The URI of assets, and what Airflow makes of it."""
 
 from __future__ import annotations
 
-import sys
-from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 import pytest
 from airflow.providers.common.compat.sdk import Asset
 from airflow_home import AIRFLOW_3
 
-from airflow_provider_onebox.assets.onebox import convert_asset_to_openlineage, create_asset, sanitize_uri
-
-OPENLINEAGE = pytest.mark.skipif(not find_spec("openlineage"), reason="OpenLineage is not installed")
+from airflow_provider_onebox.assets.onebox import create_asset, sanitize_uri
 
 
 @pytest.mark.parametrize(
@@ -63,31 +59,3 @@ def test_factory(host):
     """The factory takes the host, or the connection's Onebox URL."""
     asset = create_asset(host=host, site_id=169, resource="ticketrz", extra={"team": "sales"})
     assert (asset.uri, asset.extra) == ("onebox://cloud.onebox.co.id/169/ticketrz", {"team": "sales"})
-
-
-@OPENLINEAGE
-@pytest.mark.parametrize(("extra", "count"), [({"count": 0}, 0), ({}, None)])
-def test_listed(extra, count):
-    """What a hook has listed is an input with the number of its rows."""
-    asset = create_asset(host="cloud.onebox.co.id", site_id="169", resource="ticketrz", extra=extra)
-    dataset = convert_asset_to_openlineage(asset, object())
-    assert (dataset.namespace, dataset.name) == ("onebox://cloud.onebox.co.id", "169/ticketrz")
-    assert [facet.rowCount for facet in dataset.inputFacets.values()] == ([] if count is None else [count])
-
-
-@OPENLINEAGE
-def test_declared():
-    """What a task declares is a dataset of neither kind; whatever its extra holds is the user's own."""
-    asset = create_asset(host="cloud.onebox.co.id", site_id="169", resource="ticketrz", extra={"count": 7})
-    dataset = convert_asset_to_openlineage(asset, None)
-    assert (dataset.namespace, dataset.name) == ("onebox://cloud.onebox.co.id", "169/ticketrz")
-    assert not hasattr(dataset, "inputFacets")
-
-
-@OPENLINEAGE
-def test_older_openlineage(monkeypatch):
-    """A client that has no such facet gets the names alone."""
-    monkeypatch.setitem(sys.modules, "openlineage.client.generated.input_statistics_input_dataset", None)
-    asset = create_asset(host="cloud.onebox.co.id", site_id="169", resource="ticketrz", extra={"count": 7})
-    dataset = convert_asset_to_openlineage(asset, object())
-    assert (dataset.name, dataset.inputFacets) == ("169/ticketrz", {})

@@ -1,14 +1,16 @@
-"""What OpenLineage makes of tasks, in a real Airflow with its provider and its file transport."""
+"""What OpenLineage makes of assets, and of tasks in a real Airflow with its provider and its file transport."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from airflow_home import AirflowHome
 
+from airflow_provider_onebox.assets.onebox import convert_asset_to_openlineage, create_asset
 from airflow_provider_onebox.sandbox import Sandbox
 
 
@@ -72,3 +74,28 @@ def test_no_secret(told):
     sandbox, _, _, text = told
     assert sandbox.state.tokens
     assert not [secret for secret in (sandbox.password, sandbox.email, *sandbox.state.tokens) if secret in text]
+
+
+@pytest.mark.parametrize(("extra", "count"), [({"count": 0}, 0), ({}, None)])
+def test_listed(extra, count):
+    """What a hook has listed is an input with the number of its rows."""
+    asset = create_asset(host="cloud.onebox.co.id", site_id="169", resource="ticketrz", extra=extra)
+    dataset = convert_asset_to_openlineage(asset, object())
+    assert (dataset.namespace, dataset.name) == ("onebox://cloud.onebox.co.id", "169/ticketrz")
+    assert [facet.rowCount for facet in dataset.inputFacets.values()] == ([] if count is None else [count])
+
+
+def test_declared():
+    """What a task declares is a dataset of neither kind; whatever its extra holds is the user's own."""
+    asset = create_asset(host="cloud.onebox.co.id", site_id="169", resource="ticketrz", extra={"count": 7})
+    dataset = convert_asset_to_openlineage(asset, None)
+    assert (dataset.namespace, dataset.name) == ("onebox://cloud.onebox.co.id", "169/ticketrz")
+    assert not hasattr(dataset, "inputFacets")
+
+
+def test_older_openlineage(monkeypatch):
+    """A client that has no such facet gets the names alone."""
+    monkeypatch.setitem(sys.modules, "openlineage.client.generated.input_statistics_input_dataset", None)
+    asset = create_asset(host="cloud.onebox.co.id", site_id="169", resource="ticketrz", extra={"count": 7})
+    dataset = convert_asset_to_openlineage(asset, object())
+    assert (dataset.name, dataset.inputFacets) == ("169/ticketrz", {})
