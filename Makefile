@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	  echo "$(PYTHON) is missing or older than Python 3.10; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c $(CONSTRAINTS)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[sandbox]' --group e2e --group bench --group lineage --group docs --group lint --group build -c $(CONSTRAINTS)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[sandbox,parquet]' --group e2e --group bench --group lineage --group docs --group lint --group build -c $(CONSTRAINTS)
 	@touch $@
 
 .PHONY: install
@@ -51,7 +51,7 @@ check: $(INSTALLED) ## Lint, check types, build, and try the built wheel in an e
 
 # Pins for the environments of contributors; users are not bound by them. Each echo names the Airflow that
 # the rest has to fit.
-COMPILE = $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 --no-header --no-annotate pyproject.toml --extra sandbox
+COMPILE = $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 --no-header --no-annotate pyproject.toml --extra sandbox --extra parquet
 
 .PHONY: constraints
 constraints: $(INSTALLED) ## Add pins for new dependencies; UPGRADE=--upgrade renews all of them

@@ -16,6 +16,7 @@ import msgspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
+from airflow_provider_onebox.files import TABLES
 from airflow_provider_onebox.lineage import report_file
 from airflow_provider_onebox.transport import MAX_CONNECTIONS
 
@@ -37,7 +38,8 @@ def read_rows(source: Any) -> Iterator[Any]:
     :param source: a list; the path of a JSON Lines file, gzip if it ends in ``.gz``; what ``OneboxListOperator`` has
         returned, records or ``{"path": ...}``; or what a template makes of any of these.
     :return: an iterator over the rows.
-    :raises OneboxConfigError: if it is none of these, or a line is not JSON.
+    :raises OneboxConfigError: if it is none of these, or a line is not JSON; at once for the name of a CSV or Parquet
+        file.
     :raises OneboxError: if the file can't be read.
     """
     if isinstance(source, str) and source.strip()[:1] in ("[", "{"):
@@ -50,6 +52,11 @@ def read_rows(source: Any) -> Iterator[Any]:
         raise OneboxConfigError(
             "No rows were handed in: the template found nothing. Pass a list, the path of a JSON Lines file, or what a "
             "listing has returned."
+        )
+    if str(source).endswith(TABLES):
+        raise OneboxConfigError(
+            f"{source} is a table, and rows are read from JSON Lines: have it written as .jsonl, or read it in a task "
+            "of your own that returns a list."
         )
     return _read_lines(str(source))
 

@@ -6,7 +6,7 @@ VENV_2 := .venv-2.11
 
 $(VENV_2)/.e2e: $(INSTALLED) constraints/2.11.txt
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON_2) $(VENV_2)
-	$(BIN)/uv pip install --quiet --python $(VENV_2)/bin/python -e '.[sandbox]' --group e2e -c constraints/2.11.txt
+	$(BIN)/uv pip install --quiet --python $(VENV_2)/bin/python -e '.[sandbox,parquet]' --group e2e -c constraints/2.11.txt
 	@touch $@
 
 .PHONY: e2e

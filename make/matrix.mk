@@ -6,7 +6,7 @@ matrix: $(INSTALLED) ## Run the suite with the built wheel on every supported Ai
 # get what there was when they were released. The lowest cell gets the lower bounds of pyproject.toml, and the
 # rest from the time of Airflow 2.11.0. Only common-compat is younger than the Airflows.
 COMPAT := apache-airflow-providers-common-compat
-PINS = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.10 pyproject.toml --extra sandbox
+PINS = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.10 pyproject.toml --extra sandbox --extra parquet
 THEN = --exclude-newer-package $(COMPAT)=$(shell date +%F) --exclude-newer
 
 .PHONY: matrix-constraints

@@ -166,7 +166,8 @@ def try_cell(cell: Cell, python: str, wheel: Path, folder: Path) -> str:
     run(UV, "venv", "--quiet", "--no-project", "--python", python, binary.parent.parent, env=environment())
     pins = ROOT / "constraints" / f"{cell.constraints}.txt"
     install = (UV, "pip", "install", "--quiet", "--python", binary, "--constraints", pins)
-    run(*install, f"{wheel}[sandbox]", "--group", f"{ROOT / 'pyproject.toml'}:test", env=environment(), cwd=folder)
+    group = f"{ROOT / 'pyproject.toml'}:test"
+    run(*install, f"{wheel}[sandbox,parquet]", "--group", group, env=environment(), cwd=folder)
     tree = copy_tree(folder / "tree")
     origin = run(binary, "-c", f"import {PACKAGE}; print({PACKAGE}.__file__)", cwd=tree, env=environment())
     if not origin.startswith(str(folder / "venv")):

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import gc
 import gzip
+import io
 import json
 import multiprocessing
 import os
 import resource
 import signal
 import stat
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airflow_provider_onebox import files as module
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.files import RecordFile, digest_at
 
+NAMES = ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "a.parquet"]
 ROWS = [{"Id": "1", "Subject": "é\n"}, {"Id": "2", "Subject": None}]
 
 
@@ -40,9 +48,9 @@ def entries(folder):
     return sorted(os.listdir(folder))  # noqa: PTH208
 
 
-def write(path, rows=ROWS):
+def write(path, rows=ROWS, fields=None):
     """Write a file as an export does."""
-    with RecordFile(path) as file:
+    with RecordFile(path, fields=fields) as file:
         file.write(rows)
         file.finish()
         digest = file.digest()
@@ -90,15 +98,154 @@ def test_bad_path(tmp_path, monkeypatch, path, reason):
     assert entries(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+MIXED = [
+    {"Id": "1", "Text": 'a,"b"\r\né', "More": {"k": [1, None, "ø"]}, "Left": "out"},
+    {"Id": 2, "Text": "", "More": True},
+    {"More": 1.5, "Text": None},
+]
+COLUMNS = ["More", "Id", "Text", "Nowhere"]
+AS_TEXT = [
+    ['{"k":[1,null,"ø"]}', "1", 'a,"b"\r\né', None],
+    ["true", "2", "", None],
+    ["1.5", None, None, None],
+]
+"""What of MIXED is in these columns of a CSV or Parquet file."""
+
+
+def test_fields(tmp_path):
+    """JSON Lines have the wanted fields, in the wanted order; one that a record does not have is null."""
+    write(tmp_path / "a.jsonl", MIXED, ["Text", "Id"])
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert lines == ['{"Text":"a,\\"b\\"\\r\\né","Id":"1"}', '{"Text":"","Id":2}', '{"Text":null,"Id":null}']
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_csv(tmp_path, name):
+    """A header and a line a record; all but null is quoted, values that are no text are JSON."""
+    target = tmp_path / name
+    digest = write(target, MIXED, COLUMNS)
+    raw = target.read_bytes()
+    raw = gzip.decompress(raw) if name.endswith(".gz") else raw
+    assert raw.decode() == (
+        '"More","Id","Text","Nowhere"\n"{""k"":[1,null,""ø""]}","1","a,""b""\r\né",\n"true","2","",\n"1.5",,,\n'
+    )
+    assert write(target, MIXED, COLUMNS) == digest
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"), [([], '"Id"\n'), ([{"Id": None}, {}, {"Id": ""}, {"Id": "x"}], '"Id"\n""\n""\n""\n"x"\n')]
+)
+def test_csv_of_one_column(tmp_path, rows, text):
+    """No records make a header alone, once; no line is empty, for readers skip these."""
+    write(tmp_path / "a.csv", rows, ["Id"])
+    assert (tmp_path / "a.csv").read_text() == text
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.none() | st.text("\",\r\n\0 'ø=") | st.text(), min_size=2, max_size=2), min_size=1))
+def test_csv_is_read_as_written(rows):
+    """The standard library reads every text as it was, and a reader that knows of nulls finds these too."""
+    raw = io.BytesIO()
+    form = module._Csv(raw, ["a", "b"])
+    for one, two in rows:
+        form.write([{"a": one, "b": two}])
+    form.close()
+    text = raw.getvalue().decode()
+    if "\0" not in text:  # Python 3.10 can't read that.
+        found = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        assert found == [["a", "b"], *([value or "" for value in row] for row in rows)]
+    table = pyarrow.csv.read_csv(
+        io.BytesIO(raw.getvalue()),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={name: pyarrow.string() for name in "ab"},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    assert [list(row.values()) for row in table.to_pylist()] == rows
+
+
+def test_parquet(tmp_path):
+    """All columns are nullable strings, in the wanted order; the same records give the same bytes."""
+    target = tmp_path / "a.parquet"
+    digest = write(target, MIXED, COLUMNS)
+    table = pyarrow.parquet.read_table(target)
+    assert table.schema == pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
+    assert [list(row.values()) for row in table.to_pylist()] == AS_TEXT
+    assert write(target, MIXED, COLUMNS) == digest == digest_at(str(target))
+
+
+def test_parquet_without_records(tmp_path):
+    """No records make a file with the columns."""
+    write(tmp_path / "a.parquet", [], ["Id"])
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pydict() == {"Id": []}
+
+
+def test_row_groups(tmp_path, monkeypatch):
+    """Pages are put together up to the bound, larger ones are split, and a record that is larger stands alone."""
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1000)
+    sizes = [5000] + [100] * 20 + [5000] + [100] * 3
+    pages = [sizes[:1], sizes[1:3], sizes[3:4], sizes[4:21], sizes[21:]]
+    number = iter(range(100))
+    pages = [[{"Id": f"{next(number):02}".ljust(size, ".")} for size in page] for page in pages]
+    with RecordFile(tmp_path / "a.parquet", fields=["Id"]) as file:
+        for page in pages:
+            file.write(page)
+        file.finish()
+        file.put_in_place()
+    assert file.count == 25
+    with pyarrow.parquet.ParquetFile(tmp_path / "a.parquet") as found:
+        groups = [found.read_row_group(index) for index in range(found.num_row_groups)]
+    assert [row for group in groups for row in group.to_pylist()] == [row for page in pages for row in page]
+    assert [group.nbytes <= 1000 or group.num_rows == 1 for group in groups] == [True] * len(groups)
+    assert groups[1].num_rows == 3, "two pages were not put together"
+    assert all(group.num_rows for group in groups)
+
+
+@pytest.mark.parametrize("fields", ["Id", b"Id", 7, [], [""], [" "], ["Id", "Id"], ["Id", None], {"Id": 1}.items()])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_bad_fields(tmp_path, name, fields):
+    """Names that can't be columns are rejected in every format, before anything is listed or written."""
+    with pytest.raises(OneboxConfigError, match="is no list of different names: pass such as"):
+        RecordFile(tmp_path / name, fields=fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("a.csv", None, r"verdict_path='.*a\.csv' is a table and needs columns"),
+        ("a.csv.gz", None, "is a table and needs columns"),
+        ("a.parquet", None, "is a table and needs columns"),
+        ("a.parquet.gz", ["Id"], r"verdict_path='.*a\.parquet\.gz': Parquet is compressed in itself"),
+        ("a.parquet.gz", None, "Parquet is compressed in itself"),
+    ],
+)
+def test_bad_table(tmp_path, name, fields, reason):
+    """A table without columns, and a form that no reader expects, are rejected at once."""
+    with pytest.raises(OneboxConfigError, match=reason):
+        RecordFile(tmp_path / name, "verdict_path", fields)
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    """Only Parquet needs pyarrow; where it is missing, the message says how to get it."""
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(OneboxConfigError, match=r"needs pyarrow \(.+pip install 'airflow-provider-onebox\[parquet\]'"):
+        RecordFile(tmp_path / "a.parquet", fields=["Id"])
+    write(tmp_path / "a.csv", ROWS, ["Id"])
+    assert entries(tmp_path) == ["a.csv"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_failure_leaves_the_earlier_file(tmp_path, name):
     """A block that fails changes nothing and leaves nothing behind."""
     target = tmp_path / name
-    write(target)
+    write(target, fields=["Id"])
     before = target.read_bytes()
 
     def fail():
-        with RecordFile(target) as file:
+        with RecordFile(target, fields=["Id"]) as file:
             file.write([{"Id": "3"}] * 10000)
             raise RuntimeError("in the middle")
 
@@ -108,17 +255,18 @@ def test_failure_leaves_the_earlier_file(tmp_path, name):
     assert entries(tmp_path) == [name]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("count", [1, 400])
-def test_full_disk(tmp_path, name, count):
+def test_full_disk(tmp_path, monkeypatch, name, count):
     """A disk that is full, while writing or at the end, is an error with path, count and remedy; nothing is left."""
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 250_000)  # So that Parquet is written when a second page comes.
     target = tmp_path / name
-    write(target)
+    write(target, fields=["Id"])
     before = target.read_bytes()
     rows = [{"Id": os.urandom(1000).hex()} for _ in range(100)]
 
     def fill():
-        with RecordFile(target) as file:
+        with RecordFile(target, fields=["Id"]) as file:
             for _ in range(count):
                 file.write(rows)
             file.finish()

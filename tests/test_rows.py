@@ -62,6 +62,14 @@ def test_bad_line(tmp_path):
         next(found)
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.parquet"])
+def test_tables(tmp_path, name):
+    """A table is rejected by its name, before its first row is asked for."""
+    for source in (tmp_path / name, {"path": str(tmp_path / name)}):
+        with pytest.raises(OneboxConfigError, match=rf"{name} is a table, and rows are read from JSON Lines"):
+            read_rows(source)
+
+
 def test_unreadable(tmp_path):
     """A file that is missing or cut off leaves the task to Airflow's retries."""
     with pytest.raises(OneboxError, match=r"can't be read \(after 0 lines\): No such file") as caught:

@@ -106,7 +106,7 @@ class OneboxAuthenticateOperator(_OneboxOperator):
 
 
 class OneboxListOperator(_OneboxOperator):
-    """List the records of a resource: into an XCom if they are few, into a JSON Lines file if not.
+    """List the records of a resource: into an XCom if they are few, into a file if not.
 
     Without ``output_path`` the task returns the records, up to :data:`MAX_XCOM_BYTES` of JSON. With it, they
     are written as they come, and the task returns ``{"path", "count", "first_id", "last_id"}``. The file appears
@@ -134,8 +134,10 @@ class OneboxListOperator(_OneboxOperator):
     :param page_size: the most records a page; found out if ``None``. (templated)
     :param max_records: the most records to list; all if ``None``. (templated)
     :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``. (templated)
-    :param output_path: where to write: text, a ``Path`` or an ``ObjectStoragePath``; gzip if it ends in ``.gz``.
-        (templated)
+    :param output_path: where to write: text, a ``Path`` or an ``ObjectStoragePath``. CSV if it ends in ``.csv`` or
+        ``.csv.gz``, Parquet if in ``.parquet``, else JSON Lines; gzip if it ends in ``.gz``. (templated)
+    :param fields: the fields to keep, in this order; all if ``None``. CSV and Parquet need them. A field that a record
+        does not have is null. (templated)
     :param incremental: whether to begin after what was written before; needs ``output_path``.
     :param include_secrets: whether records of ``connection`` keep their secrets.
     :param skip_if_empty: whether a run without records is skipped at its end, when file and watermark are in place, so
@@ -155,7 +157,9 @@ class OneboxListOperator(_OneboxOperator):
         "max_records",
         "parallelism",
         "output_path",
+        "fields",
     )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"fields": "json"}
 
     def __init__(
         self,
@@ -168,6 +172,7 @@ class OneboxListOperator(_OneboxOperator):
         max_records: int | str | None = None,
         parallelism: int | str | None = None,
         output_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
+        fields: Sequence[str] | None = None,
         incremental: bool = False,
         include_secrets: bool = False,
         skip_if_empty: bool = False,
@@ -182,6 +187,7 @@ class OneboxListOperator(_OneboxOperator):
         self.max_records = max_records
         self.parallelism = parallelism
         self.output_path = _path(output_path)
+        self.fields = fields
         self.incremental = incremental
         self.include_secrets = include_secrets
         self.skip_if_empty = skip_if_empty
@@ -210,7 +216,7 @@ class OneboxListOperator(_OneboxOperator):
         from airflow_provider_onebox.files import RecordFile
         from airflow_provider_onebox.listing import as_id
 
-        file = RecordFile(self.output_path)
+        file = RecordFile(self.output_path, fields=self.fields)
         watermark = None
         if self.incremental:
             scope = (self.onebox_conn_id, self.hook.settings.site_id, self.resource)
@@ -246,15 +252,19 @@ class OneboxListOperator(_OneboxOperator):
     def _return_records(self) -> list[dict[str, Any]]:
         import msgspec
 
+        from airflow_provider_onebox.files import check_fields, project
+
         records: list[dict[str, Any]] = []
-        size = 0
+        fields, size = check_fields(self.fields), 0
         for batch in self._batches(self.since_id):
-            size += len(msgspec.json.encode(batch.rows))
-            records += batch.rows
+            rows = project(batch.rows, fields)
+            size += len(msgspec.json.encode(rows))
+            records += rows
             if size > MAX_XCOM_BYTES:
                 raise OneboxConfigError(
                     f"{self.resource}: the first {len(records)} records are {size:,} bytes of JSON, and an XCom takes "
-                    f"{MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or max_records."
+                    f"{MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or keep fewer with fields or "
+                    "max_records."
                 )
         return records
 

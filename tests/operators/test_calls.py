@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
+import pyarrow.parquet
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, Asset, ObjectStoragePath
 from watermarks import Deployment
@@ -83,6 +85,47 @@ def test_list_to_a_file(connected, context, tmp_path):
     assert lines(path) == ids
     task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(path), since_id=ids[-1])
     assert task.execute(context()) == {"path": str(path), "count": 0, "first_id": None, "last_id": ids[-1]}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", None])
+def test_fields(connected, context, tmp_path, suffix):
+    """The path chooses the format, and fields what is kept, templates and XComs too."""
+    path = suffix and f"{tmp_path}/out.{suffix}"
+    task = OneboxListOperator(
+        task_id="t", resource="ticketrz", max_records=2, fields=["Subject", "{{ params.more }}"], output_path=path
+    )
+    result = render(task, {"params": {"more": "Category"}}).execute(context())
+    ids = connected.state.ids()
+    if path:
+        assert result == {"path": path, "count": 2, "first_id": ids[0], "last_id": ids[1]}
+    if suffix == "jsonl":
+        result = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    elif suffix == "csv":
+        with Path(path).open(newline="") as file:
+            result = list(csv.DictReader(file))
+    elif suffix == "parquet":
+        result = pyarrow.parquet.read_table(path).to_pylist()
+    assert [list(row) for row in result] == [["Subject", "Category"]] * 2
+    assert all(row["Subject"] for row in result)
+
+
+def test_fields_make_an_xcom_smaller(connected, context, monkeypatch):
+    """What an XCom may hold is measured after the other fields are left out."""
+    monkeypatch.setattr(onebox, "MAX_XCOM_BYTES", 20_000)
+    assert len(OneboxListOperator(task_id="t", resource="ticketrz", fields=["Id"]).execute(context())) == 250
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"fields": "Id"}, {"fields": [], "output_path": "{}/a.jsonl"}, {"output_path": "{}/a.csv"}],
+    ids=["xcom", "jsonl", "csv"],
+)
+def test_bad_fields(connected, context, tmp_path, options):
+    """Fields that can't work, or are missing, are found out before anything is sent."""
+    options = {name: value.format(tmp_path) if name == "output_path" else value for name, value in options.items()}
+    with pytest.raises(OneboxConfigError, match="fields="):
+        OneboxListOperator(task_id="t", resource="ticketrz", **options).execute(context())
+    assert not connected.state.requests
 
 
 def test_failed_list_leaves_the_file(connected, context, tmp_path):
@@ -436,7 +479,7 @@ def test_ticket_in_doubt(connected, context, kind, options):
     ("operator", "renderers"),
     [
         (OneboxAuthenticateOperator, {}),
-        (OneboxListOperator, {}),
+        (OneboxListOperator, {"fields": "json"}),
         (OneboxRequestOperator, {"query": "json", "json": "json", "data": "json"}),
         (OneboxCreateTicketOperator, {"attachment": "json", "file": "json"}),
         (OneboxListConversationsOperator, {"tickets": "json"}),
