@@ -7,6 +7,7 @@ import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -244,7 +245,8 @@ class PolledConnection:
     async def _count(self, resource: str, after: int, filters: dict[str, str | None]) -> tuple[int, int | None]:
         if self._onebox is None or time.monotonic() > self._good_until:
             if self._look_up is None or self._look_up.done():
-                self._look_up = _shared(in_thread("look-ups", self._hook.look_up))
+                # In a context of its own, for Airflow 2 opens a log file for each trigger that logs, and this logs.
+                self._look_up = _shared(in_thread("look-ups", Context().run, self._hook.look_up))
             try:
                 settings = await self._look_up
             except OneboxConfigError as error:
