@@ -73,6 +73,11 @@ workers execution_api_timeout=60
 core simple_auth_manager_all_admins=True simple_auth_manager_passwords_file={home}/passwords.json
 dag_processor parsing_processes=1 refresh_interval=2 bundle_refresh_check_interval=1
 """
+# Airflow 3.4 keeps every try of a task as a row, and XComs by task instance.
+TASKS, _XCOMS = "task_instance", "xcom"
+if AIRFLOW_VERSION >= (3, 4):
+    TASKS = "(SELECT *, region_index AS map_index FROM task_instance WHERE working_set) AS task"
+    _XCOMS = f"(SELECT task.*, key, value FROM xcom_v2 JOIN {TASKS} ON task.id = task_instance_id) AS xcom"  # noqa: S608
 _TAG = "AIRFLOW_HOME_COMPONENT"
 _MARK = "\x1eairflow-home dag "
 _JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
@@ -236,7 +241,7 @@ class AirflowHome:
 
     def task_states(self, dag_id: str, run_id: str) -> dict[tuple[str, int], str | None]:
         """Return the state of every task instance of a run, by task id and map index."""
-        query = "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = :dag AND run_id = :run"
+        query = f"SELECT task_id, map_index, state FROM {TASKS} WHERE dag_id = :dag AND run_id = :run"  # noqa: S608
         rows = self.database(query, dag=dag_id, run=run_id)
         return {(row["task_id"], row["map_index"]): row["state"] for row in rows}
 
@@ -244,7 +249,7 @@ class AirflowHome:
         """Return every XCom of a run as its reader gets it, by task id, map index and key."""
         # JSON text in bytes on Airflow 2, of the database's JSON type since.
         value = "CAST(value AS TEXT) AS value" if AIRFLOW_3 else "value"
-        query = f"SELECT task_id, map_index, key, {value} FROM xcom"  # noqa: S608
+        query = f"SELECT task_id, map_index, key, {value} FROM {_XCOMS}"  # noqa: S608
         rows = self.database(f"{query} WHERE dag_id = :dag AND run_id = :run", dag=dag_id, run=run_id)
         decode = json.loads if AIRFLOW_3 else lambda value: json.loads(bytes(value))
         return {(row["task_id"], row["map_index"], row["key"]): decode(row["value"]) for row in rows}

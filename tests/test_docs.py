@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,20 @@ def test_links():
                 assert (ROOT / name).parent.joinpath(path).exists(), f"{name}: {path}"
 
 
+def test_package_index():
+    """Links and pictures of the README that a package index shows are absolute, and lead to files of the repository."""
+    found = metadata("airflow-provider-onebox")
+    urls = dict(url.split(", ") for url in found.get_all("Project-URL"))
+    repository = urls["Source"].removeprefix("https://github.com/")
+    ours = re.compile(rf"https://(?:github\.com/{repository}/blob|raw\.githubusercontent\.com/{repository})/v[^/]+/(.+)")
+    links = re.findall(r"\]\(([^)]+)\)|<img src=\"([^\"]+)\"", found.json["description"])
+    targets = ["".join(link) for link in links]
+    assert [target for target in targets if not target.startswith("https://")] == []
+    files = [match[1] for match in map(ours.fullmatch, targets) if match]
+    assert {"LICENSE", "docs/index.md", "docs/images/overview.svg"} <= set(files)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
 def swaps():
     """Yield the words to avoid, each with what to write, from the project's style for Vale."""
     for file in sorted((ROOT / ".vale" / "styles" / "Onebox").glob("*.yml")):
@@ -275,7 +290,7 @@ def test_nothing_of_a_machine(tracked):
     assert [name for name, text in tracked.items() if found.search(text)] == []
 
 
-@pytest.mark.parametrize("name", ["2.11", "3.0", "3.1", "3.2", "3.3"])
+@pytest.mark.parametrize("name", ["2.11", "3.0", "3.1", "3.2", "3.3", "3.4"])
 def test_constraints(name):
     """The pinned files hold names and versions alone."""
     lines = (ROOT / "constraints" / f"{name}.txt").read_text().splitlines()

@@ -33,6 +33,7 @@ CALLS = {
     "example_onebox_conversations": [LOGIN, TICKETS, LOGIN, *[CONVERSATIONS] * 5],
     "example_onebox_answer": [LOGIN, TICKETS, CONVERSATIONS, LOGIN, "POST /api/message"],
     "example_onebox_bulk": [LOGIN, *["POST /api/contactrz"] * 10],
+    "example_onebox_retry_policy": [LOGIN, TICKETS],
 }
 # These need a triggerer, an event or a failing task: tests/test_real_airflow.py runs them.
 ELSEWHERE = {"example_onebox_sensor", "example_onebox_watch", "example_onebox_notifier"}

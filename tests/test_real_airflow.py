@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from airflow_home import AIRFLOW_3, AIRFLOW_VERSION, AirflowHome
+from airflow_home import AIRFLOW_3, AIRFLOW_VERSION, TASKS, AirflowHome
 from cryptography.fernet import Fernet
 
 from airflow_provider_onebox.sandbox import Sandbox
+from airflow_provider_onebox.sandbox.app import QUOTA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ class World:
 
     def tries(self, dag_id: str, run_id: str) -> list[int]:
         """Return how often each task of a run was tried."""
-        query = "SELECT try_number FROM task_instance WHERE dag_id = :dag AND run_id = :run"
+        query = f"SELECT try_number FROM {TASKS} WHERE dag_id = :dag AND run_id = :run"  # noqa: S608
         return [row["try_number"] for row in self.home.database(query, dag=dag_id, run=run_id)]
 
     def watched(self) -> list[str]:
@@ -259,6 +260,22 @@ def test_reschedule(world: World) -> None:
     assert run.xcoms["found", -1, "return_value"] == {"count": 1, "last_id": new}
     assert world.tries("rescheduled", run_id) == [1, 1]
     assert "AirflowSensorTimeout" in world.home.task_log("rescheduled", run_id, "late")
+
+
+@pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow before 3.3 has no retry policies")
+def test_quota(world: World) -> None:
+    """The retry policy waits the quota out, which uses up no retry from Airflow 3.4 on, but not for ever."""
+    for resource, times in (("prospectrz", 1), ("contactrz", 2)):
+        world.state.fail("envelope", path=f"GET /api/{resource}", times=times, status=401, message=QUOTA)
+    run_id = world.home.trigger("quota")
+    run = world.finish("quota", run_id)
+    world.state.calm()
+    assert run.tasks == {("patient", -1): "success", ("bounded", -1): "failed"}
+    reschedules = AIRFLOW_VERSION >= (3, 4)
+    assert sorted(world.tries("quota", run_id)) == ([1, 1] if reschedules else [1, 2])
+    logs = [world.home.task_log("quota", run_id, task_id) for task_id in ("patient", "bounded")]
+    assert ["Retry policy rescheduled the task" in log for log in logs] == [reschedules] * 2
+    assert ["Reschedule limit reached" in log for log in logs] == [False, reschedules]
 
 
 def test_refused_in_the_trigger(world: World) -> None:

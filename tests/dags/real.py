@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from contextlib import suppress
 from datetime import timedelta
 
-from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias, task
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowOptionalProviderFeatureException,
+    Asset,
+    AssetAlias,
+    task,
+)
 
 from airflow_provider_onebox.notifications.onebox import OneboxTicketNotifier
 from airflow_provider_onebox.operators.onebox import OneboxListOperator
+from airflow_provider_onebox.retry_policy import OneboxRetryPolicy
 from airflow_provider_onebox.sensors import onebox as sensors
 from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
 
@@ -72,3 +81,18 @@ with DAG("failing", schedule=None, on_failure_callback=OneboxTicketNotifier(**WH
 
     check.expand(n=[1, 2, 3])
     check.override(task_id="single")(5)
+
+
+class SoonPolicy(OneboxRetryPolicy):
+    """Wait seconds in place of hours."""
+
+    def evaluate(self, *args, **kwargs):
+        """Decide as ever, but for the delay."""
+        return dataclasses.replace(super().evaluate(*args, **kwargs), retry_delay=timedelta(seconds=6))
+
+
+with suppress(AirflowOptionalProviderFeatureException), DAG("quota", schedule=None):
+    patient = {"retries": 1, "retry_policy": SoonPolicy()}
+    OneboxListOperator(task_id="patient", resource="prospectrz", max_records=1, **patient)
+    bounded = {"retries": 0, "retry_policy": SoonPolicy(quota_timeout=timedelta(seconds=1))}
+    OneboxListOperator(task_id="bounded", resource="contactrz", max_records=1, **bounded)
