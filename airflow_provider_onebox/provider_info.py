@@ -47,6 +47,8 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
     "placeholders": {
         "host": "https://cloud.onebox.co.id",
         "login": "name@example.com",
+        # Airflow 3 closes that section at first, and keeps Save off.
+        "password": "Then open Extra Fields and enter the Site ID",
         "site_id": "169",
         "timeout": "30",
         "max_retries": "3",

@@ -220,7 +220,9 @@ def test_package_index():
     found = metadata("airflow-provider-onebox")
     urls = dict(url.split(", ") for url in found.get_all("Project-URL"))
     repository = urls["Source"].removeprefix("https://github.com/")
-    ours = re.compile(rf"https://(?:github\.com/{repository}/blob|raw\.githubusercontent\.com/{repository})/v[^/]+/(.+)")
+    ours = re.compile(
+        rf"https://(?:github\.com/{repository}/blob|raw\.githubusercontent\.com/{repository})/v[^/]+/(.+)"
+    )
     links = re.findall(r"\]\(([^)]+)\)|<img src=\"([^\"]+)\"", found.json["description"])
     targets = ["".join(link) for link in links]
     assert [target for target in targets if not target.startswith("https://")] == []

@@ -121,7 +121,7 @@ def type_over(field: Locator, text: str) -> None:
 
 
 def test_add(page, home, onebox, stored, picture):
-    """The form has Onebox's fields and no others, and wants a Site ID that is a number."""
+    """The form has Onebox's fields and no others, says where Site ID is, and wants a Site ID that is a number."""
     connections(page, home)
     page.get_by_role("button", name="Add Connection").click()
     form = page.get_by_role("dialog")
@@ -129,7 +129,12 @@ def test_add(page, home, onebox, stored, picture):
     form.get_by_role("combobox").fill("onebox")
     form.get_by_role("option", name="Onebox", exact=True).click()
 
-    for label, placeholder in (("Onebox URL", "https://cloud.onebox.co.id"), ("Email", "name@example.com")):
+    hint = "Then open Extra Fields and enter the Site ID"
+    for label, placeholder in (
+        ("Onebox URL", "https://cloud.onebox.co.id"),
+        ("Email", "name@example.com"),
+        ("Password", hint),
+    ):
         expect(form.get_by_label(label)).to_have_attribute("placeholder", placeholder)
     expect(form.get_by_label("Password")).to_have_attribute("type", "password")
     form.get_by_label("Onebox URL").fill(onebox.url)
