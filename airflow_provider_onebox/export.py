@@ -10,15 +10,17 @@
    announcement of a run that died looks at the file itself to learn whether it got there, so the range is
    counted if and only if the file holds it.
 3. An announced range is final: every later try of that run writes the same range, as does a run that is cleared. So
-   neither a retry nor an older process that still lives can replace the file by another range.
-4. Each write of the watermark follows a look that finds it as this process left it; no two processes announce alike.
+   neither a retry nor an older process that still lives can replace the file by another range. Changes can't be listed
+   again as they were: there the file that is in place is kept, and one that is not is listed anew (:mod:`.changes`).
+4. Each write of the watermark follows a look that finds it as this process left it; no two tries announce alike.
    One that Airflow has given up finds it changed by its successor and stops, so the watermark never moves back.
 5. A run that the watermark does not know replaces no file, and uses no path of another run: it is rejected before
    anything is listed.
 
 Airflow has no compare-and-set, so one case is left: a process that Airflow has given up and that goes on, if its look
 and write fall between those of another (milliseconds), or if its upload hangs until another run has taken over its
-range and its own run was tried again. Airflow's supervisor ends such a process at its next heartbeat.
+range and its own run was tried again (by changes, as soon as its own run was tried again). Airflow's supervisor ends
+such a process at its next heartbeat.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import secrets
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -34,11 +35,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import Variable
 
+from airflow_provider_onebox.changes import Changes  # noqa: TC001 - msgspec looks at it
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
 from airflow_provider_onebox.files import digest_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -74,14 +76,16 @@ def export(
     :param after: where to begin; in an incremental export, where the first run begins.
     :param watermark: what makes the export incremental.
     :return: ``{"path", "count", "first_id", "last_id"}``. Without records, ``first_id`` is ``None`` and ``last_id``
-        the id where the listing began.
+        the id where the listing began, ``None`` if it goes by changes.
     :raises OneboxConfigError: if the watermark does not allow it; nothing was listed then.
     :raises OneboxError: if the file can't be written, or another process has changed the watermark meanwhile.
     """
     upto = None
     if watermark:
         after, upto = watermark.begin(after, file)
-    first_id, last = None, after
+        if watermark.kept:
+            return watermark.kept
+    first, last = None, after
     with file:
         for batch in listing(after, upto):
             rows = batch.rows
@@ -89,21 +93,26 @@ def export(
                 rows = [row for row in rows if int(row["Id"]) <= upto]
             if rows:
                 file.write(rows)
-                first_id = first_id or str(rows[0]["Id"])
+                first = first or int(rows[0]["Id"])
                 last = int(rows[-1]["Id"])
             if len(rows) < len(batch.rows):
                 break
         file.finish()
         last = last if upto is None else upto
         if watermark:
-            watermark.announce(file, after, last)
+            watermark.announce(file, (first or last) if watermark.changes else after, last)
         file.put_in_place()
         if watermark:
             watermark.move()
-    return {"path": file.name, "count": file.count, "first_id": first_id, "last_id": str(last)}
+    return _result(file, file.count, first, None if watermark and watermark.changes and not file.count else last)
 
 
-def with_progress(batches: Iterable[Batch], resource: str) -> Iterable[Batch]:
+def _result(file: RecordFile, count: int, first: int | None, last: int | None) -> dict[str, Any]:
+    first_id, last_id = (None if row_id is None else str(row_id) for row_id in (first, last))
+    return {"path": file.name, "count": count, "first_id": first_id, "last_id": last_id}
+
+
+def with_progress(batches: Iterable[Batch], resource: str) -> Iterator[Batch]:
     """Pass batches through and tell the log how far they are, at a pace that can be read.
 
     :param batches: where they come from.
@@ -125,15 +134,16 @@ def with_progress(batches: Iterable[Batch], resource: str) -> Iterable[Batch]:
     log.info("Listed %s %s records in %.1f s.", f"{count:,}", resource, seconds)
 
 
-class Pending(msgspec.Struct):
+class Pending(msgspec.Struct, omit_defaults=True):
     """A file that is about to be put in place.
 
     :param run_id: the DAG run that writes it.
     :param path: where.
     :param digest: what.
-    :param after: where its range begins.
+    :param after: where its range begins; where it goes by changes, its first id.
     :param last: where its range ends.
-    :param process: which of that run's processes, by a number drawn at random.
+    :param try_number: which try of that run.
+    :param changes: what is written with it, where it goes by changes.
     """
 
     run_id: str
@@ -141,22 +151,26 @@ class Pending(msgspec.Struct):
     digest: str
     after: int
     last: int
-    process: str = ""
+    try_number: int = 0
+    changes: Changes | None = None
 
 
 class State(msgspec.Struct, omit_defaults=True):
     """What a watermark holds.
 
     :param last: the last id that was written.
-    :param runs: for each of the latest runs, where its range begins and ends.
+    :param runs: for each of the latest runs, where its range begins and ends; where it goes by changes, its first and
+        last id and how many records there are.
     :param path: where the latest run has written.
     :param pending: what was announced and is not yet known to be in place.
+    :param changes: what was written, where it goes by changes.
     """
 
     last: int
-    runs: dict[str, tuple[int, int]]
+    runs: dict[str, tuple[int, ...]]
     path: str | None = None
     pending: Pending | None = None
+    changes: Changes | None = None
 
     def settled(self, done: Pending) -> State:
         """Count a file that is in place.
@@ -164,8 +178,10 @@ class State(msgspec.Struct, omit_defaults=True):
         :param done: the file.
         :return: the new state.
         """
-        runs = {**self.runs, done.run_id: (done.after, done.last)}
-        return State(max(self.last, done.last), dict(list(runs.items())[-KEPT_RUNS:]), done.path)
+        count = (done.changes.count,) if done.changes else ()
+        runs = {**self.runs, done.run_id: (done.after, done.last, *count)}
+        latest = dict(list(runs.items())[-KEPT_RUNS:])
+        return State(max(self.last, done.last), latest, done.path, changes=done.changes)
 
 
 class Watermark:
@@ -178,9 +194,16 @@ class Watermark:
     :param context: the task's context.
     :param assets: the task's inlets and outlets.
     :param scope: connection, site and resource.
+    :param changes: where to begin if nothing was ever written, for an export of what is new *or changed*; such a one
+        never writes a range again, because records change on: a file that is in place is kept.
     """
 
-    def __init__(self, context: Context, assets: list[Any], scope: tuple[str, str, str]) -> None:
+    kept: dict[str, Any] | None = None
+    """What this run has written before, where it goes by changes."""
+
+    def __init__(
+        self, context: Context, assets: list[Any], scope: tuple[str, str, str], changes: Changes | None = None
+    ) -> None:
         ti: Any = context["ti"]
         self._ti = ti
         self._stores: Any = context.get("asset_state_store")
@@ -189,13 +212,19 @@ class Watermark:
         self._mapped = ti.map_index is not None and ti.map_index >= 0
         self._text: str | None = None
         self._state = self._next = State(0, {})
+        self._repeats = False
+        self.changes = changes
 
     @property
     def key(self) -> str:
-        """``onebox_watermark@<dag>@<task>@<connection>@<site>@<resource>``, ``@<map index>`` behind it if mapped."""
+        """``onebox_watermark@<dag>@<task>@<connection>@<site>@<resource>``, ``@<map index>`` behind it if mapped.
+
+        It begins with ``onebox_changes`` if it goes by changes.
+        """
         # No id of Airflow's can hold an @, so no two tasks have the same key.
         index = [str(self._ti.map_index)] if self._mapped else []
-        return _shortened("@".join(("onebox_watermark", self._ti.dag_id, self._ti.task_id, *self._scope, *index)))
+        kind = "onebox_changes" if self.changes else "onebox_watermark"
+        return _shortened("@".join((kind, self._ti.dag_id, self._ti.task_id, *self._scope, *index)))
 
     def begin(self, start: int, file: RecordFile) -> tuple[int, int | None]:
         """Find out what this run has to list.
@@ -210,16 +239,32 @@ class Watermark:
         found = self._older() if self._text is None else _decode(self.key, self._text)
         self._state = found or State(start, {})
         run_id, pending = self._ti.run_id, self._state.pending
-        if pending and pending.run_id == run_id:
+        self._repeats = bool(pending and pending.run_id == run_id)
+        if pending and self._repeats and not self.changes:
             after, upto = pending.after, pending.last
         else:
             if pending:
+                if self._repeats and pending.try_number > self._ti.try_number:
+                    raise OneboxError(
+                        f"Try {pending.try_number} of this run has announced its file already in the watermark "
+                        f"{self.key!r}, and this is try {self._ti.try_number}, which Airflow has given up: nothing was "
+                        'listed. If the run was deleted and made anew, take "try_number" out of that Variable.',
+                        retryable=True,
+                    )
                 self._state = self._resolved(pending)
-            if run_id not in self._state.runs:
+            known = self._state.runs.get(run_id)
+            if not known:
                 self._reject_path_of_others(file)
                 after, upto = self._state.last, None
+            elif self.changes:
+                self.kept = self._keep(file, *known)
+                return self._state.last, None
             else:
-                after, upto = self._state.runs[run_id]
+                after, upto = known
+        if self.changes:
+            self.changes = self._state.changes or self.changes
+            log.info("The watermark %s: what was changed until %r is written.", self.key, self.changes.until)
+            return after, upto
         log.info("The watermark %s is at Id %s; this run begins after Id %s.", self.key, self._state.last, after)
         return after, upto
 
@@ -232,10 +277,12 @@ class Watermark:
         :raises OneboxConfigError: if the run may not write that file.
         :raises OneboxError: if another process has changed the watermark since :meth:`begin`.
         """
-        run_id, pending = self._ti.run_id, self._state.pending
-        if run_id not in self._state.runs and not pending:
+        run_id = self._ti.run_id
+        if run_id not in self._state.runs:
             self._reject_path_of_others(file)
-        new = Pending(run_id, file.name, file.digest(), after, last, secrets.token_hex(4))
+        if self.changes:
+            self.changes.count = file.count
+        new = Pending(run_id, file.name, file.digest(), after, last, self._ti.try_number, self.changes)
         self._next = self._state.settled(new)
         self._write(msgspec.structs.replace(self._state, pending=new), "nothing was written")
 
@@ -291,7 +338,20 @@ class Watermark:
         state = msgspec.structs.replace(self._state, pending=None)
         return state.settled(pending) if there == pending.digest else state
 
+    def _keep(self, file: RecordFile, first: int, last: int, count: int) -> dict[str, Any]:
+        if not file.exists():
+            raise OneboxConfigError(
+                f"This run has written {count:,} records, and {file.name} is not there any more. They may have changed "
+                "since, so they can't be listed as they were: bring the file back, or list them in a run of its own "
+                "with last_update and without incremental."
+            )
+        self._write(self._state, "it is in place already")  # It may have been announced only.
+        log.info("%s is in place already, with %s records, and is kept.", file.name, f"{count:,}")
+        return _result(file, count, *((first, last) if count else (None, None)))
+
     def _reject_path_of_others(self, file: RecordFile) -> None:
+        if self._repeats:
+            return
         if file.name == self._state.path or file.exists():
             raise OneboxConfigError(
                 f"{file.name} was written by another run, or by this one so long ago that the watermark {self.key!r} "
@@ -300,7 +360,9 @@ class Watermark:
             )
 
     def _older(self) -> State | None:
-        """Find the watermark of the first version, in both of its homes."""
+        """Find the watermark of the first version, in both of its homes; it knew no changes."""
+        if self.changes:
+            return None
         key = _shortened(".".join(("onebox_mark", self._ti.dag_id, self._ti.task_id, *self._scope)))
         texts = [Variable.get(key, None)]
         for asset in self._assets if self._stores is not None else ():
@@ -337,7 +399,9 @@ def _decode(key: str, text: Any) -> State:
     try:
         return msgspec.json.decode(str(text), type=State)
     except msgspec.MsgspecError:
+        begin = '{"last": <id>, "runs": {}} to begin after that id, 0 for the beginning'
+        if key.startswith("onebox_changes"):
+            begin = '{"last": 0, "runs": {}, "changes": {"until": "2026-11-24 08:30:00"}} to begin at such a time'
         raise OneboxConfigError(
-            f"The watermark {key!r} is {sanitize(text)!r}, which this provider has not written. Set it to "
-            '{"last": <id>, "runs": {}} to begin after that id, 0 for the beginning.'
+            f"The watermark {key!r} is {sanitize(text)!r}, which this provider has not written. Set it to {begin}."
         ) from None

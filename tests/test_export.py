@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, declarative_base
 from watermarks import Deployment, StateStore
 
 from airflow_provider_onebox import export as module
+from airflow_provider_onebox.changes import Changes
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.export import KEPT_RUNS, MAX_KEY, Watermark, export, with_progress
 from airflow_provider_onebox.files import RecordFile, digest_at
@@ -400,3 +401,119 @@ def test_round_trips(airflow, run):
     run("r1", KEPT_RUNS + 1)
     assert steps == ["read", "count", "count", "read", "write", "read", "write"]
     assert len(airflow.watermark(KEY)["runs"]) == KEPT_RUNS
+
+
+# --- changes
+
+CHANGES_KEY = "onebox_changes@d@t@crm@169@ticketrz"
+
+
+@pytest.fixture
+def run_changes(airflow, tmp_path):
+    """Run an export of changes that finds some ids; return its result."""
+
+    def execute(run_id, found, **names):
+        watermark = Watermark(airflow.context(run_id, **names), [], SCOPE, Changes())
+
+        def listing(after, upto):
+            watermark.changes = Changes(f"{watermark.changes.until}x")
+            return [Batch([{"Id": str(row)} for row in found], found[-1], None)] if found else []
+
+        return export(RecordFile(tmp_path / f"{run_id}.jsonl"), listing, 0, watermark)
+
+    return execute
+
+
+def test_cleared_run_keeps_its_changes(airflow, run_changes, tmp_path):
+    """A cleared run lists nothing, keeps its file and returns what it returned; an empty one too."""
+    first = run_changes("r1", [3, 5])
+    second = run_changes("r2", [])
+    assert first == {"path": str(tmp_path / "r1.jsonl"), "count": 2, "first_id": "3", "last_id": "5"}
+    assert (second["count"], second["first_id"], second["last_id"]) == (0, None, None)
+    stored = airflow.watermark(CHANGES_KEY)
+    assert stored["changes"] == {"until": "xx"}
+    assert run_changes("r1", [3], try_number=2) == first
+    assert run_changes("r2", [9], try_number=2) == second
+    assert ids(tmp_path / "r1.jsonl") == [3, 5]
+    assert airflow.watermark(CHANGES_KEY) == stored
+
+
+def test_cleared_run_without_its_changes(run_changes, tmp_path):
+    """If the file of a cleared run is gone, its changes can't be listed again: it is rejected with the remedy."""
+    run_changes("r1", [3, 5])
+    (tmp_path / "r1.jsonl").unlink()
+    with pytest.raises(OneboxConfigError, match=r"has written 2 records, and .*r1\.jsonl is not there any more"):
+        run_changes("r1", [3, 5], try_number=2)
+    assert not (tmp_path / "r1.jsonl").exists()
+
+
+@pytest.mark.parametrize("try_number", [1, 2])
+@pytest.mark.parametrize("there", ["nothing", "other content"])
+def test_announced_changes_that_are_not_in_place(airflow, run_changes, tmp_path, monkeypatch, there, try_number):
+    """A retry of a run that died before its file got there lists anew, also if something else stands in that place.
+
+    So does a run that was deleted and made anew, whose tries are counted from 1 again.
+    """
+
+    def die(file):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordFile, "put_in_place", die)
+        with pytest.raises(Killed):
+            run_changes("r1", [1, 2])
+    if there != "nothing":
+        (tmp_path / "r1.jsonl").write_text(there)
+    assert run_changes("r1", [2, 3], try_number=try_number)["count"] == 2
+    assert ids(tmp_path / "r1.jsonl") == [2, 3]
+    assert airflow.watermark(CHANGES_KEY)["changes"] == {"until": "x", "count": 2}
+
+
+def test_announced_changes_that_are_in_place(airflow, run_changes):
+    """A retry of a run that died after its file got there keeps the file, and counts it."""
+    die_at(airflow, "write", 2)
+    with pytest.raises(Killed):
+        run_changes("r1", [1, 2])
+    assert "pending" in airflow.watermark(CHANGES_KEY)
+    assert run_changes("r1", [2, 3], try_number=2)["last_id"] == "2"
+    assert "pending" not in airflow.watermark(CHANGES_KEY)
+    assert run_changes("r2", [4])["count"] == 1
+    assert airflow.watermark(CHANGES_KEY)["changes"] == {"until": "xx", "count": 1}
+
+
+def test_try_that_begins_too_late(airflow, run_changes, monkeypatch, tmp_path):
+    """A try that Airflow has given up stops if a later one has announced its file; take the number out, and it may."""
+
+    def die(file):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordFile, "put_in_place", die)
+        with pytest.raises(Killed):
+            run_changes("r1", [1], try_number=2)
+    before = airflow.variables[CHANGES_KEY]
+    with pytest.raises(OneboxError, match=r"^Try 2 of this run .* this is try 1, .* nothing was listed\.") as caught:
+        run_changes("r1", [1, 2], try_number=1)
+    assert caught.value.retryable
+    assert airflow.variables[CHANGES_KEY] == before
+    stored = json.loads(before)
+    del stored["pending"]["try_number"]
+    airflow.variables[CHANGES_KEY] = json.dumps(stored)
+    assert run_changes("r1", [1, 2], try_number=1)["count"] == 2
+
+
+def test_pending_with_the_number_of_a_process(airflow, run, tmp_path):
+    """What an earlier version has announced, with a number drawn at random, is taken up as it was meant."""
+    pending = {"run_id": "r1", "path": str(tmp_path / "r1.jsonl"), "digest": "x", "after": 0, "last": 4}
+    airflow.variables[KEY] = json.dumps({"last": 0, "runs": {}, "pending": {**pending, "process": "0badcafe"}})
+    assert run("r1", 9) == [1, 2, 3, 4]
+
+
+def test_changes_that_cannot_be_read(airflow, run_changes):
+    """A Variable that somebody has spoilt is rejected, with what to set it to."""
+    airflow.variables[CHANGES_KEY] = "spoilt"
+    with pytest.raises(OneboxConfigError, match=r'"changes": \{"until": "[^"]+"\}\} to begin at such a time'):
+        run_changes("r1", [1])
+    airflow.variables[CHANGES_KEY] = '{"last": 0, "runs": {}, "changes": {"until": "a"}}'
+    run_changes("r1", [1])
+    assert airflow.watermark(CHANGES_KEY)["changes"] == {"until": "ax", "count": 1}

@@ -2,7 +2,7 @@
 
 A history is up to 50 events: new records, runs, retries, clears, kills, processes that Airflow has given up and that go
 on, several at once, each stopped at any of its steps; mapped instances, changed outlets and asset stores, and what
-the first version has left. ``EXPORT_HISTORIES`` says how many histories.
+the first version has left. ``EXPORT_HISTORIES`` says how many histories, half of them by id and half by changes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from watermarks import Deployment, StateStore
 
 from airflow_provider_onebox import export as module
 from airflow_provider_onebox import files
+from airflow_provider_onebox.changes import list_changes
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.export import Watermark, export
 from airflow_provider_onebox.files import RecordFile
@@ -90,11 +92,15 @@ class Run:
         self.placed = False  # its file got there, before Airflow had given it up
         self.range: tuple[int, int] | None = None  # once it is counted
         self.process: Process | None = None
+        self.tries = 0
         self.ghosts: list[Process] = []
 
 
 class Exports(RuleBasedStateMachine):
     """Runs, and what becomes of them."""
+
+    kind = "onebox_watermark"
+    after_look: tuple[str, ...] = ("write",)  # steps that follow a look at the watermark, and take milliseconds
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,6 +117,7 @@ class Exports(RuleBasedStateMachine):
         self.patch.setattr(RecordFile, "__exit__", self._exit(RecordFile.__exit__))
         self.rows = 0
         self.runs: list[Run] = []
+        self.counted: list[Run] = []  # in this order
         self.start = dict.fromkeys(INDEXES, 0)  # where the first run of this version begins
         self.last = dict.fromkeys(INDEXES, 0)
         self.assets: list[str] = []
@@ -214,9 +221,12 @@ class Exports(RuleBasedStateMachine):
 
     def _start(self, run: Run, steps: int) -> None:
         self.airflow.running.add(("d", "t", run.id, run.index))
-        context: Any = self.airflow.context(run.id, map_index=run.index)
-        assets = list(self.assets)
+        run.tries += 1
+        context: Any = self.airflow.context(run.id, map_index=run.index, try_number=run.tries)
+        process = run.process = Process(run, self._work(run, context, list(self.assets)))
+        self._take(process, steps)
 
+    def _work(self, run: Run, context: Any, assets: list[str]) -> Any:
         def listing(after: int, upto: int | None) -> Any:
             while after < self.rows:
                 ids = range(after + 1, min(after + 3, self.rows) + 1)
@@ -227,8 +237,7 @@ class Exports(RuleBasedStateMachine):
         def work() -> Any:
             return export(RecordFile(run.path), listing, 0, Watermark(context, assets, SCOPE))
 
-        process = run.process = Process(run, work)
-        self._take(process, steps)
+        return work
 
     def _take(self, process: Process, steps: int) -> None:
         for _ in range(steps):
@@ -257,7 +266,7 @@ class Exports(RuleBasedStateMachine):
     def lose(self, data: st.DataObject) -> None:
         """Airflow gives a process up, and it goes on all the same."""
         # The promise leaves out one that hangs between its look at the watermark and its write, so this does too.
-        if found := [run for run in self.runs if run.process and run.process.step != "write"]:
+        if found := [run for run in self.runs if run.process and run.process.step not in self.after_look]:
             self._lose(data.draw(st.sampled_from(found)))
 
     def _lose(self, run: Run) -> Process:
@@ -294,7 +303,7 @@ class Exports(RuleBasedStateMachine):
         before = self._read(run.path)
         run.placed |= process.step == "put_in_place" and not process.lost and not kill
         process.go_on(kill=kill)
-        if process.lost and process.step == "write" and not kill:
+        while process.lost and process.step in self.after_look and not kill:
             process.go_on()
         if process.step == "end":
             outcome = process.outcome
@@ -323,7 +332,7 @@ class Exports(RuleBasedStateMachine):
     # --- what must hold
 
     def _key(self, index: int) -> str:
-        return "@".join(("onebox_watermark", "d", "t", *SCOPE, *([str(index)] if index >= 0 else [])))
+        return "@".join((self.kind, "d", "t", *SCOPE, *([str(index)] if index >= 0 else [])))
 
     def _stored(self, index: int) -> dict[str, Any]:
         return json.loads(self.airflow.variables.get(self._key(index), '{"last": 0, "runs": {}}'))
@@ -344,6 +353,8 @@ class Exports(RuleBasedStateMachine):
             if stored is not None:
                 found = (int(stored[0]), int(stored[1]))
                 assert run.range in (None, found), f"{run.id} has changed its range"
+                if not run.range:
+                    self.counted.append(run)
                 run.range = found
 
     @invariant()
@@ -371,6 +382,10 @@ class Exports(RuleBasedStateMachine):
             if self._key(index) in self.airflow.variables:
                 assert reached == self.last[index]
 
+    def _check_last(self, run: Run) -> None:
+        assert run.range
+        assert run.range[1] == self.rows
+
     def teardown(self) -> None:
         """Let the dust settle: the next run of each instance works, and then nothing is missing."""
         try:
@@ -382,7 +397,7 @@ class Exports(RuleBasedStateMachine):
                 run = self._new_run(index, 99)
                 assert run.succeeded
                 assert run.range
-                assert run.range[1] == self.rows
+                self._check_last(run)
             self.no_watermark_moves_back()
             self.none_lost_none_twice()
             assert not [run.id for run in self.runs if run.placed and not run.range]
@@ -391,13 +406,118 @@ class Exports(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-TestExports = Exports.TestCase
-TestExports.settings = settings(
-    max_examples=int(os.environ.get("EXPORT_HISTORIES", "200")),
+class Changes(Exports):
+    """The same for records that change: a version of a record is written at most once, and the last one at the end."""
+
+    kind = "onebox_changes"
+    # The file can be written anew with other content, so a process must not hang there either.
+    after_look = ("write", "put_in_place")
+
+    @initialize(rows=st.integers(0, 9))
+    def begin(self, rows: int) -> None:
+        """Begin with some records."""
+        self.now = datetime(2026, 1, 1)
+        self.records: dict[int, list[Any]] = {}  # ModifyDate and version
+        self.held: dict[str, Any] = {}
+        self.until = dict.fromkeys(INDEXES, "")
+        self._add(rows)
+
+    def _add(self, more: int) -> None:
+        for _ in range(more):
+            self.rows += 1
+            self.records[self.rows] = [self.now, 0]
+
+    @rule(more=st.integers(1, 4))
+    def add_records(self, more: int) -> None:
+        """Onebox gets new records, perhaps while they are listed."""
+        self._add(more)
+
+    @rule(ids=st.lists(st.integers(1, 15), max_size=6), seconds=st.sampled_from([0, 0, 1, 20, 59, 60, 300]))
+    def change(self, ids: list[int], seconds: int) -> None:
+        """Records change, perhaps while they are listed, in the same second as others or later."""
+        self.now += timedelta(seconds=seconds)
+        for row in ids:
+            if row in self.records:
+                self.records[row] = [self.now, self.records[row][1] + 1]
+
+    def _work(self, run: Run, context: Any, assets: list[str]) -> Any:
+        def list_since(time: datetime | None, most: int | None) -> Any:
+            after = 0
+            while True:
+                if not most:
+                    Process.pause("page")
+                found = [row for row, (date, _) in self.records.items() if row > after and (not time or date > time)]
+                rows = [
+                    {"Id": str(row), "ModifyDate": str(self.records[row][0]), "V": self.records[row][1]}
+                    for row in found[: most or 3]
+                ]
+                if rows:
+                    after = found[len(rows) - 1]
+                    yield Batch(rows, after, None)
+                if most or not rows:
+                    return
+
+        def work() -> Any:
+            watermark = Watermark(context, assets, SCOPE, module.Changes())
+
+            def listing(after: int, upto: int | None) -> Any:
+                known, watermark.changes = watermark.changes, module.Changes()
+                assert known
+                return list_changes(list_since, known, watermark.changes, "ticketrz")
+
+            return export(RecordFile(run.path), listing, 0, watermark)
+
+        return work
+
+    @staticmethod
+    def _read(path: Path) -> Any:
+        with suppress(FileNotFoundError):
+            return [(row["Id"], row["V"]) for row in map(json.loads, path.read_text().splitlines())]
+        return None
+
+    def _check_result(self, run: Run, outcome: dict[str, Any]) -> None:
+        self._count()
+        assert run.range, f"{run.id} succeeded and is not counted"
+        rows = self._read(run.path)
+        assert outcome["count"] == len(rows)
+        assert (outcome["first_id"], outcome["last_id"]) == ((rows[0][0], rows[-1][0]) if rows else (None, None))
+
+    @invariant()
+    def no_watermark_moves_back(self) -> None:
+        """The watermark only grows."""
+        for index in INDEXES:
+            until = self._stored(index).get("changes", {}).get("until", "")
+            assert until >= self.until[index]
+            self.until[index] = until
+
+    @invariant()
+    def none_lost_none_twice(self) -> None:
+        """No version of a record is written twice, none after a later one, and a counted file never changes."""
+        self._count()
+        versions: dict[Any, int] = {}
+        for run in self.counted:
+            rows = self._read(run.path)
+            assert self.held.setdefault(run.id, rows) == rows, f"{run.id} is not what it was"
+            for row, version in rows:
+                assert version > versions.get((run.index, row), -1), f"{run.id} has {row} again"
+                versions[run.index, row] = version
+        self.versions = versions
+
+    def _check_last(self, run: Run) -> None:
+        self.none_lost_none_twice()
+        wanted = {(run.index, str(row)): version for row, (_, version) in self.records.items()}
+        assert {key: version for key, version in self.versions.items() if key[0] == run.index} == wanted
+
+
+HISTORIES = settings(
+    max_examples=int(os.environ.get("EXPORT_HISTORIES", "200")) // 2,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+TestExports = Exports.TestCase
+TestChanges = Changes.TestCase
+TestExports.settings = TestChanges.settings = HISTORIES
 
 
 @pytest.fixture

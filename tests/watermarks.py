@@ -37,9 +37,11 @@ class Deployment:
         self.before("write")
         self.variables[key] = value
 
-    def context(self, run_id: str = "r1", task_id: str = "t", dag_id: str = "d", map_index: int = -1) -> dict[str, Any]:
+    def context(
+        self, run_id: str = "r1", task_id: str = "t", dag_id: str = "d", map_index: int = -1, try_number: int = 1
+    ) -> dict[str, Any]:
         """Return the context of a task run."""
-        ti = SimpleNamespace(dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, try_number=1)
+        ti = SimpleNamespace(dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, try_number=try_number)
 
         def get_ti_count(
             dag_id: str, map_index: int, task_ids: list[str], states: list[str], run_ids: list[str] | None = None

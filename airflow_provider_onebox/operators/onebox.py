@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
@@ -13,7 +13,7 @@ from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
@@ -112,10 +112,12 @@ class OneboxListOperator(_OneboxOperator):
     are written as they come, and the task returns ``{"path", "count", "first_id", "last_id"}``. The file appears
     whole or not at all: when a run fails or is killed, the earlier file stays as it was.
 
-    With ``incremental`` a run begins after the last id that an earlier run of the task has written. That watermark
+    With ``incremental=True`` a run begins after the last id that an earlier run of the task has written. That watermark
     is moved only after the file is in place, and a run that is repeated writes the same range again, so no record
-    is lost and none comes twice. It is kept for each connection, site, resource and map index in the Variable
-    ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@<resource>``, with ``@<map index>`` behind it if mapped.
+    is lost and none comes twice. With ``incremental="changes"`` a run writes what is new *or changed* since an earlier
+    one, by ``lastUpdate`` and ``ModifyDate``, and a run that is repeated keeps its file. The watermark is kept for each
+    connection, site, resource and map index in the Variable ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@
+    <resource>``, with ``@<map index>`` behind it if mapped; its name begins with ``onebox_changes`` for changes.
     Give each run a path of its own, such as one with ``{{ run_id }}``: a run that would replace another run's file is
     rejected. One instance runs at a time, because the operator sets ``max_active_tis_per_dag=1`` where the DAG
     sets nothing; of mapped ones, a second for the same index waits for up to a minute and fails then.
@@ -130,7 +132,8 @@ class OneboxListOperator(_OneboxOperator):
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``. (templated)
     :param since_id: only records with a greater id; where ``incremental`` begins the first time. (templated)
     :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
-    :param last_update: only records changed after this time, in the same form. (templated)
+    :param last_update: only records changed after this time, in the same form; where ``incremental="changes"`` begins
+        the first time. (templated)
     :param page_size: the most records a page; found out if ``None``. (templated)
     :param max_records: the most records to list; all if ``None``. (templated)
     :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``. (templated)
@@ -138,7 +141,8 @@ class OneboxListOperator(_OneboxOperator):
         ``.csv.gz``, Parquet if in ``.parquet``, else JSON Lines; gzip if it ends in ``.gz``. (templated)
     :param fields: the fields to keep, in this order; all if ``None``. CSV and Parquet need them. A field that a record
         does not have is null. (templated)
-    :param incremental: whether to begin after what was written before; needs ``output_path``.
+    :param incremental: ``True`` for what is new since an earlier run, ``"changes"`` for what is new or changed; needs
+        ``output_path``.
     :param include_secrets: whether records of ``connection`` keep their secrets.
     :param skip_if_empty: whether a run without records is skipped at its end, when file and watermark are in place, so
         that nothing downstream runs and no asset event is made.
@@ -173,7 +177,7 @@ class OneboxListOperator(_OneboxOperator):
         parallelism: int | str | None = None,
         output_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         fields: Sequence[str] | None = None,
-        incremental: bool = False,
+        incremental: bool | Literal["changes"] = False,
         include_secrets: bool = False,
         skip_if_empty: bool = False,
         **kwargs: Any,
@@ -191,10 +195,19 @@ class OneboxListOperator(_OneboxOperator):
         self.incremental = incremental
         self.include_secrets = include_secrets
         self.skip_if_empty = skip_if_empty
+        if incremental not in (False, True, "changes"):
+            raise ValueError(f'incremental={incremental!r} is none of False, True (what is new) and "changes".')
         if incremental and output_path is None:
-            raise ValueError("incremental=True needs output_path: the watermark moves when the file is in place.")
-        if incremental and last_update is not None:
-            raise ValueError("incremental=True goes by id, and last_update finds older ids again: use one of them.")
+            raise ValueError(f"{incremental=} needs output_path: the watermark moves when the file is in place.")
+        if incremental is True and last_update is not None:
+            raise ValueError(
+                'incremental=True goes by id, and last_update finds older ids again: use one of them, or "changes".'
+            )
+        if incremental == "changes" and not since_id is since is max_records is None:
+            raise ValueError(
+                'incremental="changes" goes by the time of the last change: begin with last_update, and without '
+                "since_id, since and max_records."
+            )
         if incremental and self.max_active_tis_per_dag is None:
             # Of all runs, backfills too; max_active_runs does not bind those.
             self.max_active_tis_per_dag = 1
@@ -212,16 +225,22 @@ class OneboxListOperator(_OneboxOperator):
             records = self._return_records()
             self._skip_if_empty(len(records))
             return records
+        from airflow_provider_onebox.changes import Changes
         from airflow_provider_onebox.export import Watermark, export
         from airflow_provider_onebox.files import RecordFile
-        from airflow_provider_onebox.listing import as_id
+        from airflow_provider_onebox.listing import as_id, format_time
 
         file = RecordFile(self.output_path, fields=self.fields)
-        watermark = None
+        watermark, listing = None, self._batches
         if self.incremental:
             scope = (self.onebox_conn_id, self.hook.settings.site_id, self.resource)
-            watermark = Watermark(context, [*self.inlets, *self.outlets], scope)
-        written = export(file, self._batches, as_id(self.since_id), watermark)
+            start = None
+            if self.incremental == "changes":
+                time = format_time("last_update", self.last_update)
+                start = Changes(f"{time}:00" if time else "")
+                listing = lambda *_: self._changes(watermark)  # noqa: E731
+            watermark = Watermark(context, [*self.inlets, *self.outlets], scope, start)
+        written = export(file, listing, as_id(self.since_id), watermark)
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         self._skip_if_empty(written["count"])
         for outlet in self.outlets:
@@ -233,21 +252,33 @@ class OneboxListOperator(_OneboxOperator):
         if self.skip_if_empty and not count:
             raise AirflowSkipException(f"There are no {self.resource} records to list.")
 
-    def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterable[Batch]:
+    def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterator[Batch]:
         from airflow_provider_onebox.export import with_progress
 
-        batches = self.hook.list_batches(
+        # A range that was written before is written again as a whole.
+        most = _number(self.max_records) if upto is None else None
+        times = {"since": self.since, "last_update": self.last_update}
+        return with_progress(self._list(since_id=since_id, **times, max_records=most), self.resource)
+
+    def _changes(self, watermark: Any) -> Iterator[Batch]:
+        from airflow_provider_onebox.changes import Changes, list_changes
+        from airflow_provider_onebox.export import with_progress
+
+        known, watermark.changes = watermark.changes, Changes()
+
+        def list_since(time: datetime | None, most: int | None) -> Iterator[Batch]:
+            return self._list(last_update=time, max_records=most)
+
+        return with_progress(list_changes(list_since, known, watermark.changes, self.resource), self.resource)
+
+    def _list(self, **query: Any) -> Iterator[Batch]:
+        return self.hook.list_batches(
             self.resource,
-            since_id=since_id,
-            since=self.since,
-            last_update=self.last_update,
             page_size=_number(self.page_size),
-            # A range that was written before is written again as a whole.
-            max_records=_number(self.max_records) if upto is None else None,
             parallelism=_number(self.parallelism),
             include_secrets=self.include_secrets,
+            **query,
         )
-        return with_progress(batches, self.resource)
 
     def _return_records(self) -> list[dict[str, Any]]:
         import msgspec

@@ -353,6 +353,105 @@ def test_times_reach_onebox(connected, context):
     assert queries(connected)[0].items() >= {"since": "2026-01-02 03:04", "lastUpdate": "2026-05-06 07:08"}.items()
 
 
+@pytest.fixture
+def run_changes(context, tmp_path):
+    """Run an export of changes into a file of the run's own; return the records in it."""
+
+    def execute(run_id, try_number=1, **options):
+        path = tmp_path / f"{run_id}.jsonl"
+        options = {"resource": "ticketrz", "output_path": str(path), "page_size": 50, **options}
+        task = OneboxListOperator(task_id="t", incremental="changes", **options)
+        result = task.execute(context(run_id, try_number=try_number))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert result == {
+            "path": str(path),
+            "count": len(rows),
+            "first_id": rows[0]["Id"] if rows else None,
+            "last_id": rows[-1]["Id"] if rows else None,
+        }
+        return rows
+
+    return execute
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_changes(connected, context, run_changes, inclusive):
+    """What was added and changed comes in the next run and in no other, whatever the server takes for later."""
+    state = connected.state
+    state.configure(times_inclusive=inclusive)
+    ids = state.ids()
+    assert [row["Id"] for row in run_changes("r1")] == ids
+    assert run_changes("r2") == []
+    state.touch(ids[4:6], Subject="changed")
+    new = state.add(2)
+    rows = run_changes("r3")
+    assert [row["Id"] for row in rows] == [*ids[4:6], *new]
+    assert [row["Subject"] for row in rows[:2]] == ["changed"] * 2
+    state.touch(ids[4], rows[0]["ModifyDate"], Subject="in the same second")
+    state.delete([ids[5]])
+    assert [(row["Id"], row["Subject"]) for row in run_changes("r4")] == [(ids[4], "in the same second")]
+    assert run_changes("r3", 2) == rows
+    assert run_changes("r5") == []
+    assert list(context.airflow.variables) == ["onebox_changes@d@t@onebox_default@169@ticketrz"]
+
+
+def test_changes_while_listing(connected, run_changes):
+    """Records that change between two pages come in their last state in the end, and no state comes twice."""
+    connected.state.configure(churn=20)
+    runs = [run_changes(f"r{n}", parallelism=1) for n in range(3)]
+    connected.state.configure(churn=0)
+    runs.append(run_changes("r4"))
+    assert run_changes("r5") == []
+    states = [json.dumps(row) for rows in runs for row in rows]
+    assert len(set(states)) == len(states)
+    last = {row["Id"]: row for rows in runs for row in rows}
+    task = OneboxListOperator(task_id="t", resource="ticketrz")
+    assert list(last.values()) == task.execute({})
+    assert len(states) > len(last)
+
+
+def test_changes_after_a_time(connected, run_changes):
+    """The first run begins at last_update, and the next ones where the one before has ended."""
+    ids = connected.state.ids()
+    connected.state.touch(ids[:5])
+    since = connected.state.local()
+    assert [row["Id"] for row in run_changes("r1", last_update=f"{since:%Y-%m-%d} 00:00")] == ids[:5]
+    connected.state.touch(ids[7], Subject="changed")
+    assert [row["Id"] for row in run_changes("r2", last_update=f"{since:%Y-%m-%d} 00:00")] == [ids[7]]
+
+
+def test_last_update_is_ignored(connected, run_changes, tmp_path):
+    """A server that ignores lastUpdate is found out by one small request, with the remedy; nothing is written."""
+    connected.state.configure(last_update_ignored=True)
+    with pytest.raises(OneboxConfigError, match="ignores lastUpdate for this resource"):
+        run_changes("r1")
+    assert [query["limit"] for query in queries(connected)] == ["1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_without_dates(connected, run_changes, tmp_path):
+    """Contacts have no ModifyDate, so their changes can't be told: rejected with the remedy."""
+    with pytest.raises(OneboxConfigError, match=r"^contactrz: record \d+ has the ModifyDate 'None' .*incremental=True"):
+        run_changes("r1", resource="contactrz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("incremental", "options", "reason"),
+    [
+        ("changes", {}, "incremental='changes' needs output_path"),
+        ("changes", {"output_path": "x", "since_id": 1}, "begin with last_update"),
+        ("changes", {"output_path": "x", "since": "2026-01-01 00:00"}, "begin with last_update"),
+        ("changes", {"output_path": "x", "max_records": 1}, "begin with last_update"),
+        ("change", {"output_path": "x"}, "incremental='change' is none of"),
+    ],
+)
+def test_bad_changes(incremental, options, reason):
+    """Arguments that don't fit changes are rejected when the DAG is parsed."""
+    with pytest.raises(ValueError, match=reason):
+        OneboxListOperator(task_id="t", resource="ticketrz", incremental=incremental, **options)
+
+
 @pytest.mark.parametrize("options", [{}, {"output_path": "x", "last_update": "2026-01-01 00:00"}])
 def test_incremental_refused(options):
     """What can't be incremental is refused when the DAG is parsed."""
