@@ -348,7 +348,8 @@ class Exports(RuleBasedStateMachine):
         return None
 
     def _count(self) -> None:
-        for run in self.runs:
+        # In the order of the watermark: one step can count what a run that died has left, and then its own.
+        for run in sorted(self.runs, key=lambda run: [*self._stored(run.index)["runs"], run.id].index(run.id)):
             stored = self._stored(run.index)["runs"].get(run.id)
             if stored is not None:
                 found = (int(stored[0]), int(stored[1]))
