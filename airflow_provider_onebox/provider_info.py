@@ -47,8 +47,8 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
     "placeholders": {
         "host": "https://cloud.onebox.co.id",
         "login": "name@example.com",
-        # Airflow 3 closes that section at first, and keeps Save off.
-        "password": "Then open Extra Fields and enter the Site ID",
+        # Airflow 3.2 and 3.3 close that section at first, and keep Save off.
+        "password": "Required too: Site ID, in the section below",
         "site_id": "169",
         "timeout": "30",
         "max_retries": "3",

@@ -58,7 +58,7 @@ def test_form(page, home):
     fields = {
         "#host": ("Onebox URL", "https://cloud.onebox.co.id"),
         "#login": ("Email", "name@example.com"),
-        "#password": ("Password", "Then open Extra Fields and enter the Site ID"),
+        "#password": ("Password", "Required too: Site ID, in the section below"),
         "[name=extra__onebox__site_id]": ("Site ID", "169"),
         "[name=extra__onebox__timeout]": ("Timeout (seconds)", "30"),
         "[name=extra__onebox__max_retries]": ("Retries", "3"),
