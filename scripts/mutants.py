@@ -51,6 +51,7 @@ MIRRORS = {
     "outcome": "wire",
     "auth": "wire",
     "export": "export_machine",
+    "lineage": "hook_lineage",
 }
 """Modules with another file of tests beside the one of their name."""
 
