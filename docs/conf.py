@@ -81,6 +81,7 @@ intersphinx_timeout = 5
 nitpick_ignore = {
     ("py:exc", "AirflowOptionalProviderFeatureException"),
     ("py:exc", "AirflowSensorTimeout"),
+    ("py:exc", "AirflowSkipException"),
     ("py:class", "airflow.sdk.RetryPolicy"),
     ("py:class", "SharedStreamProducer"),
     # What an error carries is described as the parameters of its class.

@@ -132,8 +132,9 @@ class OneboxHook(BaseHook):
     def get_token(self) -> str:
         """Return a token that is valid now, logging in if there is none.
 
-        It is masked in this process's logs, for the first :data:`MAX_MASKED_TOKENS` of them: what only makes calls
-        needs no token, but :meth:`request` or :meth:`get_conn`.
+        It is masked in this process's logs, for the first
+        :data:`~airflow_provider_onebox.masking.MAX_MASKED_TOKENS` of them: what only makes calls needs no token, but
+        :meth:`request` or :meth:`get_conn`.
 
         API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
