@@ -77,7 +77,8 @@ class Cell:
 
 
 CELLS = (
-    Cell("3.4", "3.13", ALWAYS),
+    # In its pre-release the harness does not find the states of tasks that wait in a whole scheduler.
+    Cell("3.4", "3.13", (*ALWAYS, "processes")),
     Cell("3.2", "3.13", NEWEST),
     Cell("3.1", "3.13", NEWEST),
     Cell("3.0", "3.12", NEWEST),
