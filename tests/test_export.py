@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,8 +160,9 @@ def test_killed(airflow, run, again, step, nth, first):
     assert "pending" not in airflow.watermark(KEY)
 
 
-def test_killed_before_the_file_got_there(airflow, run, tmp_path, monkeypatch):
-    """A file that was announced and is not there is not counted; the next run lists its range."""
+@contextmanager
+def dies_before_the_file_is_there(monkeypatch):
+    """Kill a run that has announced its file."""
 
     def die(file):
         raise Killed
@@ -168,7 +170,13 @@ def test_killed_before_the_file_got_there(airflow, run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RecordFile, "put_in_place", die)
         with pytest.raises(Killed):
-            run("r1", 10)
+            yield
+
+
+def test_killed_before_the_file_got_there(airflow, run, tmp_path, monkeypatch):
+    """A file that was announced and is not there is not counted; the next run lists its range."""
+    with dies_before_the_file_is_there(monkeypatch):
+        run("r1", 10)
     assert airflow.watermark(KEY)["pending"]["run_id"] == "r1"
     assert run("r2", 12) == list(range(1, 13))
     assert airflow.watermark(KEY)["runs"] == {"r2": [0, 12]}
@@ -483,14 +491,8 @@ def test_announced_changes_that_are_in_place(airflow, run_changes):
 
 def test_try_that_begins_too_late(airflow, run_changes, monkeypatch, tmp_path):
     """A try that Airflow has given up stops if a later one has announced its file; take the number out, and it may."""
-
-    def die(file):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RecordFile, "put_in_place", die)
-        with pytest.raises(Killed):
-            run_changes("r1", [1], try_number=2)
+    with dies_before_the_file_is_there(monkeypatch):
+        run_changes("r1", [1], try_number=2)
     before = airflow.variables[CHANGES_KEY]
     with pytest.raises(OneboxError, match=r"^Try 2 of this run .* this is try 1, .* nothing was listed\.") as caught:
         run_changes("r1", [1, 2], try_number=1)

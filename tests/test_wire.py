@@ -710,6 +710,13 @@ def test_time_limit_of_a_dripping_onebox():
         assert caught.value.may_have_acted is False
 
 
+def end_abandoned_calls():
+    """Wait until calls that nobody waits for are over."""
+    for thread in threading.enumerate():
+        if thread.name == "onebox-call":
+            thread.join(20)
+
+
 def test_time_limit_of_a_name_that_is_not_found(monkeypatch):
     """Nor does a resolver that hangs; what was given up on before it began is not done later."""
     resolved, look_up = threading.Event(), socket.getaddrinfo
@@ -725,9 +732,7 @@ def test_time_limit_of_a_name_that_is_not_found(monkeypatch):
             write(client)
         assert caught.value.may_have_acted is False
         resolved.set()
-        for thread in threading.enumerate():
-            if thread.name == "onebox-call":
-                thread.join(20)
+        end_abandoned_calls()
         assert peer.lines() == ["POST /api/authenticate"]
 
 
@@ -746,9 +751,7 @@ def test_time_limit_of_a_token_that_comes_too_late():
             write(client)
         assert caught.value.may_have_acted is False
         issued.set()
-        for thread in threading.enumerate():
-            if thread.name == "onebox-call":
-                thread.join(20)
+        end_abandoned_calls()
         assert client.tokens.current == Token(TOKEN)
         assert peer.lines() == []
 
