@@ -55,6 +55,13 @@ do not answer take no thread from those that do."""
 MAX_REQUESTS = 4
 """The most requests under way at once to one site of one Onebox."""
 
+MAX_BUSY = 4
+"""The most polls at once that began less than :data:`BUSY_SECONDS` ago. They keep the processor busy, and the event
+loop has to wait for its turn among their threads; older polls wait for an answer and disturb nobody."""
+
+BUSY_SECONDS = 0.01
+"""Seconds that a poll is busy for at the most."""
+
 
 def is_tolerable(error: OneboxError, failures: int, silent_fail: bool) -> bool:
     """Decide whether a wait goes on after a failed poll; the sensor asks this too.
@@ -142,6 +149,7 @@ class _Onebox:
         self.failing = False
         self.rejected_at: float | None = None
         self._turn = asyncio.Semaphore(MAX_REQUESTS)
+        self._busy = _find(_busy, asyncio.get_running_loop(), lambda: asyncio.Semaphore(MAX_BUSY))
         # What will be asked next: the ids after which records count, and the answer for the least of them.
         self._questions: dict[Hashable, tuple[list[int], asyncio.Future[tuple[int, int, int | None]]]] = {}
 
@@ -181,14 +189,12 @@ class _Onebox:
             return least, *await self._ask(resource, least, filters)
 
     async def _ask(self, resource: str, after: int, filters: dict[str, str | None]) -> tuple[int, int | None]:
+        kind = "slow polls" if self.failing else "polls"
         try:
-            count = await in_thread(
-                "slow polls" if self.failing else "polls",
-                self.client.count_records,
-                resource,
-                since_id=after,
-                **filters,
-            )
+            async with self._busy:
+                poll = _shared(in_thread(kind, self.client.count_records, resource, since_id=after, **filters))
+                await asyncio.wait({poll}, timeout=BUSY_SECONDS)
+            count = await poll
         except OneboxError as error:
             self.failing = isinstance(error, OneboxUnavailableError)
             if isinstance(error, OneboxAuthError) and self.rejected_at is None:
@@ -196,6 +202,13 @@ class _Onebox:
             raise
         self.failing = False
         return count
+
+
+def _look_up(hook: OneboxHook) -> Settings:
+    # Takes long the first time; here it does not block the event loop, which needs it next.
+    import airflow_provider_onebox.client  # noqa: F401
+
+    return hook.look_up()
 
 
 class PolledConnection:
@@ -246,7 +259,7 @@ class PolledConnection:
         if self._onebox is None or time.monotonic() > self._good_until:
             if self._look_up is None or self._look_up.done():
                 # In a context of its own, for Airflow 2 opens a log file for each trigger that logs, and this logs.
-                self._look_up = _shared(in_thread("look-ups", Context().run, self._hook.look_up))
+                self._look_up = _shared(in_thread("look-ups", Context().run, _look_up, self._hook))
             try:
                 settings = await self._look_up
             except OneboxConfigError as error:
@@ -261,6 +274,7 @@ class PolledConnection:
 
 _connections: WeakValueDictionary[Hashable, PolledConnection] = WeakValueDictionary()
 _oneboxes: WeakValueDictionary[Hashable, _Onebox] = WeakValueDictionary()
+_busy: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
 
 def _find(among: WeakValueDictionary[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:

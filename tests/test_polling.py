@@ -22,6 +22,7 @@ from airflow_provider_onebox.exceptions import (
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.polling import (
     LOOK_UP_INTERVAL,
+    MAX_BUSY,
     MAX_FAILED_POLLS,
     MAX_POLL_INTERVAL,
     MAX_REQUESTS,
@@ -267,6 +268,35 @@ def test_few_requests_at_once(connected, monkeypatch):
 
     assert asyncio.run(ask()) == [(250, int(connected.state.ids()[-1]))] * 20
     assert max(most) == MAX_REQUESTS
+
+
+@pytest.mark.parametrize(("seconds", "begun"), [(60, MAX_BUSY), (0.001, 10)])
+def test_few_polls_begin_at_once(connected, connect, monkeypatch, seconds, begun):
+    """A few polls of a process begin at once; those that have waited for their answer for a while don't count."""
+    monkeypatch.setattr(polling, "BUSY_SECONDS", seconds)
+    answer = threading.Event()
+    asked = []
+
+    def count_records(*args, real=OneboxClient.count_records, **kwargs):
+        asked.append(1)
+        assert answer.wait(10)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(OneboxClient, "count_records", count_records)
+    for n in range(10):
+        connect(connected.url, f"crm_{n}", login=connected.email, password=connected.password, timeout=20 + n)
+
+    async def ask():
+        connections = [polled_connection(f"crm_{n}", None) for n in range(10)]
+        polls = asyncio.gather(*(connection.count("ticketrz") for connection in connections))
+        await until(lambda: len(asked) == begun)
+        await until(lambda: all(one._onebox for one in connections))
+        await asyncio.sleep(0)
+        at_once = len(asked)
+        answer.set()
+        return at_once, [found for found, _ in await polls]
+
+    assert asyncio.run(ask()) == (begun, [250] * 10)
 
 
 def test_hanging_connections_delay_nobody(connected, connect):
