@@ -213,14 +213,14 @@ class Measurements:
     def many(self) -> list[Row]:
         """Read the conversations of many tickets, and write as many contacts."""
         self.sandbox.control("configure", latency=LATENCY)
-        count = self.bench.of(500, 50)
-        got = self.bench.child("many_calls", self.sandbox, ids=self.sandbox.control("ids")[-count:])
+        count, few = self.bench.of(10_000, 100), self.bench.of(500, 50)
+        got = self.bench.child("many_calls", self.sandbox, ids=self.sandbox.control("ids")[-count:], few=few)
         where = f"behind {LATENCY * 1000:g} ms"
         return [
             Row(f"{what} {where}", got[name], got[f"{name}_bare"], REQUESTS, "/s", bar, at_least=True)
             for what, name, bar in (
-                (f"OneboxListConversationsOperator, {count} tickets", "read", 1.7),
-                (f"OneboxBulkWriteOperator, {count} contacts", "written", 3.0),
+                (f"OneboxListConversationsOperator, {count:,} tickets", "read", 1.7),
+                (f"OneboxBulkWriteOperator, {count:,} contacts", "written", 3.0),
             )
         ]
 

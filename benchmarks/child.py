@@ -332,8 +332,8 @@ def settled(resource: str, since_id: str, rows: int, **_: Any) -> float:
     return (given - half[0]) / (time.monotonic() - half[1])
 
 
-def many_calls(ids: list[str], url: str, token: str) -> dict[str, list[float]]:
-    """Read the conversations of tickets and write as many contacts; tell how many a second."""
+def many_calls(ids: list[str], few: int, url: str, token: str) -> dict[str, list[float]]:
+    """Read the conversations of tickets and write as many contacts, and a few of both one by one; tell the pace."""
     from types import SimpleNamespace
 
     from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
@@ -355,18 +355,18 @@ def many_calls(ids: list[str], url: str, token: str) -> dict[str, list[float]]:
 
         def bare_read() -> None:
             with Path(folder, "bare.jsonl").open("w") as file:
-                for row_id in ids:
+                for row_id in ids[:few]:
                     for message in bare("GET", f"ticket/conversations/{row_id}")["data"]:
                         file.write(json.dumps(message) + "\n")
 
         context: Any = {"ti": SimpleNamespace(dag_id="d", task_id="write", run_id="r", map_index=-1)}
-        runs = {
-            "read": lambda: read.execute(context),
-            "read_bare": bare_read,
-            "written": lambda: write.execute(context),
-            "written_bare": lambda: [bare("POST", "contactrz", json={"Name": name}) for name in names],
+        runs: dict[str, tuple[int, Callable[[], Any]]] = {
+            "read": (len(ids), lambda: read.execute(context)),
+            "read_bare": (few, bare_read),
+            "written": (len(ids), lambda: write.execute(context)),
+            "written_bare": (few, lambda: [bare("POST", "contactrz", json={"Name": n}) for n in names[:few]]),
         }
-        return {name: [len(ids) / timed(run)[0]] for name, run in runs.items()}
+        return {name: [calls / timed(run)[0]] for name, (calls, run) in runs.items()}
 
 
 def watermark(repetitions: int, known: int) -> Any:
