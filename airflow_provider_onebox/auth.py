@@ -168,7 +168,7 @@ class OneboxAuth(AuthBase):
     @cached_property
     def _origin(self) -> str:
         # Requests turns a name such as münchen.example into ASCII; both have to be compared in one form.
-        return _origin(requests.Request("GET", self._base_url).prepare().url or "")
+        return origin_of(requests.Request("GET", self._base_url).prepare().url or "")
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Mark a request to carry the token; the session asks for it when the request is sent.
@@ -177,7 +177,7 @@ class OneboxAuth(AuthBase):
         :return: the same request.
         :raises OneboxConfigError: if it goes to another origin than the connection's.
         """
-        if _origin(request.url or "") != self._origin:
+        if origin_of(request.url or "") != self._origin:
             raise OneboxConfigError(f"This session carries a Onebox token and sends it to {self._origin} alone.")
         request.headers["Authorization"] = Bearer(self._tokens)
         request.hooks["response"].append(self._replay)
@@ -202,7 +202,13 @@ class OneboxAuth(AuthBase):
         return replayed
 
 
-def _origin(url: str) -> str:
+def origin_of(url: str) -> str:
+    """Tell where a URL leads.
+
+    :param url: the URL.
+    :return: its scheme, host and port.
+    :raises ValueError: if its port is none.
+    """
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return f"{parts.scheme}://{parts.hostname}:{port}"

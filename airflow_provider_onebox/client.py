@@ -269,14 +269,15 @@ class OneboxClient(OneboxLists):
     def _prepare(
         self, method: str, endpoint: str, login: bool, body: dict[str, Any]
     ) -> requests.PreparedRequest | OneboxConfigError:
-        url = self.url_for(endpoint)
+        if "url" not in body:
+            body = {"url": self.url_for(endpoint), **body}
         if login:
             settings = self.settings
             # An empty auth keeps the session's own away.
             form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
-            body = {"auth": lambda request: request, "data": form}
+            body = {"url": body["url"], "auth": lambda request: request, "data": form}
         try:
-            prepared = self.session.prepare_request(requests.Request(method, url, **body))
+            prepared = self.session.prepare_request(requests.Request(method, **body))
         except (requests.RequestException, ValueError, TypeError) as failure:
             problem = sanitize(self.redact(str(failure)))
         else:
@@ -296,7 +297,7 @@ class OneboxClient(OneboxLists):
                 self.tokens.get()
             if abandoned.is_set():
                 return OneboxUnavailableError(f"{name}: nobody waits for it any more."), False
-            outcome = read_reply(self.session.send(prepared), name, login=login, redact=self.redact)
+            outcome = self._read(self.session.send(prepared), name, login)
         except OneboxError as error:
             # The login's, which has had its own retries. It may have come through the libraries' frames.
             return error.with_traceback(None), False
@@ -309,6 +310,9 @@ class OneboxClient(OneboxLists):
         elif outcome.may_have_acted and prepared.method not in READS:
             return uncertain(outcome), False
         return outcome, isinstance(outcome, OneboxUnavailableError) and outcome.retryable
+
+    def _read(self, response: requests.Response, name: str, login: bool) -> Any:
+        return read_reply(response, name, login=login, redact=self.redact)
 
 
 _TOO_LATE = object()

@@ -25,6 +25,8 @@ from airflow_provider_onebox.lineage import report_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from typing_extensions import Self
+
 GZIP_LEVEL = 6
 TABLES = (".csv", ".csv.gz", ".parquet")
 """Suffixes of files with columns; every other file is JSON Lines."""
@@ -35,10 +37,10 @@ ROW_GROUP_BYTES = 16 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-class RecordFile:
-    """Writes records next to their target and puts them in place at the end; a context manager.
+class WholeFile:
+    """Writes a file beside its target and puts it in place at the end; a context manager.
 
-    The records go to a temporary file: in the target's own folder for a local target, where the last step is
+    The bytes go to a temporary file: in the target's own folder for a local target, where the last step is
     an atomic rename; else in this machine's temporary folder, where it is one upload. If the block ends
     with an error, or the process dies, the target stays as it was.
 
@@ -47,17 +49,13 @@ class RecordFile:
     tells other containers on the same volume, and on NFS other machines, unless it is mounted with ``local_lock``
     or ``nolock``. Where there are no locks, nothing is removed.
 
-    :param path: the target, as for ``ObjectStoragePath``: CSV if it ends in ``.csv`` or ``.csv.gz``, Parquet if in
-        ``.parquet``, else JSON Lines; gzip if it ends in ``.gz``.
+    :param path: the target, as for ``ObjectStoragePath``.
     :param argument: what the path is called where the user has given it.
-    :param fields: the fields to write, as for :func:`project`; CSV and Parquet need them.
-    :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it; if the fields are missing
-        or none, or pyarrow is not installed.
+    :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it.
     """
 
-    def __init__(self, path: Any, argument: str = "output_path", fields: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Any, argument: str = "output_path") -> None:
         self.name = str(path)
-        self.count = 0
         if self.name.strip() in ("", "None"):
             raise OneboxConfigError(f"{argument}={self.name!r} names no file: a template in it found nothing.")
         try:
@@ -73,6 +71,103 @@ class RecordFile:
         if self.name.endswith("/") or (self._local and self._target.is_dir()):
             raise OneboxConfigError(f"{argument}={self.name!r} is a folder: add the name of a file.")
         self._folder = self._target.parent if self._local else Path(tempfile.gettempdir())
+
+    def exists(self) -> bool:
+        """Look whether the target is there.
+
+        :return: whether it is.
+        :raises OneboxError: if that can't be told.
+        """
+        with self._explain("could not be looked at"):
+            return bool(self._fs.exists(self.path.path))
+
+    def __enter__(self) -> Self:
+        """Remove what others have left, and open the temporary file.
+
+        :return: the file itself.
+        :raises OneboxError: if the folder can't be written to.
+        """
+        same = hashlib.blake2b(self.name.encode(), digest_size=4).hexdigest()
+        start = f".{self.path.name[:40]}.{same}."
+        with self._explain():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for left in self._folder.glob(f"{escape(start)}*.tmp"):
+                _remove_if_left(left)
+            self._temporary = self._folder / f"{start}{secrets.token_hex(4)}.tmp"
+            self._raw = _create_locked(self._temporary, 0o666 if self._local else 0o600)
+            # The target will be as readable as its predecessor, if it has one.
+            with suppress(FileNotFoundError):
+                if self._local:
+                    shutil.copymode(self._target, self._temporary)
+        return self
+
+    def write_bytes(self, content: bytes) -> None:
+        """Append bytes as they are.
+
+        :param content: the bytes.
+        :raises OneboxError: if there is no room for them.
+        """
+        with self._explain():
+            self._raw.write(content)
+
+    def finish(self) -> None:
+        """Write out what is buffered. The target is still as it was.
+
+        :raises OneboxError: if there is no room for it.
+        """
+        with self._explain():
+            self._raw.flush()
+            os.fsync(self._raw.fileno())
+
+    def put_in_place(self) -> None:
+        """Make the finished file the target.
+
+        :raises OneboxError: if that fails.
+        """
+        with self._explain():
+            if self._local:
+                self._temporary.replace(self._target)
+                sync_folder(self._folder)
+            else:
+                self._fs.put_file(str(self._temporary), self.path.path)
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the temporary file, if it has not become the target."""
+        with suppress(OSError):  # A full disk says so again.
+            self._raw.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @property
+    def _progress(self) -> str:
+        return ""
+
+    @contextmanager
+    def _explain(self, what: str = "was not written") -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise OneboxError(
+                f"{self.name} {what}: {sanitize(getattr(error, 'strerror', None) or error)} ({self._progress}what was "
+                f"there before is as it was). It is written in {self._folder} first: see to it that there is room for "
+                "the whole file, and that both places may be written to.",
+                retryable=True,
+            ) from error
+
+
+class RecordFile(WholeFile):
+    """A whole file of records.
+
+    :param path: the target, as for ``ObjectStoragePath``: CSV if it ends in ``.csv`` or ``.csv.gz``, Parquet if in
+        ``.parquet``, else JSON Lines; gzip if it ends in ``.gz``.
+    :param argument: what the path is called where the user has given it.
+    :param fields: the fields to write, as for :func:`project`; CSV and Parquet need them.
+    :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it; if the fields are missing
+        or none, or pyarrow is not installed.
+    """
+
+    def __init__(self, path: Any, argument: str = "output_path", fields: Sequence[str] | None = None) -> None:
+        super().__init__(path, argument)
+        self.count = 0
         self._fields = check_fields(fields)
         self._make_form: type[_JsonLines | _Parquet] = _JsonLines
         if self.path.name.endswith(".parquet.gz"):
@@ -94,33 +189,13 @@ class RecordFile:
                     "pip install 'airflow-provider-onebox[parquet]'"
                 ) from None
 
-    def exists(self) -> bool:
-        """Look whether the target is there.
-
-        :return: whether it is.
-        :raises OneboxError: if that can't be told.
-        """
-        with self._explain("could not be looked at"):
-            return bool(self._fs.exists(self.path.path))
-
-    def __enter__(self) -> RecordFile:
+    def __enter__(self) -> Self:
         """Remove what others have left, and open the temporary file.
 
         :return: the file itself.
         :raises OneboxError: if the folder can't be written to.
         """
-        same = hashlib.blake2b(self.name.encode(), digest_size=4).hexdigest()
-        start = f".{self.path.name[:40]}.{same}."
-        with self._explain():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for left in self._folder.glob(f"{escape(start)}*.tmp"):
-                _remove_if_left(left)
-            self._temporary = self._folder / f"{start}{secrets.token_hex(4)}.tmp"
-            self._raw = _create_locked(self._temporary, 0o666 if self._local else 0o600)
-            # The target will be as readable as its predecessor, if it has one.
-            with suppress(FileNotFoundError):
-                if self._local:
-                    shutil.copymode(self._target, self._temporary)
+        super().__enter__()
         is_gzip = self.path.name.endswith(".gz")
         # No name and no time in the header: the same records give the same bytes.
         self._file: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, self._raw, mtime=0) if is_gzip else self._raw
@@ -146,8 +221,7 @@ class RecordFile:
             self._form.close()
             if self._file is not self._raw:
                 self._file.close()
-            self._raw.flush()
-            os.fsync(self._raw.fileno())
+        super().finish()
 
     def digest(self) -> str:
         """Read the finished file.
@@ -162,33 +236,19 @@ class RecordFile:
 
         :raises OneboxError: if that fails.
         """
-        with self._explain():
-            if self._local:
-                self._temporary.replace(self._target)
-                sync_folder(self._folder)
-            else:
-                self._fs.put_file(str(self._temporary), self.path.path)
+        super().put_in_place()
         report_file(self.path, is_output=True, count=self.count)
 
     def __exit__(self, *_: object) -> None:
         """Remove the temporary file, if it has not become the target."""
         self._form.abandon()
-        for file in (self._file, self._raw):
-            with suppress(OSError):  # A full disk says so again.
-                file.close()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file.close()
+        super().__exit__()
 
-    @contextmanager
-    def _explain(self, what: str = "was not written") -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raise OneboxError(
-                f"{self.name} {what}: {sanitize(getattr(error, 'strerror', None) or error)} (after {self.count:,} "
-                f"records; what was there before is as it was). Records go to {self._folder} first: see to it that "
-                "there is room for the whole file, and that both places may be written to.",
-                retryable=True,
-            ) from error
+    @property
+    def _progress(self) -> str:
+        return f"after {self.count:,} records; "
 
 
 class _JsonLines:

@@ -42,7 +42,7 @@ _HEAD = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _QUOTA = re.compile(r"\btime limit reached\b", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
-_LOGIN_PAGE = re.compile(r"/login/?([?#]|$)", re.IGNORECASE)
+LOGIN_PAGE = re.compile(r"/login/?([?#]|$)", re.IGNORECASE)
 _TUNNEL = re.compile("Tunnel connection failed: ([0-9]{3})")
 _NOT_JSON = object()
 
@@ -210,7 +210,7 @@ def _unreadable(
     if 300 <= status < 400:
         target = response.headers.get("Location", "")
         hint = "Onebox moved: enter the new address as Onebox URL"
-        if _LOGIN_PAGE.search(target):
+        if LOGIN_PAGE.search(target):
             hint = "that is its login page: the base path in the connection's Onebox URL is usually wrong then"
         place = sanitize(redact(target)) or "nowhere"
         return OneboxResponseError(

@@ -179,13 +179,14 @@ def _wire(base: type[HTTPConnection]) -> type[HTTPConnection]:
 
 
 class ReplyTooLargeError(requests.RequestException):
-    """A body went past :data:`MAX_REPLY_BYTES` and was cut off."""
+    """A body went past its limit and was cut off."""
 
 
-def read_body(response: requests.Response) -> bytes:
-    """Read a body that is not read yet, up to :data:`MAX_REPLY_BYTES`.
+def read_body(response: requests.Response, most: int | None = None) -> bytes:
+    """Read a body that is not read yet, up to a limit.
 
     :param response: the reply.
+    :param most: the most bytes to read, after decompression; :data:`MAX_REPLY_BYTES` if ``None``.
     :return: the body, which is the reply's ``content`` from then on.
     :raises requests.RequestException: if the body is too large, breaks off, or is packed as nobody asked for.
     """
@@ -195,14 +196,13 @@ def read_body(response: requests.Response) -> bytes:
             # Packed twice, a few bytes can stand for gigabytes, which older urllib3 unpacks in one go.
             response.close()
             raise requests.exceptions.ContentDecodingError("the reply's Content-Encoding is not one that was asked for")
-        size, chunks = 0, []
+        size, chunks, most = 0, [], most or MAX_REPLY_BYTES
         for chunk in response.iter_content(65536):
             size += len(chunk)
-            if size > MAX_REPLY_BYTES:
+            if size > most:
                 response.close()
                 raise ReplyTooLargeError(
-                    f"the reply is larger than {MAX_REPLY_BYTES // 2**20} MiB; ask for fewer rows a page",
-                    response=response,
+                    f"the reply is larger than {most // 2**20} MiB; ask for fewer rows a page", response=response
                 )
             chunks.append(chunk)
         response._content = b"".join(chunks)
@@ -210,14 +210,18 @@ def read_body(response: requests.Response) -> bytes:
 
 
 class OneboxAdapter(HTTPAdapter):
-    """Sends requests on bounded connections and notes in :data:`exchange` what becomes of them."""
+    """Sends requests on bounded connections and notes in :data:`exchange` what becomes of them.
 
-    def __init__(self) -> None:
+    :param most: the most bytes of a body that it reads; :data:`MAX_REPLY_BYTES` if ``None``.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
         super().__init__(pool_maxsize=MAX_CONNECTIONS)
 
     def after_fork(self) -> None:
         """Leave the parent's connections to the parent."""
-        OneboxAdapter.__init__(self)
+        OneboxAdapter.__init__(self, self._most)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         """Give the pool for a request; its connections are bounded.
@@ -254,7 +258,7 @@ class OneboxAdapter(HTTPAdapter):
         exchange.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
         response = super().send(request, True, timeout, verify, cert, proxies)
         if not stream:
-            read_body(response)
+            read_body(response, self._most)
         return response
 
 

@@ -1,4 +1,4 @@
-"""Write the conversations of some tickets to one file: the listing's result says which tickets."""
+"""Write the conversations of some tickets to one file, and their attachments to a folder."""
 
 from __future__ import annotations
 
@@ -27,5 +27,8 @@ with DAG(
         task_id="list_conversations",
         tickets=tickets.output,
         output_path="{{ params.folder }}/conversations_{{ run_id }}.jsonl.gz",
+        attachments_path="{{ params.folder }}/attachments_{{ run_id }}",
+        # Another host that Onebox names; it gets no token. With the sandbox it is this one.
+        attachment_hosts=["localhost"],
         parallelism=4,
     )

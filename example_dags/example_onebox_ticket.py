@@ -1,4 +1,4 @@
-"""Open a ticket, and read it back with a call of its own."""
+"""Open a ticket, read it back and delete it, each with a call of its own."""
 
 from __future__ import annotations
 
@@ -16,4 +16,7 @@ with DAG("example_onebox_ticket", schedule=None, catchup=False, tags=["onebox"],
         content="Seen by run {{ run_id }}.",
     )
     read = OneboxRequestOperator(task_id="read_ticket", endpoint="ticketrz/{{ ti.xcom_pull('create_ticket') }}")
-    create >> read
+    delete = OneboxRequestOperator(
+        task_id="delete_ticket", method="DELETE", endpoint="ticketrz/{{ ti.xcom_pull('create_ticket') }}"
+    )
+    create >> read >> delete

@@ -23,6 +23,12 @@ class OneboxListConversationsOperator(_OneboxOperator):
     The task returns ``{"path", "count", "tickets", "missing"}``: messages written, tickets asked for, and how many of
     those are not there.
 
+    With ``attachments_path``, the files that the messages name are downloaded, each whole or not at all, to
+    ``<attachments_path>/<ticket id>/<message id>-<number>-<name>``. Each message then has their paths as
+    ``attachmentFiles``, and the result ``attachments`` and ``attachments_failed``: how many were downloaded, and how
+    many can't be had, because they are too large, not there or at another host. The log says which. No more than
+    ``parallelism`` of them are in memory.
+
     API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
 
     :param tickets: the tickets' ids, or records with an ``Id``: a list, what
@@ -30,19 +36,45 @@ class OneboxListConversationsOperator(_OneboxOperator):
         file, gzip if it ends in ``.gz``. (templated)
     :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
     :param parallelism: requests under way at once, 1 to 32. (templated)
+    :param attachments_path: a folder for attachments, as for ``ObjectStoragePath``; none are downloaded if ``None``.
+        (templated)
+    :param max_attachment_bytes: the largest attachment, in bytes, up to 64 MiB. (templated)
+    :param attachment_hosts: names of other hosts from which attachments may be downloaded; they never get the token.
+        (templated)
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
     """
 
-    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, "tickets", "output_path", "parallelism")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"tickets": "json"}
+    template_fields: Sequence[str] = (
+        *_OneboxOperator.template_fields,
+        "tickets",
+        "output_path",
+        "parallelism",
+        "attachments_path",
+        "max_attachment_bytes",
+        "attachment_hosts",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"tickets": "json", "attachment_hosts": "json"}
 
-    def __init__(self, *, tickets: Any, output_path: Any, parallelism: int | str = 2, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tickets: Any,
+        output_path: Any,
+        parallelism: int | str = 2,
+        attachments_path: Any = None,
+        max_attachment_bytes: int | str = 20 * 1024 * 1024,
+        attachment_hosts: Sequence[str] | str = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.tickets = _path(tickets)
         self.output_path = _path(output_path)
         self.parallelism = parallelism
+        self.attachments_path = _path(attachments_path)
+        self.max_attachment_bytes = max_attachment_bytes
+        self.attachment_hosts = attachment_hosts
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - the signature of every operator
         """Write the conversations.
@@ -52,6 +84,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :raises OneboxConfigError: if an argument can't work.
         :raises OneboxError: if a conversation can't be had, or the file can't be written.
         """
+        from airflow_provider_onebox.attachments import Attachments
         from airflow_provider_onebox.files import RecordFile
         from airflow_provider_onebox.rows import in_parallel, read_ids
 
@@ -59,17 +92,25 @@ class OneboxListConversationsOperator(_OneboxOperator):
         hook = self.hook
         settings = hook.settings
         missing: list[str] = []
-        tickets = 0
-        absent = None
+        tickets = downloaded = 0
+        absent = attachments = None
+        if self.attachments_path is not None:
+            attachments = Attachments(
+                hook.client,
+                self.attachments_path,
+                max_bytes=_number(self.max_attachment_bytes),
+                hosts=self.attachment_hosts,
+            )
 
         def conversation(ticket_id: str) -> list[dict[str, Any]] | OneboxRequestError:
             try:
-                return hook.list_conversations(ticket_id)
+                found = hook.list_conversations(ticket_id)
             except OneboxRequestError as error:
                 if "404" not in (str(error.status), error.code):
                     raise
                 missing.append(ticket_id)
                 return error
+            return attachments.download(found) if attachments else found
 
         with RecordFile(self.output_path) as file:
             ids, parallelism = read_ids(self.tickets), _number(self.parallelism)
@@ -79,6 +120,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
                     absent = found
                 else:
                     file.write(found)
+                    downloaded += sum(len(message.get("attachmentFiles", ())) for message in found)
             if absent and len(missing) == tickets:
                 raise absent
             file.finish()
@@ -86,7 +128,11 @@ class OneboxListConversationsOperator(_OneboxOperator):
         if missing:
             self.log.warning("Not there any more at site %s: tickets %s.", settings.site_id, ", ".join(missing[:100]))
         self.log.info("Wrote %s messages of %s tickets to %s.", f"{file.count:,}", f"{tickets:,}", file.name)
-        return {"path": file.name, "count": file.count, "tickets": tickets, "missing": len(missing)}
+        result = {"path": file.name, "count": file.count, "tickets": tickets, "missing": len(missing)}
+        if attachments:
+            self.log.info("Downloaded %s attachments, %s can't be had.", f"{downloaded:,}", f"{attachments.failed:,}")
+            result |= {"attachments": downloaded, "attachments_failed": attachments.failed}
+        return result
 
 
 class OneboxSendMessageOperator(_OneboxOperator):

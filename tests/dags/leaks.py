@@ -9,6 +9,8 @@ import sys
 from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
+from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator, OneboxSendMessageOperator
 from airflow_provider_onebox.operators.onebox import (
     OneboxAuthenticateOperator,
     OneboxCreateTicketOperator,
@@ -116,6 +118,30 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         content="x",
         token=by_template,
     ).set_upstream(plain)
+    folder = "{{ var.value.folder }}"
+    bulk = OneboxBulkWriteOperator(
+        task_id="bulk",
+        kind="contact",
+        rows=[{"name": "A"}, {"name": "B"}],
+        verdict_path=f"{folder}/verdicts.jsonl",
+        token=by_template,
+    )
+    send = OneboxSendMessageOperator(task_id="send", connection_id="3", body="x", token=sealed.output)
+    plain >> bulk
+    OneboxListConversationsOperator(
+        task_id="conversations",
+        tickets="{{ var.value.tickets }}",
+        output_path=f"{folder}/messages.jsonl",
+        attachments_path=f"{folder}/attachments",
+        attachment_hosts=["localhost"],
+    )
+    OneboxListConversationsOperator(
+        task_id="conversations_gone",
+        onebox_conn_id="onebox_gone",
+        tickets="{{ var.value.tickets }}",
+        output_path=f"{folder}/none.jsonl",
+        attachments_path=f"{folder}/none",
+    )
     OneboxRecordSensor(
         task_id="wait", resource="contactrz", since_id="0", min_count=51, deferrable=True, poke_interval=1
     )

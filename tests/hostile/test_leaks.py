@@ -31,6 +31,7 @@ FAILING = {
     "server_error",
     "slow",
     "wait_in_vain",
+    "conversations_gone",
 }
 
 
@@ -47,7 +48,7 @@ def forms(secret):
 
 
 @pytest.fixture
-def deployment(airflow_home):
+def deployment(airflow_home, tmp_path):
     """Run the DAG of all ways in a scheduler with LocalExecutor, API server and triggerer."""
     with Sandbox(records=50, password=PASSWORD) as sandbox:
         fields = {"conn_type": "onebox", "host": sandbox.url, "login": sandbox.email, "password": PASSWORD}
@@ -58,6 +59,9 @@ def deployment(airflow_home):
         words = f"you sent {PASSWORD} | {quote_plus(PASSWORD)} | {base64.b64encode(PASSWORD.encode()).decode()}"
         sandbox.state.fail("status", path="echo500", times=99, status=500, body=words)
         sandbox.state.fail("delay", path="slow", times=99, pause=3)
+        first = sandbox.state.ids()[0]
+        elsewhere = f"{sandbox.url.replace('127.0.0.1', 'localhost')}/public/{first}/0.txt"
+        sandbox.state.fail("status", path=f"/files/{first}/", status=302, headers={"Location": elsewhere})
         home = airflow_home(
             [DAGS / "leaks.py"],
             connections={
@@ -65,7 +69,11 @@ def deployment(airflow_home):
                 "onebox_wrong": json.dumps({**fields, "password": WRONG}),
                 "onebox_gone": json.dumps(gone),
             },
-            env={"AIRFLOW_VAR_EXPIRED": expired},
+            env={
+                "AIRFLOW_VAR_EXPIRED": expired,
+                "AIRFLOW_VAR_TICKETS": json.dumps(sandbox.state.ids()[:4]),
+                "AIRFLOW_VAR_FOLDER": str(tmp_path / "files"),
+            },
         )
         home.start("api-server", "scheduler", "dag-processor", "triggerer")
         run_id = home.trigger("leaks")
@@ -74,13 +82,13 @@ def deployment(airflow_home):
         sandbox.state.add(1, "contactrz")
         home.wait("leaks", run_id, 240)
         home.stop()
-        yield home, run_id, sandbox, triggers
+        yield home, run_id, sandbox, triggers, [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
 
 
 @pytest.mark.processes
 def test_no_secret_leaves(deployment):
     """Logs, rendered fields, trigger rows, events and import errors hold no secret; one XCom does, in plain mode."""
-    home, run_id, sandbox, triggers = deployment
+    home, run_id, sandbox, triggers, files = deployment
     states = {task: state for (task, _), state in home.task_states("leaks", run_id).items()}
     assert {task for task, state in states.items() if state == "failed"} == FAILING, states
     assert {state for task, state in states.items() if task not in FAILING} == {"success"}, states
@@ -90,6 +98,9 @@ def test_no_secret_leaves(deployment):
     assert token in sandbox.state.tokens
     assert xcoms["sealed", -1, "return_value"].startswith(PREFIX)
     assert len(sandbox.state.tokens) > 8
+    # Another host rejects an attachment's request that carries a token.
+    assert xcoms["conversations", -1, "return_value"]["attachments_failed"] == 0
+    assert len(files) == xcoms["conversations", -1, "return_value"]["attachments"] + 2
 
     texts = {str(path): path.read_text(errors="replace") for path in home.log_files()}
     assert len(texts) > len(states)
@@ -109,6 +120,7 @@ def test_no_secret_leaves(deployment):
         for place, text in texts.items()
     }
     texts["trigger rows"] = str(triggers)
+    texts |= {str(path): path.read_text() for path in files}
     with closing(sqlite3.connect(home.home / "airflow.db")) as database:
         for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             rows = database.execute(f'SELECT * FROM "{table}"').fetchall()  # noqa: S608 - names from the database

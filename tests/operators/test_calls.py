@@ -583,7 +583,7 @@ def test_ticket_in_doubt(connected, context, kind, options):
         (OneboxListOperator, {"fields": "json"}),
         (OneboxRequestOperator, {"query": "json", "json": "json", "data": "json"}),
         (OneboxCreateTicketOperator, {"attachment": "json", "file": "json"}),
-        (OneboxListConversationsOperator, {"tickets": "json"}),
+        (OneboxListConversationsOperator, {"tickets": "json", "attachment_hosts": "json"}),
         (OneboxSendMessageOperator, {"attachments": "json", "users": "json"}),
         (OneboxBulkWriteOperator, {"rows": "json"}),
         (OneboxRecordSensor, {}),
@@ -598,7 +598,7 @@ def test_renderers(operator, renderers):
     structured = {
         name for name in operator.template_fields if re.search(r"\b(Sequence|list|dict|Any)\b", hints.get(name, ""))
     }
-    assert structured - {"output_path", "verdict_path"} == set(renderers)
+    assert structured - {"output_path", "verdict_path", "attachments_path"} == set(renderers)
 
 
 @pytest.mark.parametrize("operator", [OneboxListOperator, OneboxRequestOperator, OneboxCreateTicketOperator])

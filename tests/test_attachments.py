@@ -1,0 +1,293 @@
+"""Attachments: whole or not at all, from where they may be had, the token for their own Onebox alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_onebox import attachments
+from airflow_provider_onebox.attachments import Attachments
+from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
+    OneboxConfigError,
+    OneboxError,
+    OneboxQuotaError,
+    OneboxUnavailableError,
+)
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator
+from airflow_provider_onebox.sandbox.app import QUOTA
+
+
+@pytest.fixture
+def said(caplog, capsys):
+    """Tell what the log says, wherever this Airflow keeps it."""
+    caplog.set_level("INFO")
+    return lambda: caplog.text + capsys.readouterr().out
+
+
+@pytest.fixture
+def download(connected, tmp_path):
+    """Download the attachments of one message: URLs, or attachments as Onebox has them."""
+
+    def run(*urls, max_bytes=10_000, hosts=(), **message):
+        downloads = Attachments(OneboxHook().client, tmp_path / "files", max_bytes=max_bytes, hosts=hosts)
+        named = [{"File": {"Name": "a.txt", "Path": url}} if isinstance(url, str) else url for url in urls]
+        (found,) = downloads.download([{"Id": "7", "ticketId": "12", "Attachments": named, **message}])
+        return found["attachmentFiles"], downloads.failed
+
+    return run
+
+
+@pytest.fixture
+def own(connected):
+    """The URL of an attachment on the connection's own Onebox."""
+    return f"{connected.url}/api/files/{connected.state.ids()[0]}/0.txt"
+
+
+@pytest.fixture
+def public(own):
+    """The URL of one on another host, which refuses who sends a token."""
+    return own.replace("127.0.0.1", "localhost").replace("/api/files/", "/public/")
+
+
+def test_operator(connected, tmp_path, said):
+    """Each message says where its attachments are, those on another host only if that host is allowed."""
+    connected.state.configure(attachment_size=100_000)
+    ids = [row_id for row_id in connected.state.ids() if int(row_id) % 4][:8]
+    options = {"task_id": "t", "tickets": ids, "output_path": tmp_path / "m.jsonl", "attachments_path": tmp_path / "f"}
+    result = OneboxListConversationsOperator(**options, attachment_hosts=["LOCALHOST"], parallelism=4).execute({})
+    assert (result["attachments"], result["attachments_failed"]) == (16, 0)
+    messages = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert {len(message["attachmentFiles"]) for message in messages if message["Attachments"]} == {1}
+    assert {len(message["attachmentFiles"]) for message in messages if not message["Attachments"]} == {0}
+    for message in messages[:2]:
+        (path,) = message["attachmentFiles"]
+        name = message["Attachments"][0]["File"]["Name"]
+        assert path == f"{tmp_path}/f/{message['ticketId']}/{message['Id']}-1-{name}"
+        content = Path(path).read_bytes()
+        assert content.startswith(f"{message['ticketId']}/{name}\n".encode())
+        assert len(content) == 100_000
+    assert connected.state.logins == 1
+    result = OneboxListConversationsOperator(**options, max_attachment_bytes="200000").execute({})
+    assert (result["attachments"], result["attachments_failed"]) == (8, 8)
+    assert "name that host in attachment_hosts" in said()
+
+
+def test_not_asked_for(connected, tmp_path):
+    """Without a folder, nothing is downloaded and the messages are as they came."""
+    path = tmp_path / "m.jsonl"
+    result = OneboxListConversationsOperator(task_id="t", tickets=connected.state.ids()[:2], output_path=path).execute(
+        {}
+    )
+    assert "attachments" not in result
+    assert "attachmentFiles" not in path.read_text()
+
+
+def test_too_large(connected, download, own, said, tmp_path):
+    """One byte too many is too much, whatever the server says of the length; nothing is left of it."""
+    connected.state.configure(attachment_size=1000)
+    assert download(own, max_bytes=1000)[1] == 0
+    for file in (tmp_path / "files" / "12").iterdir():
+        file.unlink()
+    assert download(own, own, max_bytes=999) == ([], 2)
+    assert "message 7, ticket 12 was not downloaded: it is larger than max_attachment_bytes=999" in said()
+    assert list((tmp_path / "files" / "12").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://elsewhere.example/x", "at 'elsewhere.example': name that host in attachment_hosts"),
+        ("//elsewhere.example/x", "at 'elsewhere.example'"),
+        ("http://127.0.0.1:1/x", "at '127.0.0.1'"),
+        ("ftp://localhost/x", "begins with ftp:// and not with https://"),
+        ("file:///etc/passwd", "begins with file://"),
+        ("http://[x", "makes no sense"),
+        ("http://127.0.0.1:port/x", "makes no sense"),
+        ("/api/files/1/absent.txt", "rejected the call (404)"),
+        (None, "names no URL"),
+        ({"File": None}, "names no URL"),
+        ("x", "names no URL"),
+    ],
+)
+def test_not_to_be_had(download, said, url, words):
+    """What can't be had for good is counted and told; the rest of the message is not lost."""
+    attachment = url if isinstance(url, dict) or url == "x" else {"File": {"Name": "a", "Path": url}}
+    if url == "x":
+        paths, failed = download(Attachments=["x"])
+    else:
+        paths, failed = download(attachment, hosts="localhost")
+    assert (paths, failed) == ([], 1)
+    assert words in said()
+
+
+@pytest.mark.parametrize("named", [None, "x", {}])
+def test_no_attachments(download, named):
+    """A message without a list of attachments has none."""
+    assert download(Attachments=named) == ([], 0)
+
+
+def test_relative(download, own, connected):
+    """A URL without a host is on the connection's own Onebox."""
+    assert download(own.removeprefix(connected.url))[1] == 0
+
+
+def test_redirects(connected, download, own, public, said):
+    """A redirect is followed where the attachment itself might be, without the token where it is another host."""
+
+    def redirect(target, times=1):
+        connected.state.fail("status", path="/files/", status=302, headers={"Location": target}, times=times)
+
+    redirect(public)
+    assert download(own, hosts=["localhost"])[1] == 0
+    redirect(own.replace("0.txt", "1.txt"))
+    assert Path(download(own)[0][0]).read_bytes().endswith(b"")
+    redirect(public)
+    assert download(own) == ([], 1)
+    redirect(own, times=99)
+    assert download(own) == ([], 1)
+    assert "redirected more than 5 times" in said()
+    connected.state.calm()
+    redirect("/login?next=x")
+    assert download(own) == ([], 1)
+    assert "its login page" in said()
+
+
+def test_transient_errors(connected, download, own, public, monkeypatch):
+    """A read is retried; what lasts fails the task, and a retry of that can help."""
+    connected.state.fail("status", path="/files/", status=503, headers={"Retry-After": "0"})
+    assert download(own)[1] == 0
+    monkeypatch.setattr(threading.Event, "wait", lambda *_: None)
+    for kind in ("status", "truncated"):
+        connected.state.fail(kind, path="/public/", status=503, times=9)
+        with pytest.raises(OneboxUnavailableError) as caught:
+            download(public, hosts=["localhost"])
+        assert caught.value.retryable
+        connected.state.calm()
+
+
+def test_rejections(connected, download, own, public):
+    """An expired token is renewed, also under 200; a rejected login fails the task, the same elsewhere does not."""
+    connected.state.configure(attachment_size=10)
+    assert download(own)[1] == 0
+    connected.state.fail("envelope", path="/files/", status=200, code="401", message="Expired token")
+    assert download(own)[1] == 0
+    assert connected.state.logins == 3
+    connected.state.fail("status", path="/public/", status=401, times=9)
+    assert download(public, hosts=["localhost"]) == ([], 1)
+    connected.state.fail("envelope", path="/files/", status=200, code="401", message="Expired token", times=9)
+    with pytest.raises(OneboxAuthError):
+        download(own)
+    connected.state.calm()
+    connected.state.fail("envelope", path="/files/", status=401, code="401", message=QUOTA)
+    with pytest.raises(OneboxQuotaError):
+        download(own)
+
+
+def test_netrc(connected, download, public, tmp_path, monkeypatch):
+    """Another host gets no login of the worker's either."""
+    (tmp_path / "netrc").write_text("machine localhost login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert download(public, hosts=["localhost"])[1] == 0
+
+
+def test_json_and_empty_files(connected, download, own, public):
+    """A file is a file, whatever it holds: the rejection of another host's JSON is its content."""
+    connected.state.fail("envelope", path="/public/", status=200, code="401", message="Expired token")
+    (path,), _ = download(public, hosts=["localhost"])
+    assert json.loads(Path(path).read_bytes())
+    connected.state.configure(attachment_size=0)
+    (path,), _ = download(own)
+    assert Path(path).read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("a b\n<c>.pdf", "a_b_c_.pdf"),
+        ("übersicht.тест", "übersicht.тест"),
+        ("漢" * 300 + ".jpeg", "漢" * 40 + ".jpeg"),
+        ("x." + "y" * 300, "x." + "y" * 16),
+        (".", "file"),
+        (None, "file"),
+        (7, "7"),
+    ],
+)
+def test_names(connected, download, own, tmp_path, name, plain):
+    """No name leads out of the folder, and each can be one on a file system."""
+    file = {"Name": name, "Path": own}
+    (path,), _ = download({"File": file})
+    assert path == f"{tmp_path}/files/12/7-1-{plain}"
+    assert Path(path).exists()
+
+
+def test_messages_without_ids(connected, own, tmp_path):
+    """Two messages never share a path."""
+    named = [{"File": {"Name": "a.txt", "Path": own}}] * 2
+    downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000, hosts=None)
+    found = downloads.download([{"ticketId": "1", "Attachments": named}] * 2)
+    assert len({path for message in found for path in message["attachmentFiles"]}) == 4
+
+
+def test_again(connected, download, own, tmp_path):
+    """A retry replaces the files by the same ones, and what a killed task has left is removed."""
+    ((path,), _), ((again,), _) = download(own), download(own)
+    assert path == again
+    assert [file.name for file in (tmp_path / "files" / "12").iterdir()] == [Path(path).name]
+
+
+def test_full_disk(connected, download, own, tmp_path, monkeypatch):
+    """An attachment that can't be written fails the task, and nothing is left of it."""
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OneboxError, match=r"7-1-a.txt was not written: No space left on device") as caught:
+        download(own)
+    assert caught.value.retryable
+    assert list((tmp_path / "files" / "12").iterdir()) == []
+
+
+def test_url_of_a_folder(connected, own, tmp_path):
+    """The folder is whatever ObjectStoragePath takes, with or without a slash at its end."""
+    downloads = Attachments(OneboxHook().client, f"file://{tmp_path}/f/", max_bytes=10_000, hosts=())
+    (found,) = downloads.download([{"Id": 7, "ticketId": "1", "Attachments": [{"File": {"Name": "a", "Path": own}}]}])
+    assert found["attachmentFiles"] == [f"file://{tmp_path}/f/1/7-1-a"]
+    assert (tmp_path / "f/1/7-1-a").read_bytes()
+
+
+def test_log_is_bounded(connected, download, said, monkeypatch):
+    """Of very many attachments that can't be had, the log tells the first ones."""
+    monkeypatch.setattr(attachments, "MAX_TOLD", 3)
+    assert download(*(["ftp://127.0.0.1/x"] * 9), hosts="127.0.0.1")[1] == 9
+    words = said()
+    assert words.count("was not downloaded") == 3
+    assert words.count("are counted only") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"attachments_path": " "}, "attachments_path=' ' names no folder"),
+        ({"attachments_path": "None"}, "names no folder"),
+        ({"attachments_path": "nowhere://x"}, "attachments_path='nowhere://x/attachment' can't be reached"),
+        ({"max_attachment_bytes": 0}, "max_attachment_bytes='0' is not a whole number from 1 to 67108864"),
+        ({"max_attachment_bytes": "many"}, "max_attachment_bytes='many'"),
+        ({"max_attachment_bytes": 2**26 + 1}, "max_attachment_bytes='67108865'"),
+        ({"attachment_hosts": ["https://x.example"]}, "are no names of hosts: write them like 'files.example.com'"),
+        ({"attachment_hosts": [7]}, "are no names of hosts"),
+    ],
+)
+def test_bad_arguments(connected, tmp_path, arguments, words):
+    """What can't work is refused before anything is sent."""
+    options = {"attachments_path": tmp_path / "f", "tickets": ["1"], "output_path": tmp_path / "m", **arguments}
+    with pytest.raises(OneboxConfigError, match=words.replace("(", r"\(")):
+        OneboxListConversationsOperator(task_id="t", **options).execute({})
+    assert not connected.state.requests
