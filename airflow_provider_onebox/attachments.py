@@ -176,7 +176,8 @@ class _FileClient(OneboxClient):
         # Nothing else keeps away the session's own login, and one for this host from a .netrc file.
         auth = self.session.auth if self.is_own else lambda request: request
         # A query can hold a signature.
-        answer: bytes | _Redirect = self._call("GET", sanitize(url.partition("?")[0]), url=url, auth=auth)
+        shown = sanitize(self.redact(url.partition("?")[0]))
+        answer: bytes | _Redirect = self._call("GET", shown, url=url, auth=auth)
         return answer
 
     def _read(self, response: requests.Response, name: str, login: bool) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -189,6 +190,17 @@ def test_rejections(connected, download, own, public):
         download(own)
 
 
+def test_secrets_in_urls(download, own, said):
+    """What a URL holds of secrets is not shown: a user's password, or a signature in the query."""
+    url = own.replace("http://", "http://me:pa55word@").replace("0.txt", "absent/x?signature=s1gned")
+    assert download(url) == ([], 1)
+    # The sandbox runs in the same process, and its server logs what it was asked for.
+    words = "\n".join(line for line in said().splitlines() if "uvicorn" not in line)
+    assert "absent/x" in words
+    assert "pa55word" not in words
+    assert "s1gned" not in words
+
+
 def test_netrc(connected, download, public, tmp_path, monkeypatch):
     """Another host gets no login of the worker's either."""
     (tmp_path / "netrc").write_text("machine localhost login me password secret\n")
@@ -268,8 +280,8 @@ def test_log_is_bounded(connected, download, said, monkeypatch):
     monkeypatch.setattr(attachments, "MAX_TOLD", 3)
     assert download(*(["ftp://127.0.0.1/x"] * 9), hosts="127.0.0.1")[1] == 9
     words = said()
-    assert words.count("was not downloaded") == 3
-    assert words.count("are counted only") == 1
+    assert set(re.findall("Attachment ([0-9]) of message 7, ticket 12 was not downloaded", words)) == set("123")
+    assert "are counted only" in words
 
 
 @pytest.mark.parametrize(
