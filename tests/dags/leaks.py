@@ -143,7 +143,7 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         attachments_path=f"{folder}/none",
     )
     OneboxRecordSensor(
-        task_id="wait", resource="contactrz", since_id="0", min_count=51, deferrable=True, poke_interval=1
+        task_id="wait", resource="prospectrz", since_id="0", min_count=51, deferrable=True, poke_interval=1
     )
     OneboxRecordSensor(
         task_id="wait_in_vain",

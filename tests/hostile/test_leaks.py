@@ -79,7 +79,7 @@ def deployment(airflow_home, tmp_path):
         run_id = home.trigger("leaks")
         home.until_state("leaks", run_id, "deferred", "wait", 180)
         triggers = home.database("SELECT * FROM trigger")
-        sandbox.state.add(1, "contactrz")
+        sandbox.state.add(1, "prospectrz")
         home.wait("leaks", run_id, 240)
         home.stop()
         yield home, run_id, sandbox, triggers, [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
