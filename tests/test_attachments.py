@@ -107,7 +107,7 @@ def test_too_large(connected, download, own, said, tmp_path):
         ("//elsewhere.example/x", "at 'elsewhere.example'"),
         ("http://127.0.0.1:1/x", "at '127.0.0.1'"),
         ("ftp://localhost/x", "begins with ftp:// and not with https://"),
-        ("file:///etc/passwd", "begins with file://"),
+        ("file:/etc/passwd", "begins with file://"),
         ("http://[x", "makes no sense"),
         ("http://127.0.0.1:port/x", "makes no sense"),
         ("/api/files/1/absent.txt", "rejected the call (404)"),
