@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BEGUN, DONE, REJECTED, IN_DOUBT, NOT_SENT = "begun", "done", "rejected", "in_doubt", "not_sent"
 START = b'{"row":'
-CUT_OFF = "The task ended after the row was sent and before there was an answer: look in Onebox."
+CUT_OFF = "The task ended after the row was sent and before there was an answer: check in Onebox."
 
 
 class Verdict(msgspec.Struct, omit_defaults=True):
@@ -69,7 +69,7 @@ class VerdictFile:
         self.name = str(path)
         if "://" in self.name.removeprefix("file://") or self.name.endswith(".gz"):
             raise OneboxConfigError(
-                f"verdict_path={self.name!r} can't be appended to, and each verdict is written down at once: give a "
+                f"verdict_path={self.name!r} can't be appended to, and each verdict is written down at once: use a "
                 "plain file on a volume that all workers share, and copy it in a later task."
             )
         self._file = RecordFile(path, "verdict_path")
@@ -192,13 +192,13 @@ class VerdictFile:
                     verdict = decode(line)
                 except msgspec.MsgspecError:
                     raise OneboxConfigError(
-                        f"{self.name}, line {number}, is no verdict: nothing was sent. Give verdict_path a file "
-                        "of its own."
+                        f"{self.name}, line {number}, is not a verdict: nothing was sent. Use a separate file "
+                        "as verdict_path."
                     ) from None
                 if not verdict.key.startswith(f"{self._run}."):
                     raise OneboxConfigError(
-                        f"{self.name} holds the verdicts of another run or task: nothing was sent. Give each run a "
-                        "path of its own, for example with {{ run_id }}, and each mapped task with {{ ti.map_index }}."
+                        f"{self.name} holds the verdicts of another run or task: nothing was sent. Use a different "
+                        "path for each run, with {{ run_id }}, and for each mapped task, with {{ ti.map_index }}."
                     )
                 verdict.row = None
                 self._verdicts[verdict.key] = verdict
@@ -210,8 +210,8 @@ class VerdictFile:
 
     def _error(self, what: str, error: OSError) -> OneboxError:
         return OneboxError(
-            f"{self.name} {what}: {sanitize(error.strerror or error)}. See to it that there is room and that it may be "
-            "written to; a retry goes on after what is done.",
+            f"{self.name} {what}: {sanitize(error.strerror or error)}. Make sure that there is room and that it is "
+            "writable; a retry goes on after what is done.",
             retryable=True,
         )
 
@@ -234,7 +234,7 @@ def write_rows(
     :param write: writes one, and returns its id; in several threads.
     :param target: where and what it writes, so that the same row elsewhere is another one.
     :param file: the entered verdict file.
-    :param parallelism: writes under way at once, 1 to 32.
+    :param parallelism: the most writes in flight, 1 to 32.
     :param repeat_in_doubt: whether to send rows again that may have been written before.
     :return: how many rows have each verdict.
     :raises OneboxConfigError: at once, if the parallelism can't work.

@@ -69,9 +69,9 @@ def list_changes(
     tomorrow = _minute(str(datetime.now(timezone.utc).replace(tzinfo=None) + timedelta(days=1)))
     if has_later(tomorrow):
         raise OneboxConfigError(
-            f"{resource}: asked for records changed after {tomorrow}, Onebox gives one changed at {dates[-1]}. If it "
-            'ignores lastUpdate for this resource, incremental="changes" can\'t work: use incremental=True, which goes '
-            "by id. If not, that record's date or this machine's clock is wrong."
+            f"{resource}: asked for records changed after {tomorrow}, Onebox returned one changed at {dates[-1]}. If "
+            'it ignores lastUpdate for this resource, incremental="changes" can\'t work: use incremental=True, which '
+            "goes by id. If not, that record's date or this machine's clock is wrong."
         )
     if has_later(begin - MINUTE):
         bisect_left(range((tomorrow - begin) // MINUTE), True, key=lambda at: not has_later(begin + at * MINUTE))
@@ -104,5 +104,5 @@ def _date(row: dict[str, Any], resource: str) -> str:
             return str(date)
     raise OneboxConfigError(
         f"{resource}: record {sanitize(row['Id'])} has the ModifyDate {sanitize(date)!r} and not one such as "
-        "'2026-11-24 08:30:00', so it can't be told when it was changed. Use incremental=True, which goes by id."
+        "'2026-11-24 08:30:00', so its last change is unknown. Use incremental=True, which goes by id."
     )

@@ -1,16 +1,16 @@
-"""The errors of this provider: one family, each member carrying its evidence.
+"""The errors of this provider: subclasses of one base class, each with the facts of its failure.
 
 ::
 
     AirflowException
     └── OneboxError                     anything that went wrong with Onebox
-        ├── OneboxConfigError       *   a connection or an argument that can't work; nothing was sent
+        ├── OneboxConfigError       *   a connection or an argument is invalid; nothing was sent
         ├── OneboxAuthError         *   Onebox rejected the e-mail, the password, the site or a new token
-        ├── OneboxQuotaError            outside the hours in which Onebox answers this account
-        ├── OneboxUnavailableError      no usable answer after all tries: not reached, timed out, 429, 502, 503, 504
+        ├── OneboxQuotaError            it is outside the hours in which Onebox serves this account
+        ├── OneboxUnavailableError      no usable answer after all retries: not reached, timed out, 429, 502, 503, 504
         ├── OneboxRequestError          Onebox understood the call and rejected it
-        ├── OneboxResponseError         a reply that makes no sense: HTML, cut off, empty, a redirect
-        └── OneboxUncertainWriteError * a write that may or may not have been done
+        ├── OneboxResponseError         the reply makes no sense: HTML, truncated, empty, a redirect
+        └── OneboxUncertainWriteError * a write may or may not have been done
 
     * also an AirflowFailException: the task fails at once, because a retry can't help or could do harm
 """
@@ -22,15 +22,15 @@ from typing import ClassVar
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 MAX_SHOWN = 200
-"""Characters of a server's words that go into a message."""
+"""The most characters of a server's message that an error shows."""
 
 
 def sanitize(words: object, limit: int = MAX_SHOWN) -> str:
-    """Make foreign words safe to show: printable, on one line, shortened.
+    """Make a server's message safe to show: printable, on one line, shortened.
 
-    :param words: what the server said; anything that is not a string is converted.
+    :param words: the message; anything that is not a string is converted.
     :param limit: the most characters to keep.
-    :return: the words, with every run of white space or control characters as one space.
+    :return: the message, with every run of white space or control characters as one space.
     """
     # A factor of four is enough to survive the folding of white space, and bounds the work.
     text = str(words)[: limit * 4]
@@ -41,14 +41,14 @@ def sanitize(words: object, limit: int = MAX_SHOWN) -> str:
 class OneboxError(AirflowException):
     """Anything that went wrong with Onebox.
 
-    :param message: what happened, to whom, and what to do; one line.
+    :param message: what happened, where, and what to do; one line.
     :param status: the HTTP status of the reply, if there was one.
     :param code: Onebox's own ``errorCode``, as text.
     :param server_message: Onebox's own ``userMessage``, shortened and on one line.
-    :param retryable: whether the same call can succeed later; the class's own verdict if not given.
-    :param retry_after: seconds that the server asks to wait, if it said so.
-    :param may_have_acted: whether Onebox may have done what it was asked to do; the class's own verdict if not
-        given. ``False`` means that it has not: the call never left, or was rejected.
+    :param retryable: whether the same call can succeed later; by default, what the class says.
+    :param retry_after: seconds that the server asked to wait, if it did.
+    :param may_have_acted: whether Onebox may have acted on the call; by default, what the class says. ``False`` means
+        that it has not: the call was never sent, or was rejected.
     """
 
     retryable: bool = False
@@ -77,37 +77,37 @@ class OneboxError(AirflowException):
 
 
 class OneboxConfigError(OneboxError, AirflowFailException):
-    """A connection or an argument that can't work. Raised before anything is sent."""
+    """A connection or an argument is invalid. Raised before anything is sent."""
 
 
 class OneboxAuthError(OneboxError, AirflowFailException):
-    """Onebox rejected the e-mail, the password or the site, or rejected a token it had just given.
+    """Onebox rejected the e-mail, the password or the site, or rejected a token it had just issued.
 
-    Fails the task at once: every retry with the same password brings the account nearer to a lock.
+    Fails the task at once: each retry with the same password could get the account locked.
     """
 
 
 class OneboxQuotaError(OneboxError):
-    """Onebox answers this account only within certain hours, and it is outside them.
+    """Onebox serves this account only within certain hours, and it is outside them.
 
-    The token is good and a new one does not help. :attr:`server_message` holds the hours.
+    The token is valid; a new one does not help. :attr:`server_message` names the hours.
     """
 
     retryable = True
 
 
 class OneboxUnavailableError(OneboxError):
-    """No usable answer after all tries: connection refused or dropped, timeout, 429, 502, 503 or 504."""
+    """No usable answer after all retries: connection refused or dropped, timeout, 429, 502, 503 or 504."""
 
     retryable = True
 
 
 class OneboxRequestError(OneboxError):
-    """Onebox understood the call and rejected it: no such record, a missing field, an error of its own."""
+    """Onebox understood the call and rejected it: no such record, a missing field, an internal error."""
 
 
 class OneboxResponseError(OneboxError):
-    """A reply that makes no sense where Onebox's JSON was expected."""
+    """The reply is not the JSON that Onebox should have sent."""
 
     retryable = True
 
@@ -115,7 +115,7 @@ class OneboxResponseError(OneboxError):
 class OneboxUncertainWriteError(OneboxError, AirflowFailException):
     """A write was sent and no readable answer came back, so it may or may not have been done.
 
-    Fails the task at once: a retry could write twice. Look in Onebox before the task is cleared.
+    Fails the task at once: a retry could write twice. Check in Onebox before you clear the task.
     """
 
     may_have_acted = True

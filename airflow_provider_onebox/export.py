@@ -248,7 +248,7 @@ class Watermark:
                     raise OneboxError(
                         f"Try {pending.try_number} of this run has announced its file already in the watermark "
                         f"{self.key!r}, and this is try {self._ti.try_number}, which Airflow has given up: nothing was "
-                        'listed. If the run was deleted and made anew, take "try_number" out of that Variable.',
+                        'listed. If the run was deleted and created again, remove "try_number" from that Variable.',
                         retryable=True,
                     )
                 self._state = self._resolved(pending)
@@ -303,8 +303,8 @@ class Watermark:
                 return
             if time.monotonic() >= give_up:
                 raise OneboxError(
-                    f"Another instance of this task is running and works with the watermark {self.key!r}: nothing was "
-                    "listed. Retry when it has ended; max_active_tis_per_dag=1 lets Airflow see to it.",
+                    f"Another instance of this task is running and uses the watermark {self.key!r}: nothing was "
+                    "listed. Retry when it has ended, and set max_active_tis_per_dag=1 to prevent this.",
                     retryable=True,
                 )
             time.sleep(POLL_SECONDS)
@@ -331,8 +331,8 @@ class Watermark:
         except Exception as error:
             raise OneboxError(
                 f"The run {pending.run_id!r} died while it wrote {pending.path}, and that can't be read now, so it is "
-                f"not known where to go on: {sanitize(error)}. Make it readable; or, if it is gone for good, take "
-                f'"pending" out of the Variable {self.key!r}.',
+                f"not known where to resume: {sanitize(error)}. Make the file readable; or, if it is gone for good, "
+                f'remove "pending" from the Variable {self.key!r}.',
                 retryable=True,
             ) from error
         state = msgspec.structs.replace(self._state, pending=None)
@@ -341,9 +341,9 @@ class Watermark:
     def _keep(self, file: RecordFile, first: int, last: int, count: int) -> dict[str, Any]:
         if not file.exists():
             raise OneboxConfigError(
-                f"This run has written {count:,} records, and {file.name} is not there any more. They may have changed "
-                "since, so they can't be listed as they were: bring the file back, or list them in a run of its own "
-                "with last_update and without incremental."
+                f"This run has written {count:,} records, but {file.name} no longer exists. They may have changed "
+                "since, so they can't be listed as they were: restore the file, or list them in a separate run with "
+                "last_update and without incremental."
             )
         self._write(self._state, "it is in place already")  # It may have been announced only.
         log.info("%s is in place already, with %s records, and is kept.", file.name, f"{count:,}")
@@ -355,8 +355,8 @@ class Watermark:
         if file.name == self._state.path or file.exists():
             raise OneboxConfigError(
                 f"{file.name} was written by another run, or by this one so long ago that the watermark {self.key!r} "
-                f"does not know it any more (it knows {KEPT_RUNS} runs); it was not replaced. Give each run a path "
-                "of its own, for example with {{ run_id }}; to write this run anew, move the file away first."
+                f"no longer knows it (it knows {KEPT_RUNS} runs); it was not replaced. Use a different path "
+                "for each run, for example with {{ run_id }}; to repeat this run, move the file away first."
             )
 
     def _older(self) -> State | None:
@@ -382,7 +382,7 @@ class Watermark:
         if Variable.get(self.key, None) != self._text:
             raise OneboxError(
                 f"The watermark {self.key!r} was changed meanwhile, by another process of this task or by hand: "
-                f"{consequence}. A retry goes by what it says now.",
+                f"{consequence}. A retry uses its new value.",
                 retryable=True,
             )
         self._text, self._state = msgspec.json.encode(state).decode(), state
@@ -399,9 +399,9 @@ def _decode(key: str, text: Any) -> State:
     try:
         return msgspec.json.decode(str(text), type=State)
     except msgspec.MsgspecError:
-        begin = '{"last": <id>, "runs": {}} to begin after that id, 0 for the beginning'
+        begin = '{"last": <id>, "runs": {}} to begin after that id, 0 to start from the beginning'
         if key.startswith("onebox_changes"):
             begin = '{"last": 0, "runs": {}, "changes": {"until": "2026-11-24 08:30:00"}} to begin at such a time'
         raise OneboxConfigError(
-            f"The watermark {key!r} is {sanitize(text)!r}, which this provider has not written. Set it to {begin}."
+            f"The watermark {key!r} is {sanitize(text)!r}, which this provider did not write. Set it to {begin}."
         ) from None

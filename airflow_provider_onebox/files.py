@@ -340,8 +340,8 @@ def check_fields(fields: Any) -> list[str] | None:
     names = list(fields) if isinstance(fields, Iterable) and not isinstance(fields, str) else []
     if not names or not all(isinstance(name, str) and name.strip() for name in names) or len({*names}) < len(names):
         raise OneboxConfigError(
-            f"fields={sanitize(fields, 60)!r} is no list of different names: pass such as ['Id', 'Subject']. A "
-            "template that makes the whole list needs render_template_as_native_obj."
+            f"fields={sanitize(fields, 60)!r} is not a list of different names: pass, for example, ['Id', 'Subject']. "
+            "A template that makes the whole list needs render_template_as_native_obj."
         )
     return names
 

@@ -55,9 +55,9 @@ class OneboxLists(ABC):
         :param since_id: only records with a greater id.
         :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
         :param last_update: only records changed after this time, in the same form.
-        :param page_size: the most records a page; found out if ``None``.
+        :param page_size: the most records per page; adapts if ``None``.
         :param max_records: the most records to return; all if ``None``.
-        :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``.
+        :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``.
         :return: an iterator over batches of records, none empty, with the last id and the total so far known.
         :raises OneboxConfigError: at once, if an argument can't work.
         :raises OneboxError: while iterating, if a page can't be had.
@@ -159,7 +159,7 @@ class OneboxLists(ABC):
     def _page(self, resource: str, reply: Any, seconds: float, size: int) -> Page:
         rows = reply.get("data") if isinstance(reply, dict) else None
         if not isinstance(rows, list):
-            raise OneboxResponseError(f"{self._name('GET', resource)}: the reply is no page: it has no list 'data'.")
+            raise OneboxResponseError(f"{self._name('GET', resource)}: the reply is not a page: it has no list 'data'.")
         try:
             ids = [int(row["Id"]) for row in rows]
         except (TypeError, KeyError, ValueError, OverflowError):
@@ -211,8 +211,8 @@ def format_time(name: str, value: datetime | str | None) -> str | None:
         ) from None
     if moment.tzinfo is not None:
         raise OneboxConfigError(
-            f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: convert it to the zone of "
-            "your Onebox first, for example {{ data_interval_start.in_timezone('Asia/Jakarta').format("
+            f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: convert it to your "
+            "Onebox's zone first, for example {{ data_interval_start.in_timezone('Asia/Jakarta').format("
             "'YYYY-MM-DD HH:mm') }}."
         )
     return moment.strftime("%Y-%m-%d %H:%M")

@@ -49,8 +49,8 @@ def mask_token(token: str) -> None:
         _unmasked.add(token)
     elif _masked_tokens == MAX_MASKED_TOKENS + 1:
         log.warning(
-            "This process has handed out %d tokens; Airflow masks in its logs those alone, because each makes all "
-            "logging slower. For calls alone, use request() or get_conn() of the hook, which hand out none.",
+            "This process has handed out %d tokens. Further tokens are not masked in its logs, because each makes all "
+            "logging slower. To make calls, use the hook's request() or get_conn(), which hand out none.",
             MAX_MASKED_TOKENS,
         )
     _tell_masker()

@@ -107,15 +107,15 @@ def message_body(fields: dict[str, Any], attachments: Sequence[Any] | str | None
         raise OneboxConfigError("A message needs connection_id and body, and one of them is empty.")
     if fields["ConversationId"] and fields["PreviousId"]:
         raise OneboxConfigError(
-            "A message has either conversation_id (answers a private conversation) or previous_id (answers a public "
-            "comment)."
+            "A message has either conversation_id (replies to a private conversation) or previous_id (replies to a "
+            "public comment)."
         )
     if fields["MethodId"] not in (None, *METHODS):
         raise OneboxConfigError(f"method_id={sanitize(fields['MethodId'])!r} is none of {', '.join(METHODS)} or None.")
     users = fields["Users"] or []
     if not isinstance(users, (list, tuple)) or not all(isinstance(u, dict) and u.get("RoleId") in ROLES for u in users):
         raise OneboxConfigError(
-            f"users={sanitize(users, 60)!r} is no list of dictionaries with IdentityId, Name and a RoleId of "
+            f"users={sanitize(users, 60)!r} is not a list of dictionaries with IdentityId, Name and a RoleId of "
             f"{', '.join(ROLES)}."
         )
     files = [

@@ -17,21 +17,21 @@ except ImportError:
     RetryPolicy = object  # type: ignore[misc,assignment]
 
 MAX_WAIT = timedelta(days=1)
-"""The longest time that a server's ``Retry-After`` can put off a retry."""
+"""The longest time that a server's ``Retry-After`` can delay a retry."""
 
 
 class OneboxRetryPolicy(RetryPolicy):
-    """Fail at once where a retry can't help, and wait as long as Onebox says where it can.
+    """Fail at once if a retry can't help; otherwise wait as long as Onebox says.
 
-    - ``retryable`` of the error is false: no retry.
-    - The quota: retry a minute after the hours begin that Onebox names. From Airflow 3.4 on that uses up no retry.
+    - The error's ``retryable`` is false: no retry.
+    - The quota: retry one minute after the hours that Onebox names begin. From Airflow 3.4 on, that uses up no retry.
     - ``Retry-After``: retry after that time, at most :data:`MAX_WAIT`.
-    - Anything else: as the task's own ``retries`` and ``retry_delay`` say.
+    - Anything else: the task's own ``retries`` and ``retry_delay`` apply.
 
-    For use as ``retry_policy=`` of a task, on Airflow 3.3 and later. The number of retries stays the task's.
+    Use it as a task's ``retry_policy``, on Airflow 3.3 and later. It does not change the number of retries.
 
     :param timezone: the time zone of the hours that Onebox names.
-    :param quota_timeout: on Airflow 3.4, how long after the first wait of a try the quota uses up no retry.
+    :param quota_timeout: on Airflow 3.4, for how long after a try's first wait the quota uses up no retry.
     :raises AirflowOptionalProviderFeatureException: on an older Airflow.
     :raises OneboxConfigError: if there is no such time zone, or ``quota_timeout`` is not positive.
     """
@@ -39,8 +39,8 @@ class OneboxRetryPolicy(RetryPolicy):
     def __init__(self, timezone: str = TIMEZONE, *, quota_timeout: timedelta = timedelta(days=1)) -> None:
         if RetryPolicy is object:
             raise AirflowOptionalProviderFeatureException(
-                "OneboxRetryPolicy needs Airflow 3.3, where tasks have retry_policy. On an older one, leave it out: "
-                "rejected credentials fail a task at once there too."
+                "OneboxRetryPolicy needs Airflow 3.3, where tasks have retry_policy. On an older Airflow, leave it "
+                "out: rejected credentials fail a task at once there too."
             )
         super().__init__()
         try:
@@ -67,7 +67,7 @@ class OneboxRetryPolicy(RetryPolicy):
         :param try_number: the number of the try.
         :param max_tries: how many there may be.
         :param context: the task's context.
-        :return: the decision; its reason says until when the task waits.
+        :return: the decision; its reason says when the task runs again.
         """
         if not isinstance(exception, OneboxError):
             return RetryDecision.default()

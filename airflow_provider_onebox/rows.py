@@ -50,13 +50,13 @@ def read_rows(source: Any) -> Iterator[Any]:
         return iter(source)
     if source is None or str(source).strip() in ("", "None"):
         raise OneboxConfigError(
-            "No rows were handed in: the template found nothing. Pass a list, the path of a JSON Lines file, or what a "
-            "listing has returned."
+            "No rows were handed in: the template found nothing. Pass a list, the path of a JSON Lines file, or the "
+            "result of a list operator."
         )
     if str(source).endswith(TABLES):
         raise OneboxConfigError(
-            f"{source} is a table, and rows are read from JSON Lines: have it written as .jsonl, or read it in a task "
-            "of your own that returns a list."
+            f"{source} is a table, and rows are read from JSON Lines: write it as .jsonl, or read it in your own task "
+            "and return a list."
         )
     return _read_lines(str(source))
 
@@ -69,7 +69,7 @@ def _parse(text: str) -> Any:
         except (ValueError, SyntaxError, msgspec.DecodeError, RecursionError):
             pass
     raise OneboxConfigError(
-        f"The rows {sanitize(text, 60)!r} are neither JSON nor a list: use render_template_as_native_obj."
+        f"The rows {sanitize(text, 60)!r} are neither JSON nor a list: set render_template_as_native_obj=True."
     )
 
 
@@ -104,7 +104,7 @@ def read_ids(source: Any) -> Iterator[str]:
         value = row.get("Id") if isinstance(row, Mapping) else row
         if not re.fullmatch("[0-9]{1,18}", str(value).strip()):
             raise OneboxConfigError(
-                f"{sanitize(row, 60)!r} is no id and has none: pass digits, or records with an 'Id'."
+                f"{sanitize(row, 60)!r} is not an id and has none: pass digits, or records with an 'Id'."
             )
         yield str(value).strip()
 

@@ -35,8 +35,8 @@ def unseal(token: str) -> str:
         return str(get_fernet().decrypt(token.removeprefix(PREFIX).encode()).decode())
     except InvalidToken:
         raise OneboxConfigError(
-            "The sealed token can't be opened: it was sealed with another [core] fernet_key than this worker has, or "
-            "it was cut. Give all workers the same key; while keys are rotated, the old one stays second in the list."
+            "The sealed token can't be opened: it was sealed with a different [core] fernet_key, or it was cut off. "
+            "Give all workers the same key; when you rotate keys, keep the old one second in the list."
         ) from None
 
 
@@ -55,6 +55,6 @@ def get_fernet() -> Any:
     if not fernet.is_encrypted:
         raise OneboxConfigError(
             "A token can't be sealed or opened here: [core] fernet_key is empty. Set it on every worker (see "
-            "'Fernet' in Airflow's documentation), or do not pass the token on at all."
+            "'Fernet' in Airflow's documentation), or don't pass the token on."
         )
     return fernet

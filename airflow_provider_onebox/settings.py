@@ -146,7 +146,7 @@ class ConnectionParser:
         unknown = sorted(set(self.extra) - set(CONN_FIELDS))
         if unknown:
             log.warning(
-                "Connection %r has extra fields that this provider does not know and ignores: %s. It knows: %s.",
+                "Connection %r has extra fields that this provider ignores: %s. It knows only: %s.",
                 self.conn.conn_id,
                 sanitize(", ".join(unknown)),
                 ", ".join(CONN_FIELDS),
@@ -234,7 +234,7 @@ class ConnectionParser:
     def _timeout(self) -> float:
         value = self._number("timeout", DEFAULT_TIMEOUT)
         if not 0 < value <= MAX_TIMEOUT:
-            raise self._error("timeout", f"must be a number of seconds greater than 0, {MAX_TIMEOUT:.0f} at the most")
+            raise self._error("timeout", f"must be a number of seconds greater than 0, at most {MAX_TIMEOUT:.0f}")
         return value
 
     def _max_retries(self) -> int:
@@ -258,8 +258,8 @@ class ConnectionParser:
             return value
         if value is False:
             log.warning(
-                "Connection %r has TLS verification switched off: whoever sits between can read the password. "
-                "Point its extra field 'verify' at a CA file instead.",
+                "Connection %r has TLS verification switched off: anyone in between can read the password. "
+                "Set its extra field 'verify' to the path of a CA file instead.",
                 self.conn.conn_id,
             )
         elif value is not True:

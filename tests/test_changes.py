@@ -126,7 +126,9 @@ def test_last_update_is_ignored():
     """A server that gives records of yesterday when it is asked for tomorrow's is found out, with the remedy."""
     server = Server()
     server.change("2026-03-01 10:05:00", 1)
-    with pytest.raises(OneboxConfigError, match=r"gives one changed at 2026-03-01 10:05:00\. .* use incremental=True"):
+    with pytest.raises(
+        OneboxConfigError, match=r"returned one changed at 2026-03-01 10:05:00\. .* use incremental=True"
+    ):
         list(list_changes(lambda time, most: server.list_since(None, most), Changes(), Changes(), "ticketrz"))
     assert len(server.asked) == 1
 

@@ -262,7 +262,7 @@ def test_two_at_once(airflow, run, monkeypatch, counted):
     ours, other = ("d", "t", "r1", -1), ("d", "t", "r2", -1)
     airflow.running = {other, ("d", "t", "r3", 0), ("d", "u", "r2", -1)} | ({ours} if counted else set())
     monkeypatch.setattr(module, "PATIENCE", 0)
-    with pytest.raises(OneboxError, match=f"works with the watermark '{KEY}': nothing was listed") as caught:
+    with pytest.raises(OneboxError, match=f"uses the watermark '{KEY}': nothing was listed") as caught:
         run("r1", 10)
     assert caught.value.retryable
     monkeypatch.setattr(module, "PATIENCE", 1e9)
@@ -450,7 +450,7 @@ def test_cleared_run_without_its_changes(run_changes, tmp_path):
     """If the file of a cleared run is gone, its changes can't be listed again: it is rejected with the remedy."""
     run_changes("r1", [3, 5])
     (tmp_path / "r1.jsonl").unlink()
-    with pytest.raises(OneboxConfigError, match=r"has written 2 records, and .*r1\.jsonl is not there any more"):
+    with pytest.raises(OneboxConfigError, match=r"has written 2 records, but .*r1\.jsonl no longer exists"):
         run_changes("r1", [3, 5], try_number=2)
     assert not (tmp_path / "r1.jsonl").exists()
 

@@ -208,7 +208,7 @@ def test_row_groups(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
 def test_bad_fields(tmp_path, name, fields):
     """Names that can't be columns are rejected in every format, before anything is listed or written."""
-    with pytest.raises(OneboxConfigError, match="is no list of different names: pass such as"):
+    with pytest.raises(OneboxConfigError, match="is not a list of different names: pass, for example"):
         RecordFile(tmp_path / name, fields=fields)
 
 

@@ -89,7 +89,7 @@ def test_ids():
 @pytest.mark.parametrize("row", ["x", "", None, True, -1, 1.5, {"id": "7"}, {"Id": None}, ["7"]])
 def test_no_ids(row):
     """What is no id is rejected before Onebox is asked for it."""
-    with pytest.raises(OneboxConfigError, match="is no id and has none"):
+    with pytest.raises(OneboxConfigError, match="is not an id and has none"):
         list(read_ids([row]))
 
 

@@ -53,7 +53,7 @@ def test_rotation(use_key):
     resealed = seal("the-token")
     use_key(NEW)
     assert unseal(resealed) == "the-token"
-    with pytest.raises(OneboxConfigError, match=r"another .core. fernet_key"):
+    with pytest.raises(OneboxConfigError, match=r"a different .core. fernet_key"):
         unseal(sealed)
 
 

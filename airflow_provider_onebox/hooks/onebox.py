@@ -1,4 +1,4 @@
-"""The hook: an Airflow Connection in, a client of Onebox out, with one token per task run."""
+"""The hook: turns an Airflow Connection into a Onebox client, with one token per task run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_onebox.settings import Settings
 
 TEST_SECONDS = 10.0
-"""Seconds that the Test button waits at the most."""
+"""Seconds that the Test button waits at most."""
 
 RESOURCES = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
 SECRET_FIELDS = ("password", "token")
@@ -52,19 +52,19 @@ _lock = threading.RLock()
 class OneboxHook(BaseHook):
     """Log in to Onebox and make calls with the token.
 
-    Nothing is looked up or sent before a method needs it. In one task run, all hooks for the same connection
-    and site share one token; outside of a task run each hook has its own, which its copies share. A hook can be
-    used by many threads and copied, but not pickled: it can hold a password and tokens.
+    The hook looks nothing up and sends nothing until a method needs it. Within a task run, all hooks for the same
+    connection and site share one token; outside a task run, each hook has its own, which its copies share. You can use
+    a hook in several threads and copy it, but not pickle it: it can hold a password and tokens.
 
-    What this process's logs mask: the password and the proxies' passwords, each token that :meth:`get_token` hands
-    out, and one that was handed in. Other tokens never leave the provider's own requests.
+    This process's logs mask the password, the proxies' passwords, each token that :meth:`get_token` returns, and a
+    token passed as ``token``. Other tokens never leave the provider's own requests.
 
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
-    :param token: a token from an upstream task, sealed or not, used until it expires; afterwards the hook logs in
-        by itself, to the token's own site.
-    :param time_limit: seconds that a call may take in all, the login included; it is not retried then. By default
-        the connection's own ``timeout`` and ``max_retries`` count.
+    :param token: a token from an upstream task, sealed or not. When it expires, the hook logs in to the token's site by
+        itself.
+    :param time_limit: seconds that a call may take in total, including the login; calls are then not retried. By
+        default, the connection's ``timeout`` and ``max_retries`` apply.
     """
 
     conn_name_attr = "onebox_conn_id"
@@ -108,8 +108,8 @@ class OneboxHook(BaseHook):
     def client(self) -> OneboxClient:
         """The client behind this hook, made at first use and anew in another task run.
 
-        :raises OneboxConfigError: if the connection or the handed-in token can't work.
-        :raises OneboxUnavailableError: if Airflow can't be asked for the connection.
+        :raises OneboxConfigError: if the connection or the handed-in token is invalid.
+        :raises OneboxUnavailableError: if Airflow can't look the connection up.
         """
         run = _task_run()
         made = self._client
@@ -124,32 +124,31 @@ class OneboxHook(BaseHook):
     def settings(self) -> Settings:
         """The checked connection, with the site that is in use; nothing is sent for it.
 
-        :raises OneboxConfigError: if the connection or the handed-in token can't work.
-        :raises OneboxUnavailableError: if Airflow can't be asked for the connection.
+        :raises OneboxConfigError: if the connection or the handed-in token is invalid.
+        :raises OneboxUnavailableError: if Airflow can't look the connection up.
         """
         return self.client.settings
 
     def get_token(self) -> str:
         """Return a token that is valid now, logging in if there is none.
 
-        It is masked in this process's logs, for the first
-        :data:`~airflow_provider_onebox.masking.MAX_MASKED_TOKENS` of them: what only makes calls needs no token, but
-        :meth:`request` or :meth:`get_conn`.
+        The first :data:`~airflow_provider_onebox.masking.MAX_MASKED_TOKENS` tokens are masked in this process's logs.
+        To make calls you need no token: use :meth:`request` or :meth:`get_conn`.
 
         API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
         :return: the bearer token.
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
-        :raises OneboxError: if a token can't be had for another reason.
+        :raises OneboxError: if it can't get a token for another reason.
         """
         return self.get_token_with_facts().value
 
     def get_token_with_facts(self) -> Token:
-        """Return the token of :meth:`get_token` with what it says of itself.
+        """Return the token of :meth:`get_token` with its expiry and site.
 
-        :return: its ``value``, ``expires_at`` and ``site_id``; the latter two are ``None`` if it does not say.
+        :return: its ``value``, ``expires_at`` and ``site_id``; the last two are ``None`` if the token does not say.
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
-        :raises OneboxError: if a token can't be had for another reason.
+        :raises OneboxError: if it can't get a token for another reason.
         """
         token = self.client.tokens.get()
         mask_token(token.value)
@@ -158,11 +157,11 @@ class OneboxHook(BaseHook):
     def get_conn(self) -> requests.Session:
         """Return a session that logs in by itself and renews an expired token.
 
-        It sends to this Onebox alone (addresses from :meth:`url_for`), follows no redirects, and answers as
-        :mod:`requests` does: statuses and Onebox's error envelope are the caller's to check.
+        It sends only to this Onebox (get URLs from :meth:`url_for`) and follows no redirects. As with :mod:`requests`,
+        the caller checks the status and Onebox's error envelope.
 
         :return: the session; all hooks of the same task run, connection and site share it.
-        :raises OneboxConfigError: if the connection can't work.
+        :raises OneboxConfigError: if the connection is invalid.
         """
         return self.client.session
 
@@ -186,7 +185,7 @@ class OneboxHook(BaseHook):
         files: Mapping[str, Any] | None = None,
         include_secrets: bool = False,
     ) -> Any:
-        """Make one call and return what Onebox says.
+        """Make one call and return Onebox's reply.
 
         Transient errors are retried; a write is sent again only if Onebox can't have acted on it.
 
@@ -194,11 +193,11 @@ class OneboxHook(BaseHook):
         :param endpoint: a path below ``{host}/api/``, such as ``ticket/create``.
         :param params: the query.
         :param json: a body to send as JSON.
-        :param data: a form, or a body as it stands.
+        :param data: a form, or a raw body.
         :param files: files to upload, as for :func:`requests.request`.
         :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
         :return: the parsed JSON.
-        :raises OneboxError: the member of the family that fits what went wrong.
+        :raises OneboxError: the subclass that fits what went wrong.
         """
         reply = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
         is_connection = any(part.lower() == "connection" for part in endpoint.split("/")[:2])
@@ -218,7 +217,7 @@ class OneboxHook(BaseHook):
     ) -> Iterator[dict[str, Any]]:
         """List the records of a resource, ascending by id, a few pages in memory at a time.
 
-        Gives no record twice and misses none that was there from start to end, also while others come and go.
+        Never repeats a record, and misses none that exists from start to end, even if others come and go meanwhile.
 
         API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
 
@@ -226,13 +225,13 @@ class OneboxHook(BaseHook):
         :param since_id: only records with a greater id.
         :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
         :param last_update: only records changed after this time, in the same form.
-        :param page_size: the most records a page; found out if ``None``.
+        :param page_size: the most records per page; adapts if ``None``.
         :param max_records: the most records to return; all if ``None``.
-        :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``.
+        :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``.
         :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
         :return: an iterator over the records.
-        :raises OneboxConfigError: at once, if an argument can't work.
-        :raises OneboxError: while iterating, if a page can't be had.
+        :raises OneboxConfigError: at once, if an argument is invalid.
+        :raises OneboxError: while iterating, if a page can't be fetched.
         """
         batches = self.list_batches(
             resource,
@@ -253,8 +252,8 @@ class OneboxHook(BaseHook):
         :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
         :param query: the other arguments of :meth:`list_records`.
         :return: an iterator over batches of records, none empty, with the last id and the total so far known.
-        :raises OneboxConfigError: at once, if an argument can't work.
-        :raises OneboxError: while iterating, if a page can't be had.
+        :raises OneboxConfigError: at once, if an argument is invalid.
+        :raises OneboxError: while iterating, if a page can't be fetched.
         """
         from airflow_provider_onebox.lineage import report_listing
 
@@ -294,8 +293,8 @@ class OneboxHook(BaseHook):
         :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
         :param last_update: only records changed after this time, in the same form.
         :return: how many there are, and the id of the last one, ``None`` if there is none.
-        :raises OneboxConfigError: if an argument can't work.
-        :raises OneboxError: if Onebox can't be asked.
+        :raises OneboxConfigError: if an argument is invalid.
+        :raises OneboxError: if the call fails.
         """
         try:
             return self.client.count_records(resource, since_id=since_id, since=since, last_update=last_update)
@@ -373,7 +372,7 @@ class OneboxHook(BaseHook):
         :param mobile: a mobile number.
         :param twitter_id: an account at Twitter.
         :param facebook_id: an account at Facebook.
-        :param media: the channel that the contact came by, such as ``Email``.
+        :param media: the channel through which the contact came, such as ``Email``.
         :return: the contact's id.
         :raises OneboxConfigError: if no field is given; nothing is sent then.
         :raises OneboxUncertainWriteError: if the contact may have been created and no id came back.
@@ -412,28 +411,29 @@ class OneboxHook(BaseHook):
         attachments: Sequence[str] | str | None = None,
         users: Sequence[dict[str, Any]] | None = None,
     ) -> str | None:
-        """Send a message: a new one, or an answer to a private conversation or a public comment.
+        """Send a message: a new one, or a reply to a private conversation or a public comment.
 
-        API page: Send a message, ``POST {host}/api/message``, which calls its body not final: no reply is made
-        sense of beyond the message's id.
+        API page: Send a message, ``POST {host}/api/message``, which says that the format may still change. So only the
+        message's id is read from the reply.
 
-        :param connection_id: the channel to send by: the id of a ``connection`` record.
-        :param body: the text, in the form that ``content_type`` names.
+        :param connection_id: the channel to send through: the id of a ``connection`` record.
+        :param body: the text, in the format of ``content_type``.
         :param body_text: the same as plain text.
-        :param content_type: the form of ``body``, such as ``text/html``.
+        :param content_type: the media type of ``body``, such as ``text/html``.
         :param subject: the subject.
-        :param sender: who it is from.
-        :param to: whom it is for, as the channel has it.
+        :param sender: the sender.
+        :param to: the recipient, in the channel's own format, such as an e-mail address.
         :param cc: who gets a copy.
-        :param bcc: who gets a copy unseen.
+        :param bcc: who gets a blind copy.
         :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``.
-        :param conversation_id: the private conversation that it answers.
-        :param previous_id: the public comment that it answers.
+        :param conversation_id: the private conversation to reply to.
+        :param previous_id: the public comment to reply to.
         :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all.
-        :param users: who takes part: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to ``MSR4``).
-        :return: the message's id; ``None`` if Onebox took it and shows none.
-        :raises OneboxConfigError: if an argument can't work; nothing is sent then.
-        :raises OneboxUncertainWriteError: if it may have been sent and the answer does not tell.
+        :param users: the participants: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to
+            ``MSR4``).
+        :return: the message's id; ``None`` if Onebox accepted the message but returned no id.
+        :raises OneboxConfigError: if an argument is invalid; nothing is sent then.
+        :raises OneboxUncertainWriteError: if the message may have been sent, but the answer does not say.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
         from airflow_provider_onebox.messages import greatest_id, message_body
@@ -458,7 +458,7 @@ class OneboxHook(BaseHook):
         return greatest_id(rows)
 
     def list_conversations(self, ticket_id: int | str) -> list[dict[str, Any]]:
-        """Return the messages of a ticket in Onebox's order, those of threads where their thread stands.
+        """Return the messages of a ticket in Onebox's order, each thread's messages in its place.
 
         API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
 
@@ -477,8 +477,8 @@ class OneboxHook(BaseHook):
         messages = messages_in(self.request("GET", endpoint), ticket_id)
         if messages is None:
             raise OneboxResponseError(
-                f"Connection {self.onebox_conn_id!r}: GET {endpoint}: the reply is no conversation: it, or a thread in "
-                "it, has no list 'data' of messages.",
+                f"Connection {self.onebox_conn_id!r}: GET {endpoint}: the reply is not a conversation: it, or a thread "
+                "in it, has no list 'data' of messages.",
                 status=200,
             )
         report_listing(self, self.settings, "conversations")
@@ -500,11 +500,11 @@ class OneboxHook(BaseHook):
         )
 
     def test_connection(self) -> tuple[bool, str]:
-        """Log in anew, whatever token there is already, for the Test button of the Connections page.
+        """Log in again, even if there is a valid token, for the Test button of the Connections page.
 
-        One try, :data:`TEST_SECONDS` at the most.
+        Tries once, for at most :data:`TEST_SECONDS`.
 
-        :return: whether it worked, and a sentence: where, as whom and for how long, or what to change.
+        :return: whether it worked, and a message: where, as whom and for how long, or what to change.
         """
         try:
             client = self._new_client(self.look_up(), TEST_SECONDS)
@@ -513,16 +513,16 @@ class OneboxHook(BaseHook):
             # Airflow tests a copy of the connection under a random name, which would only puzzle the reader.
             return False, str(error).replace(f"Connection {self.onebox_conn_id!r}", "This connection", 1)
         settings = client.settings
-        life = "for a time that they do not tell" if token.life is None else f"{token.life / 60:.4g} minutes"
+        life = "for an unknown time" if token.life is None else f"{token.life / 60:.4g} minutes"
         return True, (
             f"Logged in to {settings.base_url} as {settings.email} for site {settings.site_id}; tokens live {life}."
         )
 
     def look_up(self) -> Settings:
-        """Look the connection up in Airflow, anew at each call, and check it. Sends nothing to Onebox.
+        """Look the connection up in Airflow, at each call, and check it. Sends nothing to Onebox.
 
         :return: the checked connection, with this hook's site if it has one.
-        :raises OneboxConfigError: if there is no such connection, or it can't work.
+        :raises OneboxConfigError: if there is no such connection, or it is invalid.
         :raises OneboxUnavailableError: if Airflow can't be asked for it.
         """
         from airflow_provider_onebox.settings import settings_from_connection
@@ -549,10 +549,10 @@ class OneboxHook(BaseHook):
         raise failure
 
     def look_up_again(self) -> None:
-        """Look the connection up again, for a wait that lasts, and begin anew if it has changed.
+        """Look the connection up again, for a long wait, and start over if it has changed.
 
-        :raises OneboxConfigError: if there is no such connection any more, or it can't work. It is ``retryable``:
-            Airflow says the same while its secrets backend is away, and the connection was there before.
+        :raises OneboxConfigError: if there is no such connection any more, or it is invalid. It is ``retryable``:
+            Airflow says the same while its secrets backend is down, and the connection was there before.
         :raises OneboxUnavailableError: if Airflow can't be asked for it.
         """
         try:
@@ -621,20 +621,20 @@ class OneboxHook(BaseHook):
         # A template that finds no XCom renders as an empty string or as None.
         if token in ("", "None"):
             raise OneboxConfigError(
-                "The token handed in is empty: the upstream task has pushed none, the template names another task or "
-                "key, or the task does not wait for the upstream one: a template makes no dependency."
+                "The token handed in is empty: the upstream task pushed none, the template names the wrong task or "
+                "key, or this task does not depend on the upstream one (a template does not create a dependency)."
             )
         mask_token(token)
         try:
             return Token.read(token, now=time.monotonic(), wall=time.time())
         except ValueError:
             raise OneboxConfigError(
-                "The token handed in is no bearer token: pass the string that the upstream task returned, as it is."
+                "The token handed in is not a bearer token: pass the string that the upstream task returned, unchanged."
             ) from None
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Tell Airflow 2.11 to 3.1 how to show the standard fields; later ones read the provider info.
+        """Tell Airflow 2.11 to 3.1 how to show the standard fields; later versions read the provider info.
 
         :return: the same declaration in the older spelling.
         """
@@ -642,7 +642,7 @@ class OneboxHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Give Airflow 2.11 to 3.1 the extra fields of the form; later ones read the provider info.
+        """Give Airflow 2.11 to 3.1 the extra fields of the form; later versions read the provider info.
 
         :return: a WTForms field for each entry of the declaration, by its name.
         """

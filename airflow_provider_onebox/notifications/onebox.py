@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOTIFY_SECONDS = 5.0
-"""Seconds that opening the ticket may take, the login included; Airflow 3 ends the task's process after 20 s."""
+"""Seconds that opening the ticket may take, including the login; Airflow 3 ends the task's process after 20 s."""
 
 
 class OneboxTicketNotifier(BaseNotifier):
     """Open a ticket, for use as ``on_failure_callback`` of a task or a DAG, and with deadline alerts.
 
-    By default, the ticket names the DAG, the task, the run, the try and the link to the log; as callback of a DAG
-    every failed task, and for a missed deadline the run and the deadline. It leaves out the error's text, which can
-    hold what does not belong into a ticket; the log has it.
+    By default, the ticket contains the DAG, task, run, try and a link to the log; as a DAG's callback, it names every
+    failed task, and for a missed deadline, the run and the deadline. It omits the error message, which can contain
+    something that does not belong in a ticket; the log has it.
 
-    Opening it takes :data:`NOTIFY_SECONDS` at the most and is not retried: if it fails, one line in the log says so,
-    and that is all. Airflow 3 calls the notifier in the task's own process, so a task whose process is killed
-    opens no ticket.
+    Opening the ticket takes at most :data:`NOTIFY_SECONDS` and is not retried: if it fails, the log says so in one
+    line, and nothing else happens. Airflow 3 calls the notifier in the task's own process, so a task whose process is
+    killed opens no ticket.
 
     API page: Create a ticket, ``POST {host}/api/ticket/create``.
 
@@ -110,7 +110,7 @@ class OneboxTicketNotifier(BaseNotifier):
     async def async_notify(self, context: Context | Any) -> None:
         """Open the ticket from the triggerer, for deadline alerts; if it can't be opened, the log says why.
 
-        :param context: what Airflow tells of the deadline.
+        :param context: what Airflow says about the deadline.
         """
         from airflow_provider_onebox.polling import in_thread
 

@@ -17,18 +17,18 @@ WRITES = {"ticket": "create_ticket", "contact": "create_contact", "message": "se
 
 
 class OneboxBulkWriteOperator(_OneboxOperator):
-    """Create many tickets, contacts or messages, and write down what became of each.
+    """Create many tickets, contacts or messages, and record the outcome of each.
 
-    The verdict file is JSON Lines, one line a row: ``{"row": 0, "verdict": "done", "key": ..., "id": "515090"}``. A
+    The verdict file is JSON Lines, one line per row: ``{"row": 0, "verdict": "done", "key": ..., "id": "515090"}``. A
     verdict is ``done``, ``rejected`` (with Onebox's words as ``message``; nothing was written) or ``in_doubt`` (it may
-    have been written, and nobody knows: look in Onebox). While the task runs, it also holds ``begun`` rows.
+    or may not have been written: check in Onebox). While the task runs, it also holds ``begun`` rows.
 
-    When the task is retried or cleared, it goes on after what is done: rows done are not written again, rejected rows
-    are tried again, and rows in doubt are left alone. To have one of those written again, delete its line; to have all,
-    set ``repeat_in_doubt`` and clear the task. Rows are recognized by what they hold: they may come in another order.
+    A retried or cleared task resumes: it skips rows that are done, retries rejected rows, and leaves rows in doubt
+    alone. To write one of those again, delete its line; to write all of them again, set ``repeat_in_doubt``. Then clear
+    the task. A row is identified by its content, so the rows may be reordered.
 
-    Each row is noted on the disk before it is sent, so the file must be a plain one on a volume that all workers share
-    which may run the task; object stores can't append and are rejected. Give each run a path of its own, with
+    Each row is recorded on disk before it is sent, so the file must be a plain one, on a volume shared by all workers
+    that may run the task; object stores can't append and are rejected. Use a different path for each run, with
     ``{{ run_id }}``.
 
     The task returns ``{"path", "count", "done", "rejected", "in_doubt"}``.
@@ -39,10 +39,10 @@ class OneboxBulkWriteOperator(_OneboxOperator):
     :param rows: dictionaries with the arguments of the hook's ``create_ticket``, ``create_contact`` or
         ``send_message``: a list, or the path of a JSON Lines file, gzip if it ends in ``.gz``. (templated)
     :param verdict_path: the file of the verdicts. (templated)
-    :param parallelism: writes under way at once, 1 to 32. (templated)
-    :param max_failed_share: the share of the rows that may be rejected or in doubt before the task fails: 0 for none, 1
-        for all.
-    :param repeat_in_doubt: whether to send rows again that may have been written before.
+    :param parallelism: the most writes in flight, 1 to 32. (templated)
+    :param max_failed_share: the share of the rows that may be rejected or in doubt without failing the task: 0 for
+        none, 1 for all.
+    :param repeat_in_doubt: whether to send rows in doubt again, which can write them twice.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -81,8 +81,8 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         :return: how many rows have each verdict.
         :raises OneboxUncertainWriteError: if too many rows are rejected or in doubt, and one is in doubt.
         :raises OneboxRequestError: if too many rows are rejected.
-        :raises OneboxConfigError: if an argument can't work; nothing is sent then.
-        :raises OneboxError: if Onebox can't be used; a retry goes on after what is done.
+        :raises OneboxConfigError: if an argument is invalid; nothing is sent then.
+        :raises OneboxError: if Onebox can't be used; a retry resumes with the remaining rows.
         """
         from airflow_provider_onebox.bulk import DONE, IN_DOUBT, REJECTED, VerdictFile, write_rows
         from airflow_provider_onebox.rows import read_rows
@@ -107,12 +107,11 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         if failed > self.max_failed_share * count:
             if verdicts[IN_DOUBT]:
                 raise OneboxUncertainWriteError(
-                    f"{summary}. Those in doubt may have been written: look in Onebox. When the task is cleared, they "
-                    "are not sent again unless repeat_in_doubt is set or their lines are deleted."
+                    f"{summary}. Those in doubt may have been written: check in Onebox. When you clear the task, they "
+                    "are not sent again unless you set repeat_in_doubt or delete their lines."
                 )
             raise OneboxRequestError(
-                f"{summary}. The file has Onebox's words for each; when the task is cleared, those rows alone are sent "
-                "again."
+                f"{summary}. The file has the reason for each. When you clear the task, only those rows are sent again."
             )
         return {
             "path": file.name,

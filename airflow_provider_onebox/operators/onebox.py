@@ -1,4 +1,4 @@
-"""Operators: template fields in, one call of the hook, a small result out."""
+"""Operators: each takes templated fields, makes one call of the hook and returns a small result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_onebox.paging import Batch
 
 MAX_XCOM_BYTES = 1024 * 1024
-"""The most JSON that :class:`OneboxListOperator` returns; XComs live in Airflow's database."""
+"""The most bytes of JSON that an operator returns; XComs live in Airflow's database."""
 
 
 class _OneboxOperator(BaseOperator):
@@ -55,19 +55,19 @@ class _OneboxOperator(BaseOperator):
 class OneboxAuthenticateOperator(_OneboxOperator):
     """Log in to Onebox and publish the token for downstream tasks.
 
-    The token is pushed to XCom as ``return_value``; beside it ``expires_at`` (ISO 8601, UTC, ``None`` if the
-    token does not tell) and ``site_id``.
+    The token is pushed to XCom as ``return_value``, along with ``expires_at`` (ISO 8601, UTC; ``None`` if the token
+    does not say) and ``site_id``.
 
-    Whoever can read XComs in the Airflow page or through its API can read the token there and act with it as
-    the user of the connection until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.
-    OneboxHook` with the connection logs in by itself and needs no token from upstream.
+    Anyone who can read XComs, in the Airflow UI or through its API, can read the token and act as the connection's user
+    until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.OneboxHook` with the connection
+    logs in by itself and needs no token from upstream.
 
-    With ``seal`` the published string is encrypted with the deployment's Fernet key: readers of XComs see
-    ciphertext, and :class:`OneboxHook` and every operator with ``token=`` open it by themselves.
+    With ``seal``, the token is encrypted with the deployment's Fernet key: people who read XComs see ciphertext, and
+    :class:`OneboxHook` and every operator decrypt it when you pass it as ``token=``.
 
     API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
-    :param seal: whether to publish the token sealed.
+    :param seal: whether to encrypt the token.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     """
@@ -82,7 +82,7 @@ class OneboxAuthenticateOperator(_OneboxOperator):
         """Log in.
 
         :param context: the task's context.
-        :return: the token, sealed if so wished.
+        :return: the token, encrypted with ``seal``.
         :raises OneboxConfigError: if the connection can't work, or the token can't be sealed; nothing is sent then.
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
         :raises OneboxError: if a token can't be had for another reason.
@@ -98,7 +98,7 @@ class OneboxAuthenticateOperator(_OneboxOperator):
             settings.base_url,
             settings.email,
             settings.site_id,
-            expires_at or "a time that it does not tell",
+            expires_at or "an unknown time",
         )
         context["ti"].xcom_push(key="expires_at", value=expires_at)
         context["ti"].xcom_push(key="site_id", value=settings.site_id)
@@ -106,46 +106,46 @@ class OneboxAuthenticateOperator(_OneboxOperator):
 
 
 class OneboxListOperator(_OneboxOperator):
-    """List the records of a resource: into an XCom if they are few, into a file if not.
+    """Copy the records of a resource to an XCom or, if there are many, to a file.
 
-    Without ``output_path`` the task returns the records, up to :data:`MAX_XCOM_BYTES` of JSON. With it, they
-    are written as they come, and the task returns ``{"path", "count", "first_id", "last_id"}``. The file appears
-    whole or not at all: when a run fails or is killed, the earlier file stays as it was.
+    Without ``output_path`` the task returns the records, up to :data:`MAX_XCOM_BYTES` of JSON. With it, the task
+    streams them to a file and returns ``{"path", "count", "first_id", "last_id"}``. The file is written atomically: a
+    run that fails or is killed leaves an existing file unchanged.
 
-    With ``incremental=True`` a run begins after the last id that an earlier run of the task has written. That watermark
-    is moved only after the file is in place, and a run that is repeated writes the same range again, so no record
-    is lost and none comes twice. With ``incremental="changes"`` a run writes what is new *or changed* since an earlier
-    one, by ``lastUpdate`` and ``ModifyDate``, and a run that is repeated keeps its file. The watermark is kept for each
-    connection, site, resource and map index in the Variable ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@
-    <resource>``, with ``@<map index>`` behind it if mapped; its name begins with ``onebox_changes`` for changes.
-    Give each run a path of its own, such as one with ``{{ run_id }}``: a run that would replace another run's file is
-    rejected. One instance runs at a time, because the operator sets ``max_active_tis_per_dag=1`` where the DAG
-    sets nothing; of mapped ones, a second for the same index waits for up to a minute and fails then.
+    With ``incremental=True``, a run starts after the last id that an earlier run of the task wrote. This watermark
+    moves only after the file is in place, and a repeated run writes the same range again, so no record is lost or
+    duplicated. With ``incremental="changes"``, a run writes what is new *or changed* since an earlier one, by
+    ``lastUpdate`` and ``ModifyDate``, and a repeated run keeps its file. There is one watermark for each connection,
+    site, resource and map index, in the Variable ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@<resource>``, followed by
+    ``@<map index>`` if mapped; for changes, its name begins with ``onebox_changes``. Use a different path for each run,
+    such as one with ``{{ run_id }}``: a run that would replace another run's file is rejected. One instance runs at a
+    time, because the operator sets ``max_active_tis_per_dag=1`` unless you set it; a second instance waits for up to a
+    minute, then fails.
 
-    The event of each outlet asset carries what is returned as its ``extra``, so that a DAG that the asset schedules
-    knows its file.
+    Each outlet asset's event carries the result as its ``extra``, so that a DAG scheduled on the asset knows which file
+    to read.
 
     Records of ``connection`` come without their ``Password`` and ``Token``.
 
     API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
 
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``. (templated)
-    :param since_id: only records with a greater id; where ``incremental`` begins the first time. (templated)
+    :param since_id: only records with a greater id; with ``incremental``, where the first run starts. (templated)
     :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
-    :param last_update: only records changed after this time, in the same form; where ``incremental="changes"`` begins
-        the first time. (templated)
-    :param page_size: the most records a page; found out if ``None``. (templated)
+    :param last_update: only records changed after this time, in the same form; with ``incremental="changes"``, where
+        the first run starts. (templated)
+    :param page_size: the most records per page; adapts if ``None``. (templated)
     :param max_records: the most records to list; all if ``None``. (templated)
-    :param parallelism: the most requests under way at once, 1 to 32; found out, up to 4, if ``None``. (templated)
-    :param output_path: where to write: text, a ``Path`` or an ``ObjectStoragePath``. CSV if it ends in ``.csv`` or
-        ``.csv.gz``, Parquet if in ``.parquet``, else JSON Lines; gzip if it ends in ``.gz``. (templated)
-    :param fields: the fields to keep, in this order; all if ``None``. CSV and Parquet need them. A field that a record
-        does not have is null. (templated)
+    :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``. (templated)
+    :param output_path: where to write: a string, a ``Path`` or an ``ObjectStoragePath``. CSV if it ends in ``.csv`` or
+        ``.csv.gz``, Parquet if it ends in ``.parquet``, otherwise JSON Lines; gzip if it ends in ``.gz``. (templated)
+    :param fields: the fields to keep, in this order; all if ``None``. required for CSV and Parquet. A field that a record
+        lacks is null. (templated)
     :param incremental: ``True`` for what is new since an earlier run, ``"changes"`` for what is new or changed; needs
         ``output_path``.
     :param include_secrets: whether records of ``connection`` keep their secrets.
-    :param skip_if_empty: whether a run without records is skipped at its end, when file and watermark are in place, so
-        that nothing downstream runs and no asset event is made.
+    :param skip_if_empty: whether a run that finds no records ends as skipped, after it wrote file and watermark, so that
+        nothing downstream runs and there is no asset event.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -218,8 +218,8 @@ class OneboxListOperator(_OneboxOperator):
         :param context: the task's context.
         :return: the records; with ``output_path``, what was written.
         :raises AirflowSkipException: if there are none and ``skip_if_empty`` is set.
-        :raises OneboxConfigError: if an argument can't work, or the records are too many for an XCom.
-        :raises OneboxError: if the list can't be had whole.
+        :raises OneboxConfigError: if an argument is invalid, or there are too many records for an XCom.
+        :raises OneboxError: if the list can't be read completely.
         """
         if self.output_path is None:
             records = self._return_records()
@@ -304,18 +304,18 @@ class OneboxRequestOperator(_OneboxOperator):
     """Make one call to Onebox and return its JSON.
 
     A read is retried after transient errors. A write is sent again only if Onebox can't have acted on it; if it may
-    have been done and no answer came, the task fails at once and is not retried by Airflow either.
+    have been done and no answer came, the task fails at once, and Airflow does not retry it either.
 
-    The answer goes to an XCom, if it is no more than :data:`MAX_XCOM_BYTES` of JSON. Records of ``connection`` come
+    The reply becomes an XCom if it is at most :data:`MAX_XCOM_BYTES` of JSON. Records of ``connection`` come
     without their ``Password`` and ``Token``.
 
     :param endpoint: a path below ``{host}/api/``, such as ``ticketrz/12250``. (templated)
     :param method: the HTTP method. (templated)
-    :param query: the query; called so because ``params`` is every Airflow operator's own. (templated)
+    :param query: the query string's parameters; every Airflow operator has its own ``params``. (templated)
     :param json: a body to send as JSON. (templated)
-    :param data: a form, or a body as it stands. (templated)
+    :param data: a form, or a raw body. (templated)
     :param include_secrets: whether records of ``connection`` keep their secrets.
-    :param response_filter: takes the parsed JSON and gives what goes to the XCom in its place.
+    :param response_filter: takes the parsed JSON and returns what to store in the XCom instead.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -357,8 +357,8 @@ class OneboxRequestOperator(_OneboxOperator):
 
         :param context: the task's context.
         :return: the parsed JSON, or what ``response_filter`` makes of it.
-        :raises OneboxConfigError: if that is too much for an XCom; the call was made then.
-        :raises OneboxError: the member of the family that fits what went wrong.
+        :raises OneboxConfigError: if that is too large for an XCom; the call has been made then.
+        :raises OneboxError: the subclass that fits what went wrong.
         """
         import msgspec
 
@@ -371,7 +371,7 @@ class OneboxRequestOperator(_OneboxOperator):
         if size > MAX_XCOM_BYTES:
             raise OneboxConfigError(
                 f"{self.method} {self.endpoint} was answered with {size:,} bytes of JSON, and an XCom takes "
-                f"{MAX_XCOM_BYTES:,} here: pass response_filter to keep what you need of it. A write has been done."
+                f"{MAX_XCOM_BYTES:,} here: pass response_filter to keep what you need. If it was a write, it was done."
             )
         return reply
 
@@ -379,8 +379,8 @@ class OneboxRequestOperator(_OneboxOperator):
 class OneboxCreateTicketOperator(_OneboxOperator):
     """Open a ticket and return its id.
 
-    If the answer gets lost on the way, the ticket may have been opened: the task then fails at once and is not
-    retried by Airflow either, so that no ticket is opened twice.
+    If the answer is lost, the ticket may have been opened: the task then fails at once, and Airflow does not retry it
+    either, so that no ticket is opened twice.
 
     API page: Create a ticket, ``POST {host}/api/ticket/create``.
 
@@ -440,7 +440,7 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         :return: the ticket's id.
         :raises OneboxConfigError: if a field is empty; nothing is sent then.
         :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
-        :raises OneboxError: if Onebox refuses it or can't be reached.
+        :raises OneboxError: if Onebox rejects it or can't be reached.
         """
         coordinate = self.coordinate
         if isinstance(coordinate, (tuple, list)):  # What a rendered native object makes of it.

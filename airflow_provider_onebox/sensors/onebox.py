@@ -34,15 +34,15 @@ BACKSTOP = timedelta(minutes=5)
 class OneboxRecordSensor(BaseSensorOperator):
     """Wait until a resource has new records; return ``{"count", "last_id"}``.
 
-    Poke, reschedule and deferrable mode take the same options, time out alike and raise the same errors. Up to
-    :data:`~airflow_provider_onebox.polling.MAX_FAILED_POLLS` polls in a row may fail in a way that a retry can help;
-    in reschedule mode, where nothing is kept between polls, any number may, until the timeout. With ``silent_fail`` any
-    number may in each mode. An error that no retry can help, such as a rejected password or a missing connection,
-    ends the wait at once. ``soft_fail`` skips the task after such an error and after the timeout, ``never_fail``
-    after any error but the timeout, as for every sensor in poke mode.
+    Poke, reschedule and deferrable mode have the same options, timeout and errors. The sensor tolerates up to
+    :data:`~airflow_provider_onebox.polling.MAX_FAILED_POLLS` transient errors in a row; in reschedule mode, which keeps
+    no state between polls, any number until the timeout. With ``silent_fail``, it tolerates any number in each mode. An
+    error that a retry can't fix, such as a rejected password or a missing connection, ends the wait at once.
+    ``soft_fail`` skips the task after such an error or a timeout, and ``never_fail`` after any error except a timeout,
+    as for every sensor in poke mode.
 
-    Outside of the hours in which Onebox answers the account, the wait goes on, to its timeout: the next poll comes
-    when the hours begin that Onebox names, or after an hour.
+    Outside the hours in which Onebox serves the account, the sensor keeps waiting, until its timeout. It polls again
+    when the hours that Onebox names begin, or after an hour if that is sooner.
 
     API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
 
@@ -50,12 +50,12 @@ class OneboxRecordSensor(BaseSensorOperator):
     :param since_id: only records with a greater id count. (templated)
     :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
     :param last_update: only records changed after this time count, in the same form. (templated)
-    :param min_count: how many there must be. (templated)
-    :param deferrable: whether to wait in the triggerer; the deployment's ``[operators] default_deferrable`` if
-        ``None``.
+    :param min_count: how many there must be at least. (templated)
+    :param deferrable: whether to wait in the triggerer; by default, the deployment's ``[operators]
+        default_deferrable``.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
-    :param token: a token from an upstream task, used until it expires; a trigger logs in by itself. (templated)
+    :param token: a token from an upstream task, used until it expires; the trigger logs in by itself. (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -103,11 +103,11 @@ class OneboxRecordSensor(BaseSensorOperator):
             raise ValueError(f"min_count={min_count!r} is not a number of at least 1.")
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the signature of every sensor
-        """Ask once.
+        """Poll once.
 
         :param context: the task's context.
         :return: whether there are enough new records, and which.
-        :raises OneboxError: if asking is hopeless, or has failed too often in a row.
+        :raises OneboxError: if a retry can't help, or too many polls in a row have failed.
         """
         from airflow_provider_onebox.polling import LOOK_UP_INTERVAL, is_tolerable, until_opening
 
@@ -154,7 +154,7 @@ class OneboxRecordSensor(BaseSensorOperator):
         :param context: the task's context.
         :return: ``{"count", "last_id"}``.
         :raises AirflowSensorTimeout: if there are not enough new records in time.
-        :raises OneboxError: if asking is hopeless, or has failed too often in a row.
+        :raises OneboxError: if a retry can't help, or too many polls in a row have failed.
         """
         if not self.deferrable:
             return super().execute(context)

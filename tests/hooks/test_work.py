@@ -53,7 +53,7 @@ def test_conversation_of_no_ticket(connected, hook):
 def test_odd_conversation(connected, hook):
     """A reply that is no conversation is an error that names the call, and no empty list."""
     connected.state.fail("wrong_type", path="conversations", value={"data": ["x"]})
-    with pytest.raises(OneboxResponseError, match=r"GET ticket/conversations/12: the reply is no conversation"):
+    with pytest.raises(OneboxResponseError, match=r"GET ticket/conversations/12: the reply is not a conversation"):
         hook.list_conversations("12")
 
 
@@ -107,8 +107,8 @@ def test_message_attachments(connected, hook, tmp_path):
         ({"conversation_id": "1", "previous_id": "2"}, "either conversation_id"),
         ({"method_id": "direct"}, "method_id='direct' is none of DIRECT, POST, MENTION, COMMENT or None"),
         ({"users": [{"RoleId": "MSR5"}]}, "RoleId of MSR1, MSR2, MSR3, MSR4"),
-        ({"users": ["x"]}, "is no list of dictionaries"),
-        ({"users": 5}, "users='5' is no list of dictionaries"),
+        ({"users": ["x"]}, "is not a list of dictionaries"),
+        ({"users": 5}, "users='5' is not a list of dictionaries"),
     ],
 )
 def test_message_that_cannot_work(connected, hook, fields, match):

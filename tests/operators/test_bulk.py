@@ -239,7 +239,7 @@ def test_path_of_another_run(connected, run, tmp_path):
 def test_not_verdicts(connected, run, tmp_path, text):
     """A file with anything else in it is not touched, whether its last line is whole or not."""
     (tmp_path / "verdicts.jsonl").write_text(text)
-    with pytest.raises(OneboxConfigError, match=r"line 1, is no verdict: nothing was sent"):
+    with pytest.raises(OneboxConfigError, match=r"line 1, is not a verdict: nothing was sent"):
         run()
     assert (tmp_path / "verdicts.jsonl").read_text() == text
     assert not connected.state.requests
