@@ -14,17 +14,17 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "For connecting and for each read; a whole reply may take ten times as long. 30 if empty.",
+        "description": "For connecting and for each read; a whole reply may take ten times as long. Default: 30.",
         "schema": {"type": ["number", "null"]},
     },
     "max_retries": {
         "label": "Retries",
-        "description": "Retries of a call after a transient error. 3 if empty.",
+        "description": "How often to retry a call after a transient error. Default: 3.",
         "schema": {"type": ["integer", "null"], "minimum": 0},
     },
     "verify": {
         "label": "TLS verification",
-        "description": "Empty or true, the path of a CA file on the workers, or false to switch it off.",
+        "description": "true (the default), the path of a CA file on the workers, or false to switch it off.",
         "schema": {"type": ["string", "null"]},
     },
     "proxies": {
@@ -35,7 +35,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "allow_http": {
         "label": "Allow plain HTTP",
-        "description": "Without it, http:// works for this machine alone: it sends the password in the clear.",
+        "description": "Allow http:// for hosts other than localhost. It sends the password unencrypted.",
         "schema": {"type": ["boolean", "null"], "default": False},
     },
 }

@@ -192,7 +192,7 @@ def test_pending_file_that_cannot_be_read(airflow, run, tmp_path, monkeypatch):
     airflow.variables[KEY] = json.dumps(stored)
     with pytest.raises(OneboxError, match=r"gone://bucket/r1\.jsonl, and that can't be read") as caught:
         run("r2", 12)
-    assert f"take \"pending\" out of the Variable '{KEY}'" in str(caught.value)
+    assert f"remove \"pending\" from the Variable '{KEY}'" in str(caught.value)
     del stored["pending"]
     airflow.variables[KEY] = json.dumps(stored)
     assert run("r2", 12) == list(range(1, 13))
@@ -202,7 +202,7 @@ def test_constant_path(airflow, run, tmp_path):
     """A path that another run has used is rejected before anything is listed, also if the file was taken away."""
     path = tmp_path / "always.jsonl"
     run("r1", 20, path=path)
-    with pytest.raises(OneboxConfigError, match=r"Give each run a path of its own, for example with {{ run_id }}"):
+    with pytest.raises(OneboxConfigError, match=r"Use a different path for each run, for example with {{ run_id }}"):
         run("r2", 22, path=path)
     assert len(ids(path)) == 20
     path.unlink()

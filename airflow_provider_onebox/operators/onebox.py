@@ -116,11 +116,12 @@ class OneboxListOperator(_OneboxOperator):
     moves only after the file is in place, and a repeated run writes the same range again, so no record is lost or
     duplicated. With ``incremental="changes"``, a run writes what is new *or changed* since an earlier one, by
     ``lastUpdate`` and ``ModifyDate``, and a repeated run keeps its file. There is one watermark for each connection,
-    site, resource and map index, in the Variable ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@<resource>``, followed by
-    ``@<map index>`` if mapped; for changes, its name begins with ``onebox_changes``. Use a different path for each run,
-    such as one with ``{{ run_id }}``: a run that would replace another run's file is rejected. One instance runs at a
-    time, because the operator sets ``max_active_tis_per_dag=1`` unless you set it; a second instance waits for up to a
-    minute, then fails.
+    site, resource and map index, in the Variable
+    ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@<resource>``, followed by ``@<map index>`` if mapped; for
+    changes, its name begins with ``onebox_changes``. Use a different path for each run, such as one with
+    ``{{ run_id }}``: a run that would replace another run's file is rejected. One instance runs at a time, because the
+    operator sets ``max_active_tis_per_dag=1`` unless you set it; a second instance waits for up to a minute, then
+    fails.
 
     Each outlet asset's event carries the result as its ``extra``, so that a DAG scheduled on the asset knows which file
     to read.
@@ -139,13 +140,13 @@ class OneboxListOperator(_OneboxOperator):
     :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``. (templated)
     :param output_path: where to write: a string, a ``Path`` or an ``ObjectStoragePath``. CSV if it ends in ``.csv`` or
         ``.csv.gz``, Parquet if it ends in ``.parquet``, otherwise JSON Lines; gzip if it ends in ``.gz``. (templated)
-    :param fields: the fields to keep, in this order; all if ``None``. required for CSV and Parquet. A field that a record
-        lacks is null. (templated)
+    :param fields: the fields to keep, in this order; all if ``None``. Required for CSV and Parquet. A field that a
+        record lacks is null. (templated)
     :param incremental: ``True`` for what is new since an earlier run, ``"changes"`` for what is new or changed; needs
         ``output_path``.
     :param include_secrets: whether records of ``connection`` keep their secrets.
-    :param skip_if_empty: whether a run that finds no records ends as skipped, after it wrote file and watermark, so that
-        nothing downstream runs and there is no asset event.
+    :param skip_if_empty: whether a run that finds no records ends as skipped, after it wrote file and watermark, so
+        that nothing downstream runs and there is no asset event.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
