@@ -147,9 +147,9 @@ class WholeFile:
             yield
         except Exception as error:
             raise OneboxError(
-                f"{self.name} {what}: {sanitize(getattr(error, 'strerror', None) or error)} ({self._progress}what was "
-                f"there before is as it was). It is written in {self._folder} first: see to it that there is room for "
-                "the whole file, and that both places may be written to.",
+                f"{self.name} {what}: {sanitize(getattr(error, 'strerror', None) or error)} ({self._progress}an "
+                f"existing file is unchanged). It is written to {self._folder} first: make sure that there is room for "
+                "the whole file, and that both places are writable.",
                 retryable=True,
             ) from error
 
