@@ -1,4 +1,4 @@
-"""Attachments in: the files that messages name, each downloaded whole or not at all."""
+"""Attachments: the files that messages name, each downloaded whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MAX_REDIRECTS = 5
-"""Redirects that are followed for one attachment, each only to where the attachment itself might be."""
+"""The most redirects that are followed for an attachment, each only to a host that may be asked."""
 
 MAX_TOLD = 20
-"""Attachments that could not be had of which the log tells each."""
+"""The most skipped attachments that the log names one by one."""
 
 MAX_NAME = 40
-"""Characters of a file's name, in front of its suffix; in UTF-8 up to four bytes each."""
+"""The most characters of a file's name before its suffix. In UTF-8, a character takes up to four bytes."""
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ log = logging.getLogger(__name__)
 class Attachments:
     """Downloads the attachments of messages into a folder. Safe to share between threads.
 
-    The connection's own Onebox gets the token; hosts that are allowed by name do not. An attachment is in memory while
-    it is downloaded, one for each thread.
+    Only the connection's own Onebox gets the token. Other hosts are asked if they are named, without it. Each thread
+    holds the attachment that it downloads in memory.
 
-    :param client: asks for them.
-    :param folder: where they go, as for ``ObjectStoragePath``: ``<folder>/<ticket id>/<message id>-<number>-<name>``.
-    :param max_bytes: the largest attachment, in bytes, up to 64 MiB.
-    :param hosts: names of other hosts from which attachments may be downloaded.
+    :param client: the client of the connection.
+    :param folder: the target folder, as for ``ObjectStoragePath``: ``<folder>/<ticket id>/<message id>-<number>-<name>``.
+    :param max_bytes: the maximum size of an attachment, in bytes, up to 64 MiB.
+    :param hosts: names of other hosts to download from.
     :raises OneboxConfigError: if an argument can't work.
     """
 
@@ -63,7 +63,7 @@ class Attachments:
         names = [hosts] if isinstance(hosts, str) else list(hosts or ())
         if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+|\[[\da-fA-F:]+\]", name) for name in names):
             raise OneboxConfigError(
-                f"attachment_hosts={sanitize(hosts, 60)!r} are no names of hosts: write them like 'files.example.com', "
+                f"attachment_hosts={sanitize(hosts, 60)!r} is not a list of host names: write them like 'files.example.com', "
                 "without https:// and without a path."
             )
         self._folder = str(folder).rstrip("/")
@@ -78,11 +78,12 @@ class Attachments:
     def download(self, messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Download the attachments of messages.
 
-        One that can't be had for good, too large or not there for example, is counted and told in the log.
+        An attachment that a retry can't get, because it is too large or missing for example, is skipped, counted in
+        ``failed``, and named in the log.
 
         :param messages: the messages of tickets.
         :return: the messages, each with the paths of its attachments as ``attachmentFiles``.
-        :raises OneboxError: if one can't be had now and a retry can help, or a file can't be written.
+        :raises OneboxError: if a retry can help, or a file can't be written.
         """
         return [
             {**message, "attachmentFiles": list(self._files(message, str(message.get("Id") or f"no-id-{number}")))}
@@ -98,7 +99,7 @@ class Attachments:
             path = f"{self._folder}/{ticket}/{message_id}-{number}-{_plain(name)}"
             try:
                 content = self._get(url)
-            except _NotHadError as problem:
+            except _SkippedError as problem:
                 self._tell(f"Attachment {number} of message {message_id}, ticket {ticket}", problem)
                 continue
             with WholeFile(path, "attachments_path") as target:
@@ -114,11 +115,11 @@ class Attachments:
         if failed <= MAX_TOLD:
             log.warning("%s was not downloaded: %s", which, problem)
         elif failed == MAX_TOLD + 1:
-            log.warning("Further attachments that are not downloaded are counted only.")
+            log.warning("Further attachments that can't be downloaded are only counted.")
 
     def _get(self, url: Any) -> bytes:
         if not isinstance(url, str):
-            raise _NotHadError("Onebox names no URL for it.")
+            raise _SkippedError("Onebox gives no URL for it.")
         base = f"{self._client.settings.base_url}/"
         for _ in range(MAX_REDIRECTS + 1):
             client, url = self._find(base, url)
@@ -128,26 +129,26 @@ class Attachments:
                 if error.retryable or (client.is_own and isinstance(error, OneboxAuthError)):
                     raise
                 if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                    raise _NotHadError(f"it is larger than max_attachment_bytes={self._max_bytes:,}.") from None
-                raise _NotHadError(str(error)) from None
+                    raise _SkippedError(f"it is larger than max_attachment_bytes={self._max_bytes:,}.") from None
+                raise _SkippedError(str(error)) from None
             if isinstance(answer, bytes):
                 return answer
             base, url = url, answer.target
-        raise _NotHadError(f"it was redirected more than {MAX_REDIRECTS} times.")
+        raise _SkippedError(f"it was redirected more than {MAX_REDIRECTS} times.")
 
     def _find(self, base: str, link: str) -> tuple[_FileClient, str]:
         try:
             url = urljoin(base, link)
             parts, origin = urlsplit(url), origin_of(requests.Request("GET", url).prepare().url or "")
         except (ValueError, requests.RequestException):
-            raise _NotHadError(f"its URL {sanitize(self._client.redact(link), 60)!r} makes no sense.") from None
+            raise _SkippedError(f"its URL {sanitize(self._client.redact(link), 60)!r} is not valid.") from None
         own = origin_of(self._client.settings.base_url)
         if parts.scheme not in ("https", urlsplit(own).scheme):
-            raise _NotHadError(f"its URL begins with {sanitize(parts.scheme)}:// and not with https://.")
+            raise _SkippedError(f"its URL begins with {sanitize(parts.scheme)}://, not with https://.")
         if origin != own and parts.hostname not in self._hosts:
-            raise _NotHadError(
-                f"it is at {sanitize(parts.hostname)!r}: name that host in attachment_hosts if it may be asked; it "
-                "gets no token."
+            raise _SkippedError(
+                f"it is on {sanitize(parts.hostname)!r}: to download from there, without the token, add that host to "
+                "attachment_hosts."
             )
         with self._lock:
             if origin not in self._clients:
@@ -155,8 +156,8 @@ class Attachments:
             return self._clients[origin], url
 
 
-class _NotHadError(Exception):
-    """An attachment can't be had, and a retry can't help."""
+class _SkippedError(Exception):
+    """An attachment can't be downloaded, and a retry can't help."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Redirect:
 
 
 class _FileClient(OneboxClient):
-    """Gets files from one origin, with the token if it is the connection's own."""
+    """Downloads files from one origin, with the token if it is the connection's own."""
 
     def __init__(self, client: OneboxClient, origin: str, max_bytes: int, *, is_own: bool) -> None:
         settings = client.settings if is_own else replace(client.settings, base_url=origin)
@@ -173,7 +174,7 @@ class _FileClient(OneboxClient):
         self.is_own = is_own
 
     def get(self, url: str) -> bytes | _Redirect:
-        # Nothing else keeps away the session's own login, and one for this host from a .netrc file.
+        # An auth that adds nothing keeps out the session's token, and a login for this host from a .netrc file.
         auth = self.session.auth if self.is_own else lambda request: request
         # A query can hold a signature.
         shown = sanitize(self.redact(url.partition("?")[0]))
@@ -186,7 +187,7 @@ class _FileClient(OneboxClient):
             return _Redirect(target)
         is_success = 200 <= response.status_code < 300
         outcome = None if is_success and not self.is_own else super()._read(response, name, login)
-        # Onebox rejects under 200, too; that the file is no JSON is no matter.
+        # Onebox can send a rejection under 200. A file that is not JSON is no error.
         is_rejection = isinstance(outcome, OneboxError) and not isinstance(outcome, OneboxResponseError)
         return response.content or b"" if is_success and not is_rejection else outcome
 

@@ -296,7 +296,7 @@ class OneboxClient(OneboxLists):
             if not login:
                 self.tokens.get()
             if abandoned.is_set():
-                return OneboxUnavailableError(f"{name}: nobody waits for it any more."), False
+                return OneboxUnavailableError(f"{name}: the caller has given up waiting for it."), False
             outcome = self._read(self.session.send(prepared), name, login)
         except OneboxError as error:
             # The login's, which has had its own retries. It may have come through the libraries' frames.

@@ -76,7 +76,7 @@ def test_operator(connected, tmp_path, said):
     assert connected.state.logins == 1
     result = OneboxListConversationsOperator(**options, max_attachment_bytes="200000").execute({})
     assert (result["attachments"], result["attachments_failed"]) == (8, 8)
-    assert "name that host in attachment_hosts" in said()
+    assert "add that host to attachment_hosts" in said()
 
 
 def test_not_asked_for(connected, tmp_path):
@@ -103,17 +103,20 @@ def test_too_large(connected, download, own, said, tmp_path):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://elsewhere.example/x", "at 'elsewhere.example': name that host in attachment_hosts"),
-        ("//elsewhere.example/x", "at 'elsewhere.example'"),
-        ("http://127.0.0.1:1/x", "at '127.0.0.1'"),
-        ("ftp://localhost/x", "begins with ftp:// and not with https://"),
+        (
+            "http://elsewhere.example/x",
+            "on 'elsewhere.example': to download from there, without the token, add that host to attachment_hosts",
+        ),
+        ("//elsewhere.example/x", "on 'elsewhere.example'"),
+        ("http://127.0.0.1:1/x", "on '127.0.0.1'"),
+        ("ftp://localhost/x", "begins with ftp://, not with https://"),
         ("file:/etc/passwd", "begins with file://"),
-        ("http://[x", "makes no sense"),
-        ("http://127.0.0.1:port/x", "makes no sense"),
+        ("http://[x", "is not valid"),
+        ("http://127.0.0.1:port/x", "is not valid"),
         ("/api/files/1/absent.txt", "rejected the call (404)"),
-        (None, "names no URL"),
-        ({"File": None}, "names no URL"),
-        ("x", "names no URL"),
+        (None, "gives no URL"),
+        ({"File": None}, "gives no URL"),
+        ("x", "gives no URL"),
     ],
 )
 def test_not_to_be_had(download, said, url, words):
@@ -281,7 +284,7 @@ def test_log_is_bounded(connected, download, said, monkeypatch):
     assert download(*(["ftp://127.0.0.1/x"] * 9), hosts="127.0.0.1")[1] == 9
     words = said()
     assert set(re.findall("Attachment ([0-9]) of message 7, ticket 12 was not downloaded", words)) == set("123")
-    assert "are counted only" in words
+    assert "are only counted" in words
 
 
 @pytest.mark.parametrize(
@@ -293,8 +296,11 @@ def test_log_is_bounded(connected, download, said, monkeypatch):
         ({"max_attachment_bytes": 0}, "max_attachment_bytes='0' is not a whole number from 1 to 67108864"),
         ({"max_attachment_bytes": "many"}, "max_attachment_bytes='many'"),
         ({"max_attachment_bytes": 2**26 + 1}, "max_attachment_bytes='67108865'"),
-        ({"attachment_hosts": ["https://x.example"]}, "are no names of hosts: write them like 'files.example.com'"),
-        ({"attachment_hosts": [7]}, "are no names of hosts"),
+        (
+            {"attachment_hosts": ["https://x.example"]},
+            "is not a list of host names: write them like 'files.example.com'",
+        ),
+        ({"attachment_hosts": [7]}, "is not a list of host names"),
     ],
 )
 def test_bad_arguments(connected, tmp_path, arguments, words):

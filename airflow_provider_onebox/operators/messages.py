@@ -23,11 +23,11 @@ class OneboxListConversationsOperator(_OneboxOperator):
     The task returns ``{"path", "count", "tickets", "missing"}``: messages written, tickets asked for, and how many of
     those are not there.
 
-    With ``attachments_path``, the files that the messages name are downloaded, each whole or not at all, to
-    ``<attachments_path>/<ticket id>/<message id>-<number>-<name>``. Each message then has their paths as
-    ``attachmentFiles``, and the result ``attachments`` and ``attachments_failed``: how many were downloaded, and how
-    many can't be had, because they are too large, not there or at another host. The log says which. No more than
-    ``parallelism`` of them are in memory.
+    With ``attachments_path``, the messages' attachments are downloaded, each atomically, to
+    ``<attachments_path>/<ticket id>/<message id>-<number>-<name>``. Each message then lists the paths of its files as
+    ``attachmentFiles``. The result has ``attachments``, how many were downloaded, and ``attachments_failed``, how many
+    were skipped because they are too large, missing, or on another host; the log names them. At most ``parallelism``
+    attachments are in memory.
 
     API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
 
@@ -36,11 +36,10 @@ class OneboxListConversationsOperator(_OneboxOperator):
         file, gzip if it ends in ``.gz``. (templated)
     :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
     :param parallelism: requests under way at once, 1 to 32. (templated)
-    :param attachments_path: a folder for attachments, as for ``ObjectStoragePath``; none are downloaded if ``None``.
+    :param attachments_path: the folder for attachments, as for ``ObjectStoragePath``; ``None`` to download none.
         (templated)
-    :param max_attachment_bytes: the largest attachment, in bytes, up to 64 MiB. (templated)
-    :param attachment_hosts: names of other hosts from which attachments may be downloaded; they never get the token.
-        (templated)
+    :param max_attachment_bytes: the maximum size of an attachment, in bytes, up to 64 MiB. (templated)
+    :param attachment_hosts: names of other hosts to download from; they never get the token. (templated)
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -130,7 +129,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         self.log.info("Wrote %s messages of %s tickets to %s.", f"{file.count:,}", f"{tickets:,}", file.name)
         result = {"path": file.name, "count": file.count, "tickets": tickets, "missing": len(missing)}
         if attachments:
-            self.log.info("Downloaded %s attachments, %s can't be had.", f"{downloaded:,}", f"{attachments.failed:,}")
+            self.log.info("Downloaded %s attachments, skipped %s.", f"{downloaded:,}", f"{attachments.failed:,}")
             result |= {"attachments": downloaded, "attachments_failed": attachments.failed}
         return result
 
