@@ -47,7 +47,8 @@ class Attachments:
     holds the attachment that it downloads in memory.
 
     :param client: the client of the connection.
-    :param folder: the target folder, as for ``ObjectStoragePath``: ``<folder>/<ticket id>/<message id>-<number>-<name>``.
+    :param folder: the target folder, as for ``ObjectStoragePath``; the files in it are
+        ``<ticket id>/<message id>-<number>-<name>``.
     :param max_bytes: the maximum size of an attachment, in bytes, up to 64 MiB.
     :param hosts: names of other hosts to download from.
     :raises OneboxConfigError: if an argument can't work.
@@ -63,8 +64,8 @@ class Attachments:
         names = [hosts] if isinstance(hosts, str) else list(hosts or ())
         if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+|\[[\da-fA-F:]+\]", name) for name in names):
             raise OneboxConfigError(
-                f"attachment_hosts={sanitize(hosts, 60)!r} is not a list of host names: write them like 'files.example.com', "
-                "without https:// and without a path."
+                f"attachment_hosts={sanitize(hosts, 60)!r} is not a list of host names: write them like "
+                "'files.example.com', without https:// and without a path."
             )
         self._folder = str(folder).rstrip("/")
         WholeFile(f"{self._folder}/attachment", "attachments_path")

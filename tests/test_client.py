@@ -519,8 +519,8 @@ def test_list_arguments_refused(make, sandbox, arguments):
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        ([], "no page"),
-        ({"data": {}}, "no page"),
+        ([], "not a page"),
+        ({"data": {}}, "not a page"),
         ({"data": [{"Name": "x"}]}, "numeric 'Id'"),
         ({"data": [5]}, "numeric 'Id'"),
         ({"data": [{"Id": "x"}]}, "numeric 'Id'"),
