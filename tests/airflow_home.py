@@ -452,7 +452,11 @@ class AirflowHome:
 
         :param task_id: the task; any one if ``None``.
         """
-        heard = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{dag_id}', "
+
+        def heard(task: str, log: str) -> bool:
+            # Airflow 3.4 names the task run by its id, and puts the key behind that.
+            key = re.escape(f"TaskInstanceKey(dag_id='{dag_id}', task_id='{task}', run_id='{run_id}'")
+            return bool(re.search(f"executor event with state success for task instance .*{key}", log))
 
         def there() -> bool:
             states = self.task_states(dag_id, run_id)
@@ -460,7 +464,7 @@ class AirflowHome:
             if state not in ("deferred", "up_for_reschedule"):
                 return bool(tasks)
             log = self._log("scheduler").read_text(errors="replace")
-            return any(f"{heard}task_id='{task}', run_id='{run_id}'" in log for task in tasks)
+            return any(heard(task, log) for task in tasks)
 
         self.until(there, f"{task_id or 'a task'} of {dag_id} is {state}", timeout)
 
