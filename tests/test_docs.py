@@ -194,7 +194,12 @@ def test_everything_is_named():
     assert all(issubclass(cls, OneboxError) for cls in errors.values())
     titles = {text.splitlines()[0] for name, text in PAGES.items() if name.startswith("docs/how-to/")}
     # Triggers of operators have no use of their own.
-    assert {f"# {name}" for name in names - set(errors) - {"OneboxRecordTrigger"}} <= titles
+    for_tasks = names - set(errors) - {"OneboxRecordTrigger"}
+    assert {f"# {name}" for name in for_tasks} <= titles
+    registry = yaml.safe_load((ROOT / ".airflow-registry.yaml").read_text())
+    listed = {entry["module"].rpartition(".")[2] for entry in registry["operators"] + registry["other"]}
+    assert listed == for_tasks | {"OneboxRetryPolicy"}
+    assert [name for name in listed if f"`{name}`" not in PAGES["docs/versions.md"]] == []
     assert [f"extra `{name}` | {field['label']} |" for name, field in CONN_FIELDS.items()] == re.findall(
         r"extra `\w+` \| [^|]+ \|", PAGES["docs/connection.md"]
     )
