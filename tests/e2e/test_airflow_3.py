@@ -5,6 +5,7 @@ The metadata database is the one that the run on Airflow 2.11 has left, migrated
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from importlib.metadata import version
@@ -143,6 +144,8 @@ def test_add(page, home, onebox, stored, picture):
     ):
         expect(form.get_by_label(label)).to_have_attribute("placeholder", placeholder)
     expect(form.get_by_label("Password")).to_have_attribute("type", "password")
+    page.get_by_role("heading", name="Add Connection").click()  # no field is in focus any more
+    picture("standard-fields", form)
     form.get_by_label("Onebox URL").fill(onebox.url)
     form.get_by_label("Email").fill(onebox.email)
     form.get_by_label("Password").fill(onebox.password)
@@ -193,7 +196,7 @@ def test_edit(page, home, onebox, stored):
 
 
 def test_wrong_password(page, home, onebox, stored):
-    """The message has Onebox's words and ours."""
+    """The message has Onebox's words and ours; the page of a task that fails with it opens with it on screen."""
     for password, told in (("wrong password", "Failed"), (onebox.password, "Successful")):
         connections(page, home)
         row(page, "onebox_default").get_by_role("button", name="Edit Connection").click()
@@ -208,6 +211,13 @@ def test_wrong_password(page, home, onebox, stored):
             assert "\nThis connection, site 169: " in message
             assert "'invalid email or password'" in message
             assert "Check Email, Password and Site ID" in message
+            run_id = home.trigger(DAG)
+            assert home.wait(DAG, run_id) == "failed"
+            size = page.viewport_size
+            page.set_viewport_size({"width": 1280, "height": 720})
+            page.goto(f"{home.url}/dags/{DAG}/runs/{run_id}/tasks/authenticate")
+            expect(page.get_by_text("Check Email, Password and Site ID")).to_be_in_viewport()
+            page.set_viewport_size(size)
 
 
 def test_made_elsewhere(page, home, onebox, stored):
@@ -242,6 +252,13 @@ def test_example(page, home, onebox, picture):
     """The example DAG is triggered, succeeds and shows the token as XCom, and no log shows a secret."""
     home.until(lambda: home._parsed(DAG), f"{DAG} is parsed", 60)
     page.goto(f"{home.url}/dags/{DAG}")
+    page.get_by_role("button", name="Dag Docs").click()
+    docs = page.get_by_role("dialog")
+    told = docs.get_by_text(ast.get_docstring(ast.parse(EXAMPLE.read_text())))
+    expect(told).to_be_visible()
+    picture("dag-docs", docs.get_by_text("Dag Documentation"), told, margin=24)
+    page.keyboard.press("Escape")
+    expect(docs).to_be_hidden()
     page.get_by_role("button", name="Trigger Dag").click()
     page.get_by_role("dialog").get_by_role("button", name="Trigger", exact=True).click()
     page.wait_for_url("**/runs/**")
