@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -78,13 +79,16 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
     files = folder / "files"
     with Sandbox(records=250, sites=SITES) as sandbox:
         sandbox.state.accounts[OTHER] = "sesame"
-        fields = {"conn_type": "onebox", "host": sandbox.url, "extra": {"site_id": "169"}}
+        fields = {"conn_type": "onebox", "host": sandbox.url, "extra": {"site_id": 169}}
         own = fields | {"login": sandbox.email, "password": sandbox.password}
         other = fields | {"login": OTHER, "password": "sesame"}
+        wrong = {name: own | {"password": "wrong password"} for name in ("number", "text")}
+        wrong["text"]["extra"] = {"site_id": "169"}
+        connections = {"default": own, "other": other, **wrong}
         with AirflowHome(
             folder / "home",
             [HERE / "dags" / "real.py", *(EXAMPLES / f"example_onebox_{name}.py" for name in EXAMPLE_NAMES)],
-            connections={"onebox_default": json.dumps(own), "onebox_other": json.dumps(other)},
+            connections={f"onebox_{name}": json.dumps(fields) for name, fields in connections.items()},
             env={"REAL_FOLDER": str(files)},
             config={
                 ("triggerer", "triggerer_health_check_threshold"): 5,
@@ -247,6 +251,40 @@ def test_failing_dag_names_its_tasks(world: World) -> None:
         AIRFLOW_VERSION, "check_0, check_2, single"
     )
     assert ticket["content"] == f"DAG: failing\nRun: {run.run_id}\nFailed tasks: {named}\n"
+
+
+def test_rejected_password(world: World) -> None:
+    """The log ends with the message and few frames, none of a library; nothing warns of a Site ID that is a number."""
+    run_id = world.home.trigger("rejected")
+    run = world.finish("rejected", run_id)
+    assert run.tasks == {("number", -1): "failed", ("text", -1): "failed"}
+    logs = {name: world.home.task_log("rejected", run_id, name) for name in ("number", "text")}
+    for name, log in logs.items():
+        message = f"Connection 'onebox_{name}', site 169: POST authenticate: Onebox rejected the login"
+        if AIRFLOW_3:
+            lines = [json.loads(line) for line in log.splitlines()]
+            # The page shows no line of a group before it is opened.
+            (failed,) = (line for line in lines if line["level"] == "error")
+            after = {line["event"] for line in lines[lines.index(failed) + 1 :]}
+            assert after <= {"::group::Post Execute", "::endgroup::"}
+            (error,) = failed["error_detail"]
+            assert (error["exc_type"], error["exc_value"].startswith(message)) == ("OneboxAuthError", True)
+            frames = [frame["filename"] for frame in error["frames"]]
+        else:
+            # Airflow's own lines follow, and in a group that is closed the same once more.
+            traceback = log.split("Task failed with exception\n")[1].split("\n[")[0]
+            assert traceback.splitlines()[-1].startswith(
+                f"airflow_provider_onebox.exceptions.OneboxAuthError: {message}"
+            )
+            frames = re.findall('File "(.+)", line', traceback)
+        assert 0 < len([file for file in frames if "airflow_provider_onebox" in file]) < 10
+        assert [file for file in frames if re.search("/(requests|urllib3|http)/", file)] == []
+    # From 3.1 on Airflow warns of text by itself, once in a process and those forked from it.
+    warning = "Skipping masking for a secret as it's too short"
+    warned = {
+        file.parent.name for file in world.home.log_files() if "task_id=" in str(file) and warning in file.read_text()
+    }
+    assert warned <= {"task_id=text"}
 
 
 def test_reschedule(world: World) -> None:

@@ -44,6 +44,10 @@ with DAG("killed", schedule=None, max_active_runs=1, default_args=RETRIES):
         task_id="list", resource="contactrz", site_id="172", incremental=True, page_size=20, output_path=PATH
     )
 
+with DAG("rejected", schedule=None):
+    for name in ("number", "text"):
+        OneboxListOperator(task_id=name, onebox_conn_id=f"onebox_{name}", resource="ticketrz", max_records=1)
+
 with DAG("refused", schedule=None, default_args=RETRIES):
     OneboxRecordSensor(task_id="wait", onebox_conn_id="onebox_other", deferrable=True, **WAIT)
 
