@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent / "airflow_provider_onebox"
 
+# A test that sees the bound moved would see the comparison turned around, too.
 # fmt: off
 OTHERS = {
-    "Lt": "LtE GtE", "LtE": "Lt Gt", "Gt": "GtE LtE", "GtE": "Gt Lt", "Eq": "NotEq", "NotEq": "Eq", "Is": "IsNot",
-    "IsNot": "Is", "In": "NotIn", "NotIn": "In", "And": "Or", "Or": "And", "Add": "Sub", "Sub": "Add", "Mult": "Div",
-    "Div": "Mult", "FloorDiv": "Mult", "Mod": "Mult",
+    "Lt": "LtE", "LtE": "Lt", "Gt": "GtE", "GtE": "Gt", "Eq": "NotEq", "NotEq": "Eq", "Is": "IsNot", "IsNot": "Is",
+    "In": "NotIn", "NotIn": "In", "And": "Or", "Or": "And", "Add": "Sub", "Sub": "Add", "Mult": "Div", "Div": "Mult",
+    "FloorDiv": "Mult", "Mod": "Mult",
 }
 # fmt: on
 
@@ -44,7 +45,8 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
     """Yield what could stand in a node's place; the node itself is left as it is."""
 
     def others(operator: ast.AST) -> list[Any]:
-        return [getattr(ast, name)() for name in OTHERS.get(type(operator).__name__, "").split()]
+        name = OTHERS.get(type(operator).__name__)
+        return [getattr(ast, name)()] if name else []
 
     match node:
         case ast.Compare(left, [first, *rest], comparators):
@@ -58,10 +60,11 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)
         case ast.Constant(value=int(value) | float(value)):
-            yield ast.Constant(value + 1)
+            # By one where that counts; a size, or a pause of minutes, nobody needs to the byte or second.
+            yield ast.Constant(value + 1 if value < 10 else 2 * value)
         case ast.Constant(value=str(value)) if value and not set(value) & {" ", "\n"}:
             yield ast.Constant(f"{value}_")
-        case ast.Call(ast.Name("min" | "max")):
+        case ast.Call(ast.Name("min" | "max" | "isinstance" | "getattr" | "hasattr" | "suppress")):
             return
         case ast.Call(args=[first, second, *rest]) if not isinstance(second, ast.Starred):
             yield ast.Call(node.func, [second, first, *rest], node.keywords)
@@ -102,7 +105,7 @@ def mutants_of(path: Path) -> list[Mutant]:
         for name, index, child in children(parent):
             own = child if isinstance(child, ast.stmt) else statement
             inside = child if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) else body
-            is_test = name == "test" and not isinstance(child, (ast.Compare, ast.UnaryOp))
+            is_test = name == "test" and not isinstance(child, (ast.Compare, ast.UnaryOp, ast.BoolOp))
             negated = [ast.UnaryOp(ast.Not(), child)] if is_test else []  # type: ignore[arg-type]
             for other in (*negated, *variants(child)):
                 ast.copy_location(other, child)
