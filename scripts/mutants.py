@@ -1,16 +1,15 @@
 """Mutation testing: change the package in one place at a time and see whether a test notices.
 
 Needs what ``make test`` leaves: which tests run which line, and how long each takes. The tests are collected once; a
-mutant is tried in a fork of that process, against tests that run its line until one fails: those that mirror its
-module, the fastest first, then the fastest of the others. The sandbox is left out, for it is a tool of the tests,
-and so are tests of other processes, which a fork can't reach.
+mutant is tried in a fork of that process, against tests that run its line until one fails: those named like its
+module, the fastest first, then the fastest of the others. The sandbox is left out, for it is a tool of the tests, and
+so are tests of other processes, which a fork can't reach.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import math
 import os
 import re
 import signal
@@ -19,10 +18,8 @@ import tempfile
 import time
 import zlib
 from collections import Counter, defaultdict, deque
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
-from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -35,29 +32,13 @@ from mutations import PACKAGE, Mutant, mutants_of
 
 ROOT = PACKAGE.parent
 LISTED = ROOT / "tests" / "equivalent_mutants.txt"
-TIMES = ROOT / "build" / "tests.xml"
 PYTEST = ["-qs", "-p", "no:cacheprovider", "-m", "not processes", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 KEPT = {"conftest", "airflow_home", "sandbox"}
 """Modules that stay when the package and its tests are imported anew."""
-
 MOST_OTHERS = 50
 """So many tests of other modules try to kill a mutant that the module's own let live."""
-
-MIRRORS = {
-    "__init__": "provider_info",
-    "paging": "pace",
-    "client": "wire",
-    "transport": "wire",
-    "outcome": "wire",
-    "auth": "wire",
-    "export": "export_machine",
-    "lineage": "hook_lineage",
-}
-"""Modules with another file of tests beside the one of their name."""
-
-MIN_KILLED = 0.95
-BY_CHANCE = 0.001
-"""A sample fails where code of the wanted score would have as many survivors less often than this."""
+MIN_KILLED, MIN_OF_SAMPLE = 0.95, 0.9
+"""Of each module, and of a sample of all modules together."""
 
 
 def read_listed() -> set[tuple[str, str, str]]:
@@ -66,28 +47,10 @@ def read_listed() -> set[tuple[str, str, str]]:
     return {(module, before.strip(), after.strip().removeprefix("-> ")) for module, before, after, _ in blocks}
 
 
-def read_tests() -> dict[str, dict[int, set[str]]]:
-    """Read which tests run which line, by module."""
-    data = coverage.CoverageData(str(ROOT / ".coverage"))
-    data.read()
-    found: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for file in data.measured_files():
-        for line, tests in data.contexts_by_lineno(file).items():
-            found[file.rpartition(f"/{PACKAGE.name}/")[2]][line].update(filter(None, tests))
-    return found
-
-
-def read_seconds() -> dict[str, float]:
-    """Read how long each test takes, by the words of its name."""
-    cases = [case.attrib for case in ElementTree.parse(TIMES).iter("testcase")]  # noqa: S314 - pytest wrote it
-    return {f"{case['classname']}.{case['name']}": float(case["time"]) for case in cases}
-
-
-def mirrors(module: str, test: str) -> bool:
-    """Tell whether a test stands in the file or folder named like a module."""
+def is_own(module: str, test: str) -> bool:
+    """Tell whether a test stands in a file or folder named like a module."""
     folder, _, stem = module.removesuffix(".py").rpartition("/")
-    files = (f"/test_{stem}.py", f"/test_{MIRRORS.get(stem, stem)}.py")
-    return test.startswith(f"tests/{folder}/") if stem == "onebox" else test.partition("::")[0].endswith(files)
+    return (f"tests/{folder}/" if folder else stem) in test.partition("::")[0]
 
 
 @dataclass
@@ -96,10 +59,8 @@ class Trial:
 
     limits: dict[str, float]
     """The tests in their order, each with the seconds after which it hangs."""
-
     is_anew: bool
     """Whether to import the package and the tests anew, for the change is of what runs at import."""
-
     mutant: Mutant | None = None
 
     def run(self, session: pytest.Session, functions: list[FunctionType]) -> None:
@@ -107,6 +68,8 @@ class Trial:
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
+        if not self.is_anew and self.swap(functions):
+            self.pytest_runtestloop(session)
         get_code = SourceFileLoader.get_code
 
         def get_mutated_code(loader: SourceFileLoader, name: str) -> Any:
@@ -114,8 +77,6 @@ class Trial:
             return self.mutant.code if self.mutant and is_mutated else get_code(loader, name)
 
         SourceFileLoader.get_code = get_mutated_code  # type: ignore[assignment,method-assign]
-        if not self.is_anew and self.swap(functions):
-            self.pytest_runtestloop(session)
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None) or ""
             if file.startswith((f"{PACKAGE}/", f"{ROOT}/tests/")) and not KEPT & set(name.split(".")):
@@ -155,7 +116,6 @@ class Forks:
     """A plugin of pytest that runs trials in forks of the process that has collected the tests."""
 
     trials: list[Trial]
-    jobs: int
     survivors: list[Mutant] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
     """Tests that fail without a mutant, too."""
@@ -171,7 +131,7 @@ class Forks:
             if not waiting and not running:
                 waiting.extend(checks.values())
                 checks = {}
-            if waiting and len(running) < self.jobs:
+            if waiting and len(running) < (os.cpu_count() or 1):
                 trial = waiting.popleft()
                 if pid := os.fork():
                     running[pid] = trial
@@ -193,14 +153,24 @@ class Forks:
         return True
 
 
-def is_enough(tried: int, surviving: int, is_sample: bool) -> bool:
-    """Tell whether the score is reached, or whether it may be, as far as a sample shows."""
-    if not is_sample:
-        return tried - surviving >= MIN_KILLED * tried
-    odds = (
-        math.comb(tried, n) * (1 - MIN_KILLED) ** n * MIN_KILLED ** (tried - n) for n in range(surviving, tried + 1)
-    )
-    return sum(odds) >= BY_CHANCE
+def trials_of(module: str, mutants: list[Mutant], seconds: dict[str, float]) -> list[Trial]:
+    """Choose the tests for each mutant of a module: those that ran its line."""
+    data = coverage.CoverageData(str(ROOT / ".coverage"))
+    data.read()
+    by_line: dict[int, set[str]] = defaultdict(set)
+    for file in data.measured_files():
+        if file.endswith(f"/{PACKAGE.name}/{module}"):
+            for line, found in data.contexts_by_lineno(file).items():
+                by_line[line].update(filter(None, found))
+    every, trials = set[str]().union(*by_line.values()), []
+    for mutant in mutants:
+        tests = set[str]().union(*(by_line.get(line, ()) for line in mutant.lines))
+        took = {test: seconds.get(re.sub(r"\.py::|::|/", ".", test), 10) for test in tests or every}
+        order = sorted(took, key=lambda test: (not is_own(module, test), took[test]))
+        order = order[: MOST_OTHERS + sum(is_own(module, test) for test in order)]
+        limits = {test: 5 + 5 * took[test] for test in order}
+        trials.append(Trial(limits, mutant.runs_at_import or not tests, mutant))
+    return trials
 
 
 def main() -> int:
@@ -208,46 +178,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("modules", nargs="*", help="such as paging.py or hooks/onebox.py; all by default")
     parser.add_argument("--sample", type=int, help="mutants a module; one is in it as long as its statement stays")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="forks at a time")
     options = parser.parse_args()
     os.chdir(ROOT)
-    listed, by_module, seconds, began = read_listed(), read_tests(), read_seconds(), time.monotonic()
-    every = {test for by_line in by_module.values() for tests in by_line.values() for test in tests}
-    trials, keys, counts = list[Trial](), set(), defaultdict[str, Counter[str]](Counter)
-    names = options.modules or sorted(str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py"))
-    for name in [n for n in names if not n.startswith("sandbox/")]:
-        mutants, by_line = mutants_of(PACKAGE / name), by_module[name]
+    cases = [case.attrib for case in ElementTree.parse("build/tests.xml").iter("testcase")]  # noqa: S314 - pytest's
+    seconds = {f"{case['classname']}.{case['name']}": float(case["time"]) for case in cases}
+    listed, keys, began = read_listed(), set(), time.monotonic()
+    forks, counts = Forks([]), defaultdict[str, Counter[str]](Counter)
+    names = options.modules or sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("[!_]*.py"))
+    for name in [name for name in names if not name.startswith("sandbox/")]:
+        mutants = sorted(mutants_of(PACKAGE / name), key=lambda mutant: zlib.crc32(repr(mutant.key).encode()))
         keys |= {mutant.key for mutant in mutants}
-        own = {test for test in every if mirrors(name, test)}
-        if mutants and not own:
-            sys.exit(f"No test of {name} left its name in .coverage: run `make test` first.")
-        for mutant in sorted(mutants, key=lambda m: zlib.crc32(repr(m.key).encode()))[: options.sample]:
-            counts[name]["listed" if mutant.key in listed else "tried"] += 1
-            tests = {test for line in mutant.lines for test in by_line.get(line, ())}
-            took = {test: seconds.get(re.sub(r"\.py::|::|/", ".", test), 10) for test in tests or own}
-            order = sorted(took, key=lambda test: (not mirrors(name, test), took[test]))
-            order = order[: MOST_OTHERS + sum(mirrors(name, test) for test in order)]
-            limits = {test: 5 + 5 * took[test] for test in order}
-            if mutant.key not in listed:
-                trials.append(Trial(limits, mutant.runs_at_import or not tests, mutant))
-    forks, output = Forks(trials, options.jobs), StringIO()
-    with redirect_stdout(output):
-        code = pytest.main(PYTEST, plugins=[forks])
-    if code:
-        sys.exit(f"The tests could not be collected:\n{output.getvalue()}")
+        mutants = mutants[: options.sample]
+        unlisted = [mutant for mutant in mutants if mutant.key not in listed]
+        counts[name] = Counter(mutants=len(mutants), tried=len(unlisted))
+        forks.trials += trials_of(name, unlisted, seconds)
+    if pytest.main(PYTEST, plugins=[forks]):
+        sys.exit("The tests could not be collected.")
     bad = [f"{test} fails without a mutant" for test in forks.unfit]
     bad += [f"{LISTED.name} lists what is no mutant: {key}" for key in listed - keys if not options.modules]
-    for mutant in sorted(forks.survivors, key=lambda m: (m.module, m.line)):
-        counts[mutant.module]["surviving"] += 1
-        sys.stdout.write(f"# line {mutant.line}\n{mutant.module}\n    {mutant.before}\n -> {mutant.after}\n\n")
+    for mutant in sorted(forks.survivors, key=lambda mutant: (mutant.key[0], mutant.line)):
+        module, before, after = mutant.key
+        counts[module]["surviving"] += 1
+        sys.stdout.write(f"# line {mutant.line}\n{module}\n    {before}\n -> {after}\n\n")
     sys.stdout.write("| module | mutants | killed | listed | surviving | score |\n|---|--:|--:|--:|--:|--:|\n")
     for name, count in (*counts.items(), ("all", sum(counts.values(), Counter()))):
-        tried, on_list, surviving = (count[kind] for kind in ("tried", "listed", "surviving"))
-        score = 1 - surviving / max(tried, 1)
-        row = (name, tried + on_list, tried - surviving, on_list, surviving, f"{score:.1%}")
+        tried, surviving = count["tried"], count["surviving"]
+        killed, least = tried - surviving, MIN_OF_SAMPLE if options.sample else MIN_KILLED
+        share = f"{killed / max(tried, 1):.1%}"
+        row = (name, count["mutants"], killed, count["mutants"] - tried, surviving, share)
         sys.stdout.write(f"| {' | '.join(map(str, row))} |\n")
-        if not is_enough(tried, surviving, bool(options.sample)):
-            bad.append(f"{name}: too many survive; {MIN_KILLED:.0%} have to be killed")
+        if killed < least * tried and (name == "all" or not options.sample):
+            bad.append(f"{name}: too many survive; {least:.0%} have to be killed")
     sys.stdout.write("".join(f"{line}\n" for line in bad) + f"{time.monotonic() - began:.0f} s\n")
     return bool(bad)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent / "airflow_provider_onebox"
 
-# A test that sees the bound moved would see the comparison turned around, too.
+# A test that sees a bound moved by one would see the comparison turned around, too.
 # fmt: off
 OTHERS = {
     "Lt": "LtE", "LtE": "Lt", "Gt": "GtE", "GtE": "Gt", "Eq": "NotEq", "NotEq": "Eq", "Is": "IsNot", "IsNot": "Is",
@@ -27,34 +27,20 @@ OTHERS = {
 class Mutant:
     """One change of one module."""
 
-    module: str
+    key: tuple[str, str, str]
+    """How the list of equivalent mutants names it: module, statement before, and after."""
     line: int
-    before: str
-    after: str
     code: CodeType
     lines: Sequence[int]
     runs_at_import: bool
 
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """How the list of equivalent mutants names it."""
-        return self.module, self.before, self.after
-
 
 def variants(node: ast.AST) -> Iterator[ast.AST]:
     """Yield what could stand in a node's place; the node itself is left as it is."""
-
-    def others(operator: ast.AST) -> list[Any]:
-        name = OTHERS.get(type(operator).__name__)
-        return [getattr(ast, name)()] if name else []
-
     match node:
-        case ast.Compare(left, [first, *rest], comparators):
-            yield from (ast.Compare(left, [other, *rest], comparators) for other in others(first))
-        case ast.BoolOp(operator, values):
-            yield from (ast.BoolOp(other, values) for other in others(operator))
-        case ast.BinOp(left, operator, right):
-            yield from (ast.BinOp(left, other, right) for other in others(operator))
+        case ast.cmpop() | ast.boolop() | ast.operator():
+            if other := OTHERS.get(type(node).__name__):
+                yield getattr(ast, other)()
         case ast.UnaryOp(op=ast.Not()):
             yield node.operand
         case ast.Constant(value=bool(value)):
@@ -65,7 +51,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Constant(value=str(value)) if value and not set(value) & {" ", "\n"}:
             yield ast.Constant(f"{value}_")
         case ast.Call(ast.Name("min" | "max" | "isinstance" | "getattr" | "hasattr" | "suppress")):
-            return
+            return  # Swapped arguments are the same, or just raise.
         case ast.Call(args=[first, second, *rest]) if not isinstance(second, ast.Starred):
             yield ast.Call(node.func, [second, first, *rest], node.keywords)
         case ast.Return(value=ast.expr()) if not isinstance(node.value, ast.Constant):
@@ -76,18 +62,20 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Pass()
 
 
-def children(node: ast.AST) -> Iterator[tuple[str, int | None, ast.AST]]:
-    """Yield the places below a node that may be changed."""
+def children(node: ast.AST) -> Iterator[tuple[Any, Any, ast.AST]]:
+    """Yield the places below a node that may be changed: what holds them, under which key, and what is there."""
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "decorator_list", "op", "ops", "ctx"):
+        if name in ("annotation", "returns", "decorator_list", "ctx") or (
+            name == "op" and isinstance(node, ast.AugAssign)
+        ):
             continue
-        for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+        for key, child in enumerate(value) if isinstance(value, list) else [(name, value)]:
             is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
             is_for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
             # Words for people, and what is put into them.
             is_text = isinstance(child, (ast.FormattedValue, ast.JoinedStr))
             if isinstance(child, ast.AST) and not (is_docstring or is_for_types or is_text):
-                yield name, index, child
+                yield value if isinstance(value, list) else vars(node), key, child
 
 
 def mutants_of(path: Path) -> list[Mutant]:
@@ -95,32 +83,26 @@ def mutants_of(path: Path) -> list[Mutant]:
     module, found = str(path.relative_to(PACKAGE)), []
     tree = ast.parse(path.read_text())
 
-    def put(parent: ast.AST, name: str, index: int | None, child: ast.AST) -> None:
-        if index is None:
-            setattr(parent, name, child)
-        else:
-            getattr(parent, name)[index] = child
-
     def visit(parent: ast.AST, statement: ast.AST, body: ast.AST) -> None:
-        for name, index, child in children(parent):
+        for holder, key, child in children(parent):
             own = child if isinstance(child, ast.stmt) else statement
             inside = child if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) else body
-            is_test = name == "test" and not isinstance(child, (ast.Compare, ast.UnaryOp, ast.BoolOp))
+            is_test = key == "test" and not isinstance(child, (ast.Compare, ast.UnaryOp, ast.BoolOp))
             negated = [ast.UnaryOp(ast.Not(), child)] if is_test else []  # type: ignore[arg-type]
             for other in (*negated, *variants(child)):
                 ast.copy_location(other, child)
                 before = ast.unparse(own).partition("\n")[0]
-                put(parent, name, index, other)
+                holder[key] = other
                 after = ast.unparse(other if own is child else own).partition("\n")[0]
                 code = compile(ast.fix_missing_locations(tree), path, "exec")
-                put(parent, name, index, child)
+                holder[key] = child
                 if isinstance(own, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     before, after = ast.unparse(child), f"{ast.unparse(other)} in {own.name}"
-                line = getattr(child, "lineno", getattr(own, "lineno", 0))
+                line = getattr(child, "lineno", getattr(parent, "lineno", 0))
                 # What runs at import, a signature say, shows in the tests of the body or of the whole module.
                 at_import = own is body or body is tree
                 lines = range(getattr(body, "lineno", 1), (getattr(body, "end_lineno", None) or 10**4) + 1)
-                found.append(Mutant(module, line, before, after, code, lines if at_import else [line], at_import))
+                found.append(Mutant((module, before, after), line, code, lines if at_import else [line], at_import))
             visit(child, own, inside)
 
     visit(tree, tree, tree)
