@@ -8,10 +8,13 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from airflow_provider_onebox.redaction import MIN_MASKED, forms_of
+from airflow_provider_onebox.redaction import forms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+MIN_MASKED = 5
+"""Characters of the shortest secret that Airflow masks in logs."""
 
 MAX_MASKED_TOKENS = 50
 """Tokens that one process hands out masked; each makes Airflow's masker slower and none can be taken back."""

@@ -11,9 +11,6 @@ from urllib.parse import quote, quote_plus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MIN_MASKED = 5
-"""Characters of the shortest secret that Airflow masks in logs."""
-
 
 def forms_of(secret: str) -> frozenset[str]:
     """List the forms in which a secret can travel or be printed: few, and always the same.

@@ -68,8 +68,6 @@ class Trial:
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
-        if not self.is_anew and self.swap(functions):
-            self.pytest_runtestloop(session)
         get_code = SourceFileLoader.get_code
 
         def get_mutated_code(loader: SourceFileLoader, name: str) -> Any:
@@ -77,6 +75,8 @@ class Trial:
             return self.mutant.code if self.mutant and is_mutated else get_code(loader, name)
 
         SourceFileLoader.get_code = get_mutated_code  # type: ignore[assignment,method-assign]
+        if not self.is_anew and self.swap(functions):
+            self.pytest_runtestloop(session)
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None) or ""
             if file.startswith((f"{PACKAGE}/", f"{ROOT}/tests/")) and not KEPT & set(name.split(".")):

@@ -122,6 +122,13 @@ def test_begins_at_a_time(server):
     assert server.run() == []
 
 
+def test_date_of_nothing(server):
+    """The time with which a database stands for none at all is a time like any other."""
+    server.change("1970-01-01 00:00:00", 1)
+    assert server.run() == [1]
+    assert server.run() == []
+
+
 def test_last_update_is_ignored():
     """A server that gives records of yesterday when it is asked for tomorrow's is found out, with the remedy."""
     server = Server()

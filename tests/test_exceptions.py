@@ -9,7 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from airflow_provider_onebox import exceptions
-from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError, sanitize
+from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError, OneboxUncertainWriteError, sanitize
 
 FAMILY = [cls for _, cls in inspect.getmembers(exceptions, inspect.isclass) if issubclass(cls, OneboxError)]
 
@@ -37,6 +37,13 @@ def test_retryable_is_the_class_verdict_unless_told():
     """A quota passes with time; the class knows."""
     assert OneboxQuotaError("m").retryable is True
     assert OneboxQuotaError("m", retryable=False).retryable is False
+
+
+def test_may_have_acted_is_the_class_verdict_unless_told():
+    """Of a write in doubt alone Onebox may have done what was asked, unless more is known."""
+    assert {cls for cls in FAMILY if cls("m").may_have_acted} == {OneboxUncertainWriteError}
+    for told in (False, True):
+        assert {cls("m", may_have_acted=told).may_have_acted for cls in FAMILY} == {told}
 
 
 @pytest.mark.parametrize(

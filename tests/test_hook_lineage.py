@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from itertools import islice
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -107,13 +106,13 @@ def test_files(tmp_path, reported):
     assert [(found, count) for found, _, count in reported()[0]] == [(uri, 1)] * 2
 
 
-def test_relative_path(tmp_path, monkeypatch, reported):
-    """A relative path is told as an absolute one."""
+@pytest.mark.parametrize("written", ["a.jsonl", "x/../a.jsonl", "file://{}/x/../a.jsonl"])
+def test_one_name_for_a_file(tmp_path, monkeypatch, reported, written):
+    """However the path of a file is written, it is told as the same absolute one."""
     monkeypatch.chdir(tmp_path)
-    report_file(ObjectStoragePath("a.jsonl"), is_output=True)
+    report_file(ObjectStoragePath(written.format(tmp_path)), is_output=True)
     ((uri, _, _),) = reported()[1]
-    assert Path(urlsplit(uri).path).is_absolute()
-    assert Path(uri).name == "a.jsonl"
+    assert uri == f"file://{tmp_path}/a.jsonl"
 
 
 def test_object_store(reported):

@@ -62,7 +62,7 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Dataset:
     from airflow.providers.common.compat.openlineage.facet import Dataset, InputDataset
 
     parts = urlsplit(asset.uri)
-    namespace, name = f"onebox://{parts.netloc}", parts.path.lstrip("/")
+    namespace, name = f"onebox://{parts.netloc}", parts.path.removeprefix("/")
     if lineage_context is None:
         return Dataset(namespace, name)
     facets: dict[str, Any] = {}

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
     ("given", "uri"),
     [
         ("onebox://Cloud.Onebox.co.ID:443/169/ticketrz/", "onebox://cloud.onebox.co.id/169/ticketrz"),
-        ("onebox://127.0.0.1:8080/169/my_list2", "onebox://127.0.0.1:8080/169/my_list2"),
+        ("onebox://127.0.0.1:8080/169/_my_list2_", "onebox://127.0.0.1:8080/169/_my_list2_"),
         ("onebox://[::1]:8080/169/message", "onebox://[::1]:8080/169/message"),
     ],
 )
