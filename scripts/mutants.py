@@ -162,10 +162,13 @@ def trials_of(module: str, mutants: list[Mutant], seconds: dict[str, float]) -> 
         if file.endswith(f"/{PACKAGE.name}/{module}"):
             for line, found in data.contexts_by_lineno(file).items():
                 by_line[line].update(filter(None, found))
-    every, trials = set[str]().union(*by_line.values()), []
+    own = {test for test in data.measured_contexts() if is_own(module, test)}
+    trials = []
     for mutant in mutants:
-        tests = set[str]().union(*(by_line.get(line, ()) for line in mutant.lines))
-        took = {test: seconds.get(re.sub(r"\.py::|::|/", ".", test), 10) for test in tests or every}
+        tests = set[str]().union(
+            own if mutant.runs_at_import else (), *(by_line.get(line, ()) for line in mutant.lines)
+        )
+        took = {test: seconds.get(re.sub(r"\.py::|::|/", ".", test), 10) for test in tests or own}
         order = sorted(took, key=lambda test: (not is_own(module, test), took[test]))
         order = order[: MOST_OTHERS + sum(is_own(module, test) for test in order)]
         limits = {test: 5 + 5 * took[test] for test in order}

@@ -1,5 +1,8 @@
 """What reaches Airflow's masker, which each Airflow keeps elsewhere; the hook's tests show what is told, and when."""
 
+import asyncio
+import os
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +19,42 @@ def test_masker_of_airflow(here_alone):
     except ImportError:
         from airflow.providers.common.compat.sdk import redact
     assert "battery-staple-correct" not in str(redact("a battery-staple-correct horse"))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Collect what is masked in this process alone, and what its supervisor is told of too."""
+    told = {True: [], False: []}
+    monkeypatch.setattr(masking, "_masker", lambda here_alone: told[here_alone].append)
+    monkeypatch.setattr(masking, "_unmasked", set())
+    masking._masked.clear()
+    yield told
+    masking._masked.clear()
+
+
+def test_supervisor_is_told_at_the_next_opportunity(told):
+    """A token that was first handed out where the supervisor can't be told is told when it is handed out again."""
+
+    async def hand_out():
+        masking.mask_token("correct-horse")
+
+    asyncio.run(hand_out())
+    assert told == {True: ["correct-horse"], False: []}
+    masking.mask_token("correct-horse")
+    assert told == {True: ["correct-horse"], False: ["correct-horse"]}
+
+
+def test_supervisor_of_a_child(told):
+    """A forked process has a supervisor of its own, which is told anew of what the parent's knows."""
+    masking.mask(["correct-horse"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+        child = os.fork()
+    if not child:
+        told[False].clear()
+        masking.mask(["correct-horse"])
+        os._exit("correct-horse" not in told[False])
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_mask_reaches_airflow(monkeypatch):

@@ -314,6 +314,7 @@ def test_masked_strings_do_not_grow(connected, masked, caplog):
         connected.state.revoke()
         hook.request("GET", "ticketrz")
         handed_out |= {hook.get_token(), hook.get_token()}
+        assert ("which hand out none" in caplog.text) is (len(handed_out) > MAX_MASKED_TOKENS)
     assert len(handed_out) == MAX_MASKED_TOKENS + 5
     assert len(masked) - len(before) == MAX_MASKED_TOKENS
     assert caplog.text.count("which hand out none") == 1
