@@ -14,13 +14,9 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent.parent / "airflow_provider_onebox"
 
 # A test that sees a bound moved by one would see the comparison turned around, too.
-# fmt: off
-OTHERS = {
-    "Lt": "LtE", "LtE": "Lt", "Gt": "GtE", "GtE": "Gt", "Eq": "NotEq", "NotEq": "Eq", "Is": "IsNot", "IsNot": "Is",
-    "In": "NotIn", "NotIn": "In", "And": "Or", "Or": "And", "Add": "Sub", "Sub": "Add", "Mult": "Div", "Div": "Mult",
-    "FloorDiv": "Mult", "Mod": "Mult",
-}
-# fmt: on
+PAIRS = {ast.Lt: ast.LtE, ast.Gt: ast.GtE, ast.Eq: ast.NotEq, ast.Is: ast.IsNot, ast.In: ast.NotIn, ast.And: ast.Or}
+PAIRS |= {ast.Add: ast.Sub, ast.Mult: ast.Div}
+OTHERS = {**PAIRS, **{other: one for one, other in PAIRS.items()}, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult}
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,8 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
     """Yield what could stand in a node's place; the node itself is left as it is."""
     match node:
         case ast.cmpop() | ast.boolop() | ast.operator():
-            if other := OTHERS.get(type(node).__name__):
-                yield getattr(ast, other)()
+            if other := OTHERS.get(type(node)):
+                yield other()
         case ast.UnaryOp(op=ast.Not()):
             yield node.operand
         case ast.Constant(value=bool(value)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
+import msgspec
 import pytest
 
 from airflow_provider_onebox.changes import Changes, list_changes
@@ -127,6 +128,22 @@ def test_date_of_nothing(server):
     server.change("1970-01-01 00:00:00", 1)
     assert server.run() == [1]
     assert server.run() == []
+
+
+def test_date_in_the_future(server):
+    """A date up to a day ahead is another zone's; beyond that it is wrong, and may be what lastUpdate did not filter."""
+    now = datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
+    server.change(str(now + timedelta(hours=23)), 1)
+    assert server.run() == [1]
+    server.change(str(now + timedelta(hours=25)), 2)
+    with pytest.raises(OneboxConfigError, match="or this machine's clock is wrong"):
+        server.run()
+
+
+def test_written_by_hand():
+    """A time is enough to say where to begin."""
+    known = msgspec.json.decode('{"until": "2026-11-24 08:30:00"}', type=Changes)
+    assert known == Changes(until="2026-11-24 08:30:00", seen={}, count=0)
 
 
 def test_last_update_is_ignored():

@@ -178,6 +178,7 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     sensor = make(since_id=0, poke_interval=60, timeout=timeout)
     assert not sensor.poke({}).is_done
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == pause
+    assert sensor._get_next_poke_interval(0, lambda: timeout + 5, 1) == 0
     connected.state.configure(quota_closed=False)
     sensor.poke({})
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == 60

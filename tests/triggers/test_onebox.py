@@ -184,7 +184,7 @@ def test_times_reach_the_server(connected, filters):
     assert asyncio.run(first(OneboxRecordTrigger("ticketrz", **earlier, **QUICK)))["count"] == 250
 
 
-def test_closed_quota(connected, monkeypatch):
+def test_closed_quota(connected, monkeypatch, logged):
     """Outside of Onebox's hours a wait goes on, however often it has asked, to its deadline or until they begin."""
     monkeypatch.setattr(onebox, "until_opening", lambda error, interval: 0.02)
     connected.state.configure(quota_closed=True)
@@ -200,6 +200,8 @@ def test_closed_quota(connected, monkeypatch):
         return await waiting
 
     assert asyncio.run(scenario())["count"] == 250
+    assert {level for level, _ in logged} == {"info"}
+    assert all(line.startswith("Onebox is closed, next poll in 0 s: Connection ") for _, line in logged)
 
 
 @pytest.mark.parametrize(("missing_for", "expected"), [(3, "success"), (MAX_FAILED_POLLS + 1, "error")])
