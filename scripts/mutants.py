@@ -103,12 +103,12 @@ class Trial:
         items = {item.nodeid: item for item in session.items}
         chosen = [items[test] for test in self.limits if test in items]
         for item, following in pairwise([*chosen, None]):
+            if session.testsfailed:  # Perhaps it is the import that failed.
+                os._exit(1)
             Path(tempfile.gettempdir(), str(os.getpid())).write_text(item.nodeid)  # type: ignore[union-attr]
             signal.setitimer(signal.ITIMER_REAL, self.limits[item.nodeid])  # type: ignore[union-attr]
             session.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-            if session.testsfailed:
-                os._exit(1)
-        os._exit(0)
+        os._exit(bool(session.testsfailed))
 
 
 @dataclass
