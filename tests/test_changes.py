@@ -123,6 +123,14 @@ def test_begins_at_a_time(server):
     assert server.run() == []
 
 
+def test_changed_within_the_minute(server):
+    """A change comes, too, if another one later in its minute was seen before it."""
+    server.change("2026-03-01 10:05:30", 1)
+    assert server.run() == [1]
+    server.change("2026-03-01 10:05:10", 2)
+    assert server.run() == [2]
+
+
 def test_date_of_nothing(server):
     """The time with which a database stands for none at all is a time like any other."""
     server.change("1970-01-01 00:00:00", 1)
@@ -131,7 +139,7 @@ def test_date_of_nothing(server):
 
 
 def test_date_in_the_future(server):
-    """A date up to a day ahead is another zone's; beyond that it is wrong, and may be what lastUpdate did not filter."""
+    """A date up to a day ahead is another zone's; a later one is wrong, or lastUpdate did not filter it."""
     now = datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
     server.change(str(now + timedelta(hours=23)), 1)
     assert server.run() == [1]
