@@ -143,6 +143,16 @@ def test_site_claim_of_another_kind():
     assert Token.read(make(sid=[1]), now=0.0).site_id is None
 
 
+def test_current():
+    """The token that is there can be looked at, and none is asked for."""
+    issuer = Issuer()
+    source = issuer.source()
+    assert (source.current, issuer.issued) == (None, [])
+    token = source.get()
+    assert source.current is token
+    assert len(issuer.issued) == 1
+
+
 def test_margin():
     """A token is renewed before use once less than the margin is left, and not before."""
     issuer = Issuer()

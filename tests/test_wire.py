@@ -36,6 +36,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxUncertainWriteError,
 )
 from airflow_provider_onebox.settings import Settings
+from airflow_provider_onebox.transport import OneboxAdapter
 
 TOKEN = "opaque-token-0123456789"
 NEW_TOKEN = "opaque-token-9876543210"
@@ -182,6 +183,19 @@ def write(client, **arguments):
     return client.request("POST", "ticket/create", **(arguments or {"json": {"subject": "s"}}))
 
 
+# Streams
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_stream(status):
+    """A reply that is streamed is the caller's to read, and an expired token is renewed before, whatever its status."""
+    expired = http_reply(status, {"response_code": 401, "message": "Expired token"})
+    with Peer(script(expired, http_reply(200, {"count": 1}))) as peer:
+        with client_of(peer.url).session.get(f"{peer.url}/api/ticketrz", stream=True) as response:
+            assert json.loads(response.raw.read()) == {"count": 1}
+        assert len(set(peer.tokens())) == 2
+
+
 # Proxies
 
 
@@ -218,6 +232,15 @@ def test_proxy_of_the_connection_wins(key, monkeypatch):
             client.login()
         assert own.lines() == ["CONNECT dev.example:443"] * 5
         assert other.requests == []
+
+
+def test_proxy_of_a_request_wins():
+    """A request that names a proxy takes that one and not the connection's."""
+    with refusing_proxy() as own, refusing_proxy() as other:
+        session = client_of("https://dev.example", proxies=(("https", other.url),)).session
+        with pytest.raises(requests.exceptions.ProxyError):
+            session.get("https://dev.example/api/x", proxies={"https": own.url})
+        assert (own.connections, other.connections) == (1, 0)
 
 
 def test_proxy_of_the_environment(monkeypatch, tls, ca):
@@ -357,6 +380,14 @@ def test_write_to_an_untrusted_certificate(tls):
             write(client_of(peer.url))
         assert caught.value.may_have_acted is False
         assert (peer.requests, peer.connections) == ([], 1)
+
+
+def test_adapter_by_itself(tls):
+    """An adapter that is used without its session checks certificates, too."""
+    with Peer(script(http_reply()), tls) as peer:
+        with pytest.raises(requests.exceptions.SSLError):
+            OneboxAdapter().send(requests.Request("GET", peer.url).prepare())
+        assert peer.requests == []
 
 
 def cut(peer, conn):
