@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import threading
 import time
+import warnings
 from contextvars import ContextVar
 
 import pytest
@@ -97,6 +100,9 @@ def test_polls_of_the_same_moment_are_one(connected):
     assert polls["GET list"] == 1
     answers = count(new[-1], ids[-1], str(new[0]), ids[-1], ids[-3], None)
     assert answers == [(0, None), (2, new[1]), (1, new[1]), (2, new[1]), (4, new[1]), (252, new[1])]
+    asked = polls["GET list"]
+    assert count(new[0], new[1]) == [(1, new[1]), (0, None)]
+    assert polls["GET list"] == asked + 1
     assert count(ids[-1], ids[-1], since="2099-01-01 00:00") == [(0, None), (0, None)]
     assert count(None, last_update="2099-01-01 00:00") == [(0, None)]
 
@@ -127,6 +133,59 @@ def test_failed_poll_reaches_all_who_asked(connected):
     connected.state.fail("status", path="ticketrz", status=503)
     assert [type(answer) for answer in count(0, 1, 2)] == [OneboxUnavailableError] * 3
     assert connected.state.requests["GET list"] == 1
+
+
+def test_failure_that_nobody_waits_for(connected):
+    """A poll that fails after its time is up is no complaint of the event loop in the triggerer's log."""
+    connected.state.configure(latency=0.5)
+    connected.state.fail("status", path="ticketrz", status=503)
+    complaints = []
+
+    async def ask():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        with pytest.raises(OneboxUnavailableError, match="no answer within"):
+            await polled_connection("onebox_default", None).count("ticketrz", seconds=0.05)
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+        gc.collect()
+
+    asyncio.run(ask())
+    assert complaints == []
+
+
+def test_threads_of_a_connection(connected, monkeypatch):
+    """A connection whose last poll failed is polled by other threads, until a poll of it goes well."""
+    threads = []
+
+    def count_records(*args, real=OneboxClient.count_records, **kwargs):
+        threads.append(threading.current_thread().name.rpartition("_")[0])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(OneboxClient, "count_records", count_records)
+    connected.state.fail("status", path="ticketrz", status=503)
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        for _ in range(3):
+            await asyncio.gather(connection.count("ticketrz"), return_exceptions=True)
+
+    asyncio.run(ask())
+    assert threads == ["onebox polls", "onebox slow polls", "onebox polls"]
+
+
+def test_fork():
+    """A forked process polls in threads of its own, for those of its parent are not there."""
+
+    async def ask():
+        return await polling.in_thread("polls", int)
+
+    asyncio.run(ask())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+        child = os.fork()
+    if not child:
+        signal.alarm(10)
+        os._exit(asyncio.run(ask()))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_bad_id(connected):
