@@ -7,6 +7,16 @@ import socket
 from contextlib import contextmanager
 
 
+class Log:
+    """Collects what is logged, in place of a logger that the standard library does not know: level and line."""
+
+    def __init__(self):
+        self.lines = []
+
+    def __getattr__(self, level):
+        return lambda words, *args: self.lines.append((level, words % args))
+
+
 async def first(trigger):
     """Wait for a trigger's first event."""
     async for event in trigger.run():

@@ -227,7 +227,7 @@ class OneboxRecordSensor(BaseSensorOperator):
             raise
         except Exception as error:
             failure: Exception = error
-            if type(error).__name__ in ("TaskDeferralTimeout", "TaskDeferralError") and "timeout" in str(error).lower():
+            if type(error).__name__.startswith("TaskDeferral") and "timeout" in str(error).lower():
                 failure = AirflowSensorTimeout(f"Sensor has timed out: {error}")
             is_timeout = isinstance(failure, AirflowSensorTimeout)
             final = is_timeout or isinstance(failure, AirflowFailException)

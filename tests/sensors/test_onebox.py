@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
     XComArg,
 )
 from airflow_home import AIRFLOW_3
+from polling import Log
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException
@@ -175,8 +176,13 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     """In poke mode the next poll comes when the hours begin, an hour away at the most, or at the timeout."""
     monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", lambda words: known)
     connected.state.configure(quota_closed=True)
+    log = Log()
+    monkeypatch.setattr(OneboxRecordSensor, "log", log)
     sensor = make(since_id=0, poke_interval=60, timeout=timeout)
     assert not sensor.poke({}).is_done
+    ((level, line),) = log.lines
+    assert level == "info"
+    assert line.startswith("Onebox is closed, going on: Connection 'onebox_default'")
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == pause
     assert sensor._get_next_poke_interval(0, lambda: timeout + 5, 1) == 0
     connected.state.configure(quota_closed=False)
@@ -239,6 +245,7 @@ def test_errors_are_the_same(connected, connect, mode):
     with pytest.raises(OneboxRequestError, match="no such thing") as caught:
         wait(mode, since_id=0)
     assert caught.value.code == "404"
+    assert caught.value.__cause__ is None
     with pytest.raises(OneboxRequestError):
         wait(mode, since_id=0, soft_fail=True)
     with pytest.raises(AirflowSkipException):

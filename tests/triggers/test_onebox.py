@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger
 from airflow_home import AIRFLOW_3, AIRFLOW_VERSION
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polling import deaf_server, first, until
+from polling import Log, deaf_server, first, until
 
 from airflow_provider_onebox import polling
 from airflow_provider_onebox.polling import MAX_FAILED_POLLS
@@ -26,15 +26,10 @@ QUICK = {"poke_interval": 0.02, "onebox_conn_id": "onebox_default"}
 
 @pytest.fixture
 def logged(monkeypatch):
-    """Collect what triggers log, which Airflow 3 does not do with the standard library: level and line."""
-    lines = []
-
-    class Log:
-        def __getattr__(self, level):
-            return lambda words, *args: lines.append((level, words % args))
-
-    monkeypatch.setattr(BaseTrigger, "log", Log())
-    return lines
+    """Collect what triggers log: level and line."""
+    log = Log()
+    monkeypatch.setattr(BaseTrigger, "log", log)
+    return log.lines
 
 
 def rebuilt(trigger):
@@ -49,6 +44,13 @@ def test_serialize():
     trigger = OneboxRecordTrigger("ticketrz", since_id=5, deadline=time.time() + 9, site_id="170", max_wait=7.0)
     assert vars(rebuilt(trigger)) == vars(trigger)
     assert not {"token", "password"} & set(trigger.serialize()[1])
+
+
+def test_defaults():
+    """Without more said, one record is enough, and Onebox is asked once a minute at an even pace, without end."""
+    stored = OneboxRecordTrigger("ticketrz").serialize()[1]
+    assert (stored["min_count"], stored["poke_interval"], stored["exponential_backoff"]) == (1, 60, False)
+    assert (stored["deadline"], stored["silent_fail"], stored["onebox_conn_id"]) == (None, False, "onebox_default")
 
 
 def test_success(connected):
@@ -447,12 +449,34 @@ class TestWatcher:
         assert len(logged) > 2
         assert all(level == "info" and "Onebox is closed, going on" in line for level, line in logged)
 
-    def test_pause(self, connected, monkeypatch):
-        """Polls are as far apart as the watcher says."""
-        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-1], poll_interval=40)
+    @pytest.mark.parametrize(("options", "seconds"), [({"poll_interval": 40}, 40), ({}, 60)])
+    def test_pause(self, connected, monkeypatch, options, seconds):
+        """Polls are as far apart as the watcher says, a minute by default."""
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-1], **options)
         pauses = pauses_of(monkeypatch, connected, trigger, 3)
         assert len(pauses) == 3
-        assert all(40 <= pause <= 41 for pause in pauses)
+        assert all(seconds <= pause <= seconds + 1 for pause in pauses)
+
+    def test_pause_after_what_is_stored(self, monkeypatch):
+        """On Airflow 3.3, too: when Airflow has stored what came of a poll, the next one is as far off."""
+        producer = OneboxNewRecordsTrigger.create_shared_stream_producer({"poll_interval": 40})
+        pauses = []
+
+        async def sleep(seconds):
+            pauses.append(seconds)
+
+        async def scenario():
+            turns = producer.open_stream()
+            await anext(turns)
+            assert pauses == []
+            await producer.advance([])
+            await anext(turns)
+            await turns.aclose()
+
+        monkeypatch.setattr(onebox.asyncio, "sleep", sleep)
+        asyncio.run(scenario())
+        assert len(pauses) == 1
+        assert 40 <= pauses[0] <= 41
 
     @pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow acknowledges events from 3.3 on")
     def test_acknowledged(self, connected):
