@@ -37,6 +37,8 @@ KEPT = {"conftest", "airflow_home", "sandbox"}
 """Modules that stay when the package and its tests are imported anew."""
 MOST_OTHERS = 50
 """So many tests of other modules try to kill a mutant that the module's own let live."""
+MIRRORS = {"paging": "pace", "auth": "wire", "client": "wire", "outcome": "wire", "transport": "wire"}
+"""Modules with a further file of tests beside the one of their name."""
 MIN_KILLED, MIN_OF_SAMPLE = 0.95, 0.9
 """Of each module, and of a sample of all modules together."""
 
@@ -50,7 +52,8 @@ def read_listed() -> set[tuple[str, str, str]]:
 def is_own(module: str, test: str) -> bool:
     """Tell whether a test stands in a file or folder named like a module."""
     folder, _, stem = module.removesuffix(".py").rpartition("/")
-    return (f"tests/{folder}/" if folder else stem) in test.partition("::")[0]
+    file = test.partition("::")[0]
+    return f"tests/{folder}/" in file if folder else stem in file or MIRRORS.get(stem, stem) in file
 
 
 @dataclass

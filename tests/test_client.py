@@ -106,6 +106,7 @@ def test_login_without_a_token(make, reply, words):
         with pytest.raises(OneboxResponseError) as caught:
             client.login()
     assert words in str(caught.value)
+    assert caught.value.status == 200
 
 
 def test_calls_share_a_token_and_a_connection(make, sandbox):
@@ -468,6 +469,15 @@ def test_count_without_a_total(make):
         pages = [[{"Id": "1"}], [{"Id": "1"}, {"Id": "2"}], []]
         mock.get(client.url_for("ticketrz"), [{"json": {"data": page}} for page in pages])
         assert client.count_records("ticketrz") == (2, 2)
+
+
+def test_abandoned_call(make, sandbox):
+    """A call that nobody waits for any more is not sent, and not tried again either."""
+    client, abandoned = make(), threading.Event()
+    abandoned.set()
+    with pytest.raises(OneboxUnavailableError, match=r"nobody waits for it any more\.$"):
+        client._call("GET", "ticketrz", abandoned=abandoned)
+    assert (client.waits, sandbox.state.requests["GET list"]) == ([], 0)
 
 
 def test_abandoned_listing_leaves_nothing_under_way(make, sandbox):
