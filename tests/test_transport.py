@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import threading
 import time
+import zlib
 
 import pytest
 import requests
@@ -57,6 +59,18 @@ def test_body_comes_whole():
         assert make(url).get(url).content == b"abcd"
         with make(url).get(url, stream=True) as response:
             assert response.raw.read() == b"abcd"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("", bytes), ("identity", bytes), ("gzip", gzip.compress), ("x-gzip", gzip.compress), (" Deflate", zlib.compress)],
+)
+def test_packed_body(encoding, pack):
+    """A body that is packed in a way that was asked for comes unpacked, however the way is spelt."""
+    body = pack(b"abcd")
+    head = (HEAD % len(body)).replace(b"\r\n\r\n", b"\r\nContent-Encoding: %s\r\n\r\n" % encoding.encode())
+    with server(lambda conn: conn.sendall(head + body)) as url:
+        assert make(url).get(url).content == b"abcd"
 
 
 @pytest.mark.parametrize("chunked", [True, False])
