@@ -33,14 +33,10 @@ from mutations import PACKAGE, Mutant, mutants_of
 ROOT = PACKAGE.parent
 LISTED = ROOT / "tests" / "equivalent_mutants.txt"
 PYTEST = ["-qs", "-p", "no:cacheprovider", "-m", "not processes", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-KEPT = {"conftest", "airflow_home", "sandbox"}
-"""Modules that stay when the package and its tests are imported anew."""
-MOST_OTHERS = 50
-"""So many tests of other modules try to kill a mutant that the module's own let live."""
+KEPT = {"conftest", "airflow_home", "sandbox"}  # when the package and its tests are imported anew
+MOST_OTHERS = 50  # tests of other modules that try to kill what the module's own let live
 MIRRORS = {"paging": "pace", "auth": "wire", "client": "wire", "outcome": "wire", "transport": "wire"}
-"""Modules with a further file of tests beside the one of their name."""
-MIN_KILLED, MIN_OF_SAMPLE = 0.95, 0.9
-"""Of each module, and of a sample of all modules together."""
+MIN_KILLED, MIN_OF_SAMPLE = 0.95, 0.9  # of each module, and of a sample of all modules together
 
 
 def read_listed() -> set[tuple[str, str, str]]:
@@ -50,7 +46,7 @@ def read_listed() -> set[tuple[str, str, str]]:
 
 
 def is_own(module: str, test: str) -> bool:
-    """Tell whether a test stands in a file or folder named like a module."""
+    """Tell whether a test stands in a file or folder named like a module, or in its further one."""
     folder, _, stem = module.removesuffix(".py").rpartition("/")
     file = test.partition("::")[0]
     return f"tests/{folder}/" in file if folder else stem in file or MIRRORS.get(stem, stem) in file
@@ -60,10 +56,8 @@ def is_own(module: str, test: str) -> bool:
 class Trial:
     """Tests to run in a fork, with a mutant or with the package as it is; in the fork, a plugin of pytest."""
 
-    limits: dict[str, float]
-    """The tests in their order, each with the seconds after which it hangs."""
-    is_anew: bool
-    """Whether to import the package and the tests anew, for the change is of what runs at import."""
+    limits: dict[str, float]  # the tests in their order, each with the seconds after which it hangs
+    is_anew: bool  # whether all is imported anew, for the change is of what runs at import
     mutant: Mutant | None = None
 
     def run(self, session: pytest.Session, functions: list[FunctionType]) -> None:
@@ -120,8 +114,7 @@ class Forks:
 
     trials: list[Trial]
     survivors: list[Mutant] = field(default_factory=list)
-    unfit: list[str] = field(default_factory=list)
-    """Tests that fail without a mutant, too."""
+    unfit: list[str] = field(default_factory=list)  # tests that fail without a mutant, too
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the trials, and then without a mutant the tests that have killed one."""
@@ -210,9 +203,8 @@ def main() -> int:
     for name, count in (*counts.items(), ("all", sum(counts.values(), Counter()))):
         tried, surviving = count["tried"], count["surviving"]
         killed, least = tried - surviving, MIN_OF_SAMPLE if options.sample else MIN_KILLED
-        share = f"{killed / max(tried, 1):.1%}"
-        row = (name, count["mutants"], killed, count["mutants"] - tried, surviving, share)
-        sys.stdout.write(f"| {' | '.join(map(str, row))} |\n")
+        numbers = f"{count['mutants']} | {killed} | {count['mutants'] - tried} | {surviving}"
+        sys.stdout.write(f"| {name} | {numbers} | {killed / max(tried, 1):.1%} |\n")
         if killed < least * tried and (name == "all" or not options.sample):
             bad.append(f"{name}: too many survive; {least:.0%} have to be killed")
     sys.stdout.write("".join(f"{line}\n" for line in bad) + f"{time.monotonic() - began:.0f} s\n")
