@@ -406,6 +406,15 @@ def test_write_that_was_sent(secure, tls, ca):
         assert len(peer.requests) == 1
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_read_that_was_sent(method):
+    """A read that is not answered is sent again, and is never in doubt."""
+    with Peer(cut) as peer:
+        with pytest.raises(OneboxUnavailableError):
+            client_of(peer.url, max_retries=1).request(method, "ticketrz")
+        assert len(peer.requests) == 2
+
+
 def test_write_whose_login_broke_off():
     """A login that may have arrived says nothing of the write that it was for: that one never left."""
     with Peer(cut) as peer:
