@@ -383,11 +383,15 @@ def test_write_to_an_untrusted_certificate(tls):
 
 
 def test_adapter_by_itself(tls):
-    """An adapter that is used without its session checks certificates, too."""
+    """An adapter that is used without its session checks certificates and reads the reply, too."""
     with Peer(script(http_reply()), tls) as peer:
         with pytest.raises(requests.exceptions.SSLError):
             OneboxAdapter().send(requests.Request("GET", peer.url).prepare())
         assert peer.requests == []
+    with Peer(script(http_reply(200, {"count": 1}))) as peer:
+        response = OneboxAdapter().send(requests.Request("GET", peer.url).prepare())
+        assert response.raw.read() == b""
+        assert response.json() == {"count": 1}
 
 
 def cut(peer, conn):
