@@ -11,7 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from urllib.parse import quote_plus
+from urllib.parse import parse_qsl, quote_plus
 
 import pytest
 import requests
@@ -469,6 +469,16 @@ def test_count_without_a_total(make):
         pages = [[{"Id": "1"}], [{"Id": "1"}, {"Id": "2"}], []]
         mock.get(client.url_for("ticketrz"), [{"json": {"data": page}} for page in pages])
         assert client.count_records("ticketrz") == (2, 2)
+
+
+def test_no_row_too_many_is_asked_for(make, sandbox):
+    """However many pages are asked for ahead, none reaches beyond the last row that is wanted."""
+    ids = sandbox.state.ids()
+    assert len(list(records(make(), "ticketrz", max_records=130, page_size=20, parallelism=4))) == 130
+    pages = [dict(parse_qsl(seen.query)) for seen in sandbox.state.seen if "limit" in seen.query]
+    begins = [ids.index(page["sinceId"]) + 1 if "sinceId" in page else 0 for page in pages]
+    ends = [begin + int(page.get("offset", 0)) + int(page["limit"]) for begin, page in zip(begins, pages, strict=True)]
+    assert max(ends) == 130
 
 
 def test_abandoned_call(make, sandbox):
