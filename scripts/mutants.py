@@ -113,6 +113,7 @@ class Forks:
     """A plugin of pytest that runs trials in forks of the process that has collected the tests."""
 
     trials: list[Trial]
+    measured: set[str]  # tests that ran a line of the package
     survivors: list[Mutant] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)  # tests that fail without a mutant, too
 
@@ -120,6 +121,10 @@ class Forks:
         """Run the trials, and then without a mutant the tests that have killed one."""
         functions = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
         functions = [one for one in functions if one.__code__.co_filename.startswith(f"{PACKAGE}/")]
+        others = [item.nodeid for item in session.items if item.nodeid not in self.measured]
+        for trial in self.trials:
+            if trial.mutant and trial.is_anew:  # What runs at import may show in a test that runs nothing else.
+                trial.limits |= {test: 10 for test in others if is_own(trial.mutant.key[0], test)}
         gc.freeze()  # What the forks share stays shared.
         checks = {is_anew: Trial({}, is_anew) for is_anew in (False, True)}
         waiting, running = deque(self.trials), dict[int, Trial]()
@@ -149,10 +154,10 @@ class Forks:
         return True
 
 
-def trials_of(module: str, mutants: list[Mutant], seconds: dict[str, float]) -> list[Trial]:
+def trials_of(
+    module: str, mutants: list[Mutant], data: coverage.CoverageData, seconds: dict[str, float]
+) -> list[Trial]:
     """Choose the tests for each mutant of a module: those that ran its line."""
-    data = coverage.CoverageData(str(ROOT / ".coverage"))
-    data.read()
     by_line: dict[int, set[str]] = defaultdict(set)
     for file in data.measured_files():
         if file.endswith(f"/{PACKAGE.name}/{module}"):
@@ -182,7 +187,9 @@ def main() -> int:
     cases = [case.attrib for case in ElementTree.parse("build/tests.xml").iter("testcase")]  # noqa: S314 - pytest's
     seconds = {f"{case['classname']}.{case['name']}": float(case["time"]) for case in cases}
     listed, keys, began = read_listed(), set(), time.monotonic()
-    forks, counts = Forks([]), defaultdict[str, Counter[str]](Counter)
+    data = coverage.CoverageData(str(ROOT / ".coverage"))
+    data.read()
+    forks, counts = Forks([], data.measured_contexts()), defaultdict[str, Counter[str]](Counter)
     names = options.modules or sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("[!_]*.py"))
     for name in [name for name in names if not name.startswith("sandbox/")]:
         mutants = sorted(mutants_of(PACKAGE / name), key=lambda mutant: zlib.crc32(repr(mutant.key).encode()))
@@ -190,7 +197,7 @@ def main() -> int:
         mutants = mutants[: options.sample]
         unlisted = [mutant for mutant in mutants if mutant.key not in listed]
         counts[name] = Counter(mutants=len(mutants), tried=len(unlisted))
-        forks.trials += trials_of(name, unlisted, seconds)
+        forks.trials += trials_of(name, unlisted, data, seconds)
     if pytest.main(PYTEST, plugins=[forks]):
         sys.exit("The tests could not be collected.")
     bad = [f"{test} fails without a mutant" for test in forks.unfit]

@@ -183,6 +183,17 @@ def test_parquet_without_records(tmp_path):
     assert pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pydict() == {"Id": []}
 
 
+def test_few_row_groups(tmp_path):
+    """Some pages of records are one row group."""
+    with RecordFile(tmp_path / "a.parquet", fields=["Id"]) as file:
+        for page in range(5):
+            file.write([{"Id": f"{page}-{n}"} for n in range(1000)])
+        file.finish()
+        file.put_in_place()
+    with pyarrow.parquet.ParquetFile(tmp_path / "a.parquet") as found:
+        assert [found.read_row_group(index).num_rows for index in range(found.num_row_groups)] == [5000]
+
+
 def test_row_groups(tmp_path, monkeypatch):
     """Pages are put together up to the bound, larger ones are split, and a record that is larger stands alone."""
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1000)

@@ -129,7 +129,7 @@ def test_host(host, port, schema, expected):
 def test_host_refused(host, words):
     """An address that can't work is refused, and not repeated where it may hold a password."""
     message = refusal(host=host)
-    assert "the connection's port" in message if "65535" in words else "the connection's host" in message
+    assert "the connection's port " in message if "65535" in words else "the connection's host " in message
     assert words in message
     assert "secret" not in message
 
@@ -141,9 +141,10 @@ def test_port_refused():
         assert "port is not between 1 and 65535" in refusal(host="https://dev.example", port=port)
 
 
-def test_allow_http():
+@pytest.mark.parametrize("value", [True, "true", " True "])
+def test_allow_http(value):
     """Plain HTTP beyond this machine takes a decision of its own."""
-    settings = settings_from_connection(connection({"allow_http": "true"}, host="http://dev.example"))
+    settings = settings_from_connection(connection({"allow_http": value}, host="http://dev.example"))
     assert settings.base_url == "http://dev.example"
     assert "true or false" in refusal({"allow_http": "yes"}, host="http://dev.example")
 
@@ -407,6 +408,12 @@ def test_secrets():
     assert Settings("crm", "https://dev.example", "e", "p", "1").secrets == ("p",)
     # As requests encodes it.
     assert replace(plain, proxies=(("https", "http://m%C3%A9:p%C3%A4@a.example"),)).secrets[-1] == "bek6cOQ="
+    assert replace(plain, proxies=(("https", "http://me:%E2%82%AC@a.example"),)).secrets == (
+        "p",
+        "%E2%82%AC",
+        "€",
+        "bWU6Pw==",
+    )
 
 
 def test_basic_header_of_a_proxy_is_among_the_secrets(monkeypatch):

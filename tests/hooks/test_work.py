@@ -77,6 +77,12 @@ def test_new_message(connected, hook):
     }
 
 
+def test_plain_message(connected, hook):
+    """Without more said, a message is plain text."""
+    hook.send_message(**MESSAGE)
+    assert body(connected)["Content"]["ContentType"] == "text/plain"
+
+
 @pytest.mark.parametrize("how", ["conversation_id", "previous_id"])
 def test_answer(connected, hook, how):
     """An answer to a conversation or to a comment arrives in the ticket's conversation."""

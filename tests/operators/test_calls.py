@@ -593,6 +593,7 @@ def test_renderers(operator, renderers):
     """Airflow's page shows each templated field that can be a list or a dictionary as JSON."""
     assert operator.template_fields_renderers == renderers
     assert set(renderers) <= set(operator.template_fields)
+    assert re.fullmatch("#[0-9a-f]{6}", operator.ui_color)
     assert "incremental" not in operator.template_fields
     hints = get_annotations(operator.__init__)
     structured = {
