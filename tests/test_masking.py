@@ -44,6 +44,15 @@ def test_supervisor_is_told_at_the_next_opportunity(told):
     assert told == {True: ["correct-horse"], False: ["correct-horse"]}
 
 
+def test_too_many_tokens(told, monkeypatch, caplog):
+    """From the first token that is not masked, a warning tells so, once."""
+    monkeypatch.setattr(masking, "_masked_tokens", 0)
+    for n in range(masking.MAX_MASKED_TOKENS + 3):
+        masking.mask_token(f"token-{n}")
+        assert caplog.text.count("which hand out none") == (n >= masking.MAX_MASKED_TOKENS)
+    assert told[False] == [f"token-{n}" for n in range(masking.MAX_MASKED_TOKENS)]
+
+
 def test_supervisor_of_a_child(told):
     """A forked process has a supervisor of its own, which is told anew of what the parent's knows."""
     masking.mask(["correct-horse"])

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG
+from polling import Log
 
 from airflow_provider_onebox import bulk
 from airflow_provider_onebox.exceptions import (
@@ -78,13 +79,17 @@ def test_arguments():
         ("message", [{"connection_id": "1", "body": str(n)} for n in range(5)]),
     ],
 )
-def test_all_done(connected, run, verdicts, tmp_path, kind, rows):
-    """Each row has a line with its id, in the order of the rows, and the task returns the sum of them."""
+def test_all_done(connected, run, verdicts, tmp_path, monkeypatch, kind, rows):
+    """Each row has a line with its id, in the order of the rows, and the task returns and logs the sum of them."""
+    log = Log()
+    monkeypatch.setattr(OneboxBulkWriteOperator, "log", log)
     count = len(rows)
     result = {"path": str(tmp_path / "verdicts.jsonl"), "count": count, "done": count, "rejected": 0, "in_doubt": 0}
     assert run(rows, kind, parallelism="3") == result
+    assert log.lines == [("info", f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 in doubt.")]
     lines = verdicts()
     assert [(line["row"], line["verdict"]) for line in lines] == [(n, "done") for n in range(count)]
+    assert {tuple(line) for line in lines} == {("row", "verdict", "key", "id")}
     assert sorted(line["id"] for line in lines) == sorted(entry["id"] for entry in connected.state.books())
     assert connected.state.logins == 1
     assert os.listdir(tmp_path) == ["verdicts.jsonl"]  # noqa: PTH208 - names are what is compared
@@ -337,6 +342,60 @@ def test_torn_line(connected, run, verdicts, tmp_path):
     assert [line["row"] for line in verdicts()] == list(range(9))
     path.write_bytes(lines[0][:3])
     assert run()["done"] == 9
+
+
+def test_torn_line_and_another_end(connected, run, verdicts, monkeypatch, tmp_path):
+    """The lines before a torn one are kept, also if the run that finds it does not come to its end."""
+    run()
+    path = tmp_path / "verdicts.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+
+    def create_contact(self, *, name):
+        raise MemoryError
+
+    monkeypatch.setattr(OneboxHook, "create_contact", create_contact)
+    for whole in (8, 0):
+        path.write_bytes(b"".join(lines[:whole]) + lines[whole][:9])
+        with pytest.raises(MemoryError):
+            run(parallelism=1)
+        assert [line["verdict"] for line in verdicts()] == ["done"] * whole + ["begun"]
+
+
+def test_stops_while_another_row_takes_long(connected, run, monkeypatch):
+    """No further row is sent after what stops the whole, even while a row before it has no answer yet."""
+    sent, further = [], threading.Event()
+
+    def create_contact(self, *, name):
+        sent.append(name)
+        if name == "Contact 0":
+            further.wait(0.5)
+        elif name == "Contact 1":
+            raise OneboxUnavailableError("down")
+        else:
+            further.set()
+        return "1"
+
+    monkeypatch.setattr(OneboxHook, "create_contact", create_contact)
+    with pytest.raises(OneboxUnavailableError):
+        run(parallelism=2)
+    assert sorted(sent) == ["Contact 0", "Contact 1"]
+
+
+def test_permissions(connected, run, monkeypatch, tmp_path):
+    """Who may read new files of this process may follow the verdicts, while the task runs and after it."""
+    path, modes = tmp_path / "verdicts.jsonl", set()
+
+    def create_contact(self, *, name):
+        modes.add(path.stat().st_mode & 0o7777)
+        return "1"
+
+    monkeypatch.setattr(OneboxHook, "create_contact", create_contact)
+    before = os.umask(0o022)
+    try:
+        run()
+    finally:
+        os.umask(before)
+    assert modes == {path.stat().st_mode & 0o7777} == {0o644}
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
