@@ -281,11 +281,8 @@ def write_rows(
             raise
         file.note(verdict)
 
-    try:
-        for _ in in_parallel(write_one, left(), parallelism):
-            pass
-    finally:
-        stopped.set()
+    for _ in in_parallel(write_one, left(), parallelism):
+        pass
     return file.finish()
 
 

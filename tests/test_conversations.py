@@ -64,6 +64,14 @@ def test_files_too_large(tmp_path, monkeypatch):
         read_files([tmp_path / "a", tmp_path / "a"])
 
 
+def test_limit(tmp_path):
+    """Onebox takes 20 MiB, so no more is sent."""
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(20 * 2**20 + 1)
+    with pytest.raises(OneboxConfigError, match=r"larger than 20,971,520 bytes|larger than 20 MiB"):
+        read_files(tmp_path / "a")
+
+
 def test_unreadable_file(tmp_path):
     """A file that can't be read can be there at the next retry; a template that found nothing can't."""
     with pytest.raises(OneboxError, match="none can't be read, so nothing was sent: No such file") as caught:

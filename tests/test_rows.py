@@ -133,13 +133,14 @@ def test_parallel_error():
     assert len(begun) <= 4
 
 
+@pytest.mark.parametrize(("what", "named"), [((), "rows"), (("tickets",), "tickets")])
 @pytest.mark.parametrize("seconds", [0, 60])
-def test_progress(monkeypatch, caplog, seconds):
+def test_progress(monkeypatch, caplog, seconds, what, named):
     """The log tells how far the work is, at a pace that can be read."""
     caplog.set_level("INFO")
     monkeypatch.setattr(rows, "PROGRESS_SECONDS", seconds)
-    assert len(list(in_parallel(str, range(3), 1, "tickets"))) == 3
-    told = [] if seconds else [f"Done with {n} tickets so far." for n in (1, 2, 3)]
+    assert len(list(in_parallel(str, range(3), 1, *what))) == 3
+    told = [] if seconds else [f"Done with {n} {named} so far." for n in (1, 2, 3)]
     assert [record.message for record in caplog.records] == told
 
 

@@ -86,7 +86,8 @@ def test_all_done(connected, run, verdicts, tmp_path, monkeypatch, kind, rows):
     count = len(rows)
     result = {"path": str(tmp_path / "verdicts.jsonl"), "count": count, "done": count, "rejected": 0, "in_doubt": 0}
     assert run(rows, kind, parallelism="3") == result
-    assert log.lines == [("info", f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 in doubt.")]
+    words = f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 in doubt."
+    assert log.lines[-1] == ("info", words)
     lines = verdicts()
     assert [(line["row"], line["verdict"]) for line in lines] == [(n, "done") for n in range(count)]
     assert {tuple(line) for line in lines} == {("row", "verdict", "key", "id")}

@@ -45,14 +45,16 @@ def lines(path):
 
 
 @pytest.mark.parametrize("parallelism", ["1", 4])
-def test_conversations(connected, path, parallelism):
-    """All messages of all tickets are in one file, ticket by ticket and in order."""
+def test_conversations(connected, path, said, monkeypatch, parallelism):
+    """All messages of all tickets are in one file, ticket by ticket and in order, and the log tells how far it is."""
+    monkeypatch.setattr("airflow_provider_onebox.rows.PROGRESS_SECONDS", 0)
     ids = connected.state.ids()[:40]
     result = execute(ids, path, parallelism=parallelism)
     messages = lines(path)
     assert result == {"path": str(path), "count": len(messages), "tickets": 40, "missing": 0}
     assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
     assert [m["ticketId"] for m in messages] == [m["Id"][:-1] for m in messages]
+    assert "Done with 40 tickets so far." in said()
     assert connected.state.logins == 1
 
 
