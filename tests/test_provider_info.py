@@ -16,6 +16,7 @@ import pytest
 from airflow_home import AIRFLOW_VERSION, AirflowHome
 
 import airflow_provider_onebox
+from airflow_provider_onebox import settings
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR, get_provider_info
 
 NAME = "airflow-provider-onebox"
@@ -145,6 +146,37 @@ def test_connection_form(home):
     assert sorted(form["hidden"]) == sorted(UI_FIELD_BEHAVIOUR["hidden-fields"]) == ["port", "schema"]
     assert form["labels"] == UI_FIELD_BEHAVIOUR["relabeling"]
     assert form["extra"] == {name: [field["label"], field["description"]] for name, field in CONN_FIELDS.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "fit", "unfit"),
+    [
+        ("site_id", [169], ["x", None]),
+        ("timeout", [30, 0.5, None], ["30"]),
+        ("max_retries", [0, 3, None], [-1, 0.5, "3"]),
+        ("verify", ["/ca.pem", None], [5]),
+        ("proxies", ['{"https": "http://proxy.example"}', {"https": "http://proxy.example"}, None], [5]),
+        ("allow_http", [True, False, None], ["yes"]),
+    ],
+)
+def test_values_of_the_form(name, fit, unfit):
+    """The page takes what can work, and no other kind of value."""
+    for value in fit:
+        jsonschema.validate(value, CONN_FIELDS[name]["schema"])
+    for value in unfit:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(value, CONN_FIELDS[name]["schema"])
+
+
+def test_examples_of_the_form():
+    """What the page shows in fields that are empty fits them, and is the default where there is one."""
+    examples = UI_FIELD_BEHAVIOUR["placeholders"]
+    assert set(examples) == {"host", "login", "password", "site_id", "timeout", "max_retries", "verify"}
+    assert examples["host"] == settings.DEFAULT_HOST
+    assert float(examples["timeout"]) == settings.DEFAULT_TIMEOUT
+    assert int(examples["max_retries"]) == settings.DEFAULT_MAX_RETRIES
+    assert (examples["site_id"], examples["verify"]) == ("169", "true")
+    assert CONN_FIELDS["allow_http"]["schema"]["default"] is False
 
 
 def test_words_of_the_form():

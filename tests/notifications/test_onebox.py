@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseNotifier
 from airflow_home import AIRFLOW_VERSION
-from polling import deaf_server
+from polling import Log, deaf_server
 
 from airflow_provider_onebox.notifications import onebox
 from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier
@@ -19,15 +19,10 @@ WHO = {"full_name": "Airflow", "contact": "ops@example.com", "category": "Pipeli
 
 @pytest.fixture
 def logged(monkeypatch):
-    """Collect what the notifier logs, which Airflow 3 does not do with the standard library."""
-    lines = []
-
-    class Log:
-        def __getattr__(self, level):
-            return lambda words, *args: lines.append((level, words % args))
-
-    monkeypatch.setattr(OneboxTicketNotifier, "log", Log())
-    return lines
+    """Collect what the notifier logs: level and line."""
+    log = Log()
+    monkeypatch.setattr(OneboxTicketNotifier, "log", log)
+    return log.lines
 
 
 def context(**changes):
@@ -153,21 +148,22 @@ def test_dag_callback_of_airflow_2(connected):
 
     def get_task_instances(state):
         asked.append(state)
-        return [SimpleNamespace(task_id="b", map_index=3), SimpleNamespace(task_id="a", map_index=-1)]
+        return [SimpleNamespace(task_id=name, map_index=index) for name, index in (("b", 3), ("b", 0), ("a", -1))]
 
     run = SimpleNamespace(get_task_instances=get_task_instances)
     OneboxTicketNotifier(**WHO)({**dag_context(), "dag_run": run})
     assert asked == ["failed"]
-    assert "Failed tasks: a, b[3]\n" in connected.state.tickets[-1]["content"]
+    assert "Failed tasks: a, b[0], b[3]\n" in connected.state.tickets[-1]["content"]
 
 
-def test_dag_callback_that_can_not_ask(connected, monkeypatch):
+def test_dag_callback_that_can_not_ask(connected, monkeypatch, caplog):
     """Where the failed tasks can't be had, the ticket is opened all the same: an error, Airflow 3.0, no task at all."""
 
     def get_task_states(**question):
         raise RuntimeError("API_SERVER_ERROR")
 
     OneboxTicketNotifier(**WHO)(dag_context(get_task_states=get_task_states))
+    assert "The failed tasks of run r can't be listed: RuntimeError" in caplog.text
     monkeypatch.setattr("airflow.__version__", "3.0.6")
     OneboxTicketNotifier(**WHO)(dag_context(get_task_states=lambda **question: pytest.fail("it never answers")))
     bare = dag_context()
