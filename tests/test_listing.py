@@ -101,6 +101,13 @@ def test_offset_ignored(sandbox, count):
     assert listed(client) == list(map(int, sandbox.state.ids()))
 
 
+@pytest.mark.parametrize("most", [0, 1, 3000, 3001])
+def test_most_records(lists, most):
+    """No more records than are wanted come, none at all included, and for those nothing is asked."""
+    assert listed(lists.client(), max_records=most) == list(range(1, min(most, 3000) + 1))
+    assert bool(lists.asked) is (most > 0)
+
+
 def test_rows_and_requests_grow(lists):
     """Without tuning, a list takes far fewer requests than pages of 100, and no more than four under way."""
     lists.count = 20_000
