@@ -224,7 +224,7 @@ class Watermark:
         # No id of Airflow's can hold an @, so no two tasks have the same key.
         index = [str(self._ti.map_index)] if self._mapped else []
         kind = "onebox_changes" if self.changes else "onebox_watermark"
-        return _shortened("@".join((kind, self._ti.dag_id, self._ti.task_id, *self._scope, *index)))
+        return shortened("@".join((kind, self._ti.dag_id, self._ti.task_id, *self._scope, *index)))
 
     def begin(self, start: int, file: RecordFile) -> tuple[int, int | None]:
         """Find out what this run has to list.
@@ -363,7 +363,7 @@ class Watermark:
         """Find the watermark of the first version, in both of its homes; it knew no changes."""
         if self.changes:
             return None
-        key = _shortened(".".join(("onebox_mark", self._ti.dag_id, self._ti.task_id, *self._scope)))
+        key = shortened(".".join(("onebox_mark", self._ti.dag_id, self._ti.task_id, *self._scope)))
         texts = [Variable.get(key, None)]
         for asset in self._assets if self._stores is not None else ():
             with suppress(KeyError, TypeError):  # An alias has no store.
@@ -389,7 +389,12 @@ class Watermark:
         Variable.set(self.key, self._text)
 
 
-def _shortened(key: str) -> str:
+def shortened(key: str) -> str:
+    """Make a Variable's key fit into Airflow's column.
+
+    :param key: the key, as long as it likes.
+    :return: the same, or its beginning and a digest of the whole.
+    """
     if len(key) <= MAX_KEY:
         return key
     return f"{key[: MAX_KEY - 33]}.{hashlib.sha256(key.encode()).hexdigest()[:32]}"

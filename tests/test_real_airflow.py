@@ -253,6 +253,22 @@ def test_failing_dag_names_its_tasks(world: World) -> None:
     assert ticket["content"] == f"DAG: failing\nRun: {run.run_id}\nFailed tasks: {named}\n"
 
 
+def test_one_ticket_per_run(world: World) -> None:
+    """Two failed tasks of a run open one ticket, and so does the run when it is cleared and fails again."""
+    before = len(world.state.tickets)
+    run_id = world.home.trigger("failing_twice")
+    assert world.finish("failing_twice", run_id).state == "failed"
+    body = {"dag_run_id": run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
+    world.home.api("POST", "/dags/failing_twice/clearTaskInstances", body)
+    assert world.finish("failing_twice", run_id).state == "failed"
+    (ticket,) = world.state.tickets[before:]
+    check_ticket(world, ticket, "failing_twice", run_id, "first")
+    line = f"Opened no Onebox ticket: {run_id} has ticket {ticket['ticketId']}."
+    logs = [world.home.task_log("failing_twice", run_id, "first", 1)]
+    logs += [world.home.task_log("failing_twice", run_id, task_id, 2) for task_id in ("first", "second")]
+    assert [line in log for log in logs] == [False, True, True]
+
+
 def test_rejected_password(world: World) -> None:
     """The log ends with the message and few frames, none of a library; nothing warns of a Site ID that is a number."""
     run_id = world.home.trigger("rejected")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import BaseNotifier
+from airflow.providers.common.compat.sdk import BaseNotifier, Variable
 
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 NOTIFY_SECONDS = 5.0
 """Seconds that opening the ticket may take, including the login; Airflow 3 ends the task's process after 20 s."""
 
+KEPT_TICKETS = 100
+"""Failures whose ticket is remembered for each DAG, with ``once_per``."""
+
 
 class OneboxTicketNotifier(BaseNotifier):
     """Open a ticket, for use as ``on_failure_callback`` of a task or a DAG, and with deadline alerts.
@@ -33,6 +37,10 @@ class OneboxTicketNotifier(BaseNotifier):
     line, and nothing else happens. Airflow 3 calls the notifier in the task's own process, so a task whose process is
     killed opens no ticket.
 
+    With ``once_per``, an Airflow Variable remembers the ticket, and later failures of the same run or task only log its
+    id. Two tasks that fail at the same moment can still open one each, because Airflow has no compare-and-set. So does
+    a failure while the Variable can't be read. A missed deadline always opens a ticket.
+
     API page: Create a ticket, ``POST {host}/api/ticket/create``.
 
     :param full_name: who reports. (templated)
@@ -40,9 +48,12 @@ class OneboxTicketNotifier(BaseNotifier):
     :param category: the category, one that the site has. (templated)
     :param subject: the subject; what failed if ``None``. (templated)
     :param content: the text; what failed, when and where its log is if ``None``. (templated)
+    :param once_per: ``"run"`` for one ticket per DAG run, ``"task"`` for one per task of a run, mapped instances
+        together; ``None`` for one per failure.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param kwargs: what Airflow itself passes, such as the context of a deadline alert.
+    :raises ValueError: if ``once_per`` is something else.
     """
 
     template_fields: Sequence[str] = (
@@ -63,16 +74,20 @@ class OneboxTicketNotifier(BaseNotifier):
         category: str,
         subject: str | None = None,
         content: str | None = None,
+        once_per: Literal["run", "task"] | None = None,
         onebox_conn_id: str = OneboxHook.default_conn_name,
         site_id: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if once_per not in (None, "run", "task"):
+            raise ValueError(f"once_per={once_per!r} is none of 'run', 'task' and None.")
         self.full_name = full_name
         self.contact = contact
         self.category = category
         self.subject = subject
         self.content = content
+        self.once_per = once_per
         self.onebox_conn_id = onebox_conn_id
         self.site_id = site_id
 
@@ -93,6 +108,11 @@ class OneboxTicketNotifier(BaseNotifier):
 
         :param context: the context of the failed task or DAG run.
         """
+        variable, failure = self._failure(context)
+        known = _tickets(variable).get(failure) if variable else None
+        if known is not None:
+            self.log.info("Opened no Onebox ticket: %s has ticket %s.", failure, known)
+            return
         try:
             what, facts = _describe(context)
             ticket_id = OneboxHook(self.onebox_conn_id, site_id=self.site_id, time_limit=NOTIFY_SECONDS).create_ticket(
@@ -106,6 +126,8 @@ class OneboxTicketNotifier(BaseNotifier):
             self.log.error("No Onebox ticket was opened: %s", error)
             return
         self.log.info("Opened Onebox ticket %s.", ticket_id)
+        if variable:
+            _remember(variable, failure, ticket_id)
 
     async def async_notify(self, context: Context | Any) -> None:
         """Open the ticket from the triggerer, for deadline alerts; if it can't be opened, the log says why.
@@ -115,6 +137,36 @@ class OneboxTicketNotifier(BaseNotifier):
         from airflow_provider_onebox.polling import in_thread
 
         await in_thread("polls", self.notify, context)
+
+    def _failure(self, context: Any) -> tuple[str, str]:
+        """Name the Variable of the DAG's tickets, and in it what has failed; nothing without ``once_per``."""
+        from airflow_provider_onebox.export import shortened
+
+        if self.once_per is None or "deadline" in context:
+            return "", ""
+        dag_id, failure = context["dag"].dag_id, context["run_id"]
+        if self.once_per == "task" and "reason" not in context:
+            failure = f"{failure}@{context['ti'].task_id}"
+        return shortened(f"onebox_tickets@{dag_id}@{self.onebox_conn_id}@{self.site_id or ''}"), failure
+
+
+def _tickets(variable: str) -> dict[str, str]:
+    """Read which failures have a ticket."""
+    try:
+        return dict(json.loads(Variable.get(variable, "{}")))
+    except Exception as error:  # noqa: BLE001 - the ticket is worth more than one too many
+        log.warning("The Variable %r, which holds the open tickets, can't be read: %s", variable, type(error).__name__)
+        return {}
+
+
+def _remember(variable: str, failure: str, ticket_id: str) -> None:
+    """Write down that a failure has a ticket."""
+    # Read again: another task may have failed meanwhile.
+    tickets = {**_tickets(variable), failure: ticket_id}
+    try:
+        Variable.set(variable, json.dumps(dict(list(tickets.items())[-KEPT_TICKETS:])))
+    except Exception as error:  # noqa: BLE001 - the ticket is open
+        log.warning("The Variable %r, which holds the open tickets, can't be set: %s", variable, type(error).__name__)
 
 
 def _describe(context: Any) -> tuple[str, list[tuple[str, Any]]]:

@@ -86,6 +86,11 @@ with DAG("failing", schedule=None, on_failure_callback=OneboxTicketNotifier(**WH
     check.expand(n=[1, 2, 3])
     check.override(task_id="single")(5)
 
+once = OneboxTicketNotifier(**WHO, once_per="run")
+
+with DAG("failing_twice", schedule=None, default_args={"on_failure_callback": once}):
+    check.override(task_id="first")(1) >> check.override(task_id="second", trigger_rule="all_done")(3)
+
 
 class SoonPolicy(OneboxRetryPolicy):
     """Wait seconds in place of hours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from types import SimpleNamespace
 
@@ -10,9 +11,10 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseNotifier
 from airflow_home import AIRFLOW_VERSION
 from polling import Log, deaf_server
+from watermarks import Deployment
 
 from airflow_provider_onebox.notifications import onebox
-from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier
+from airflow_provider_onebox.notifications.onebox import KEPT_TICKETS, NOTIFY_SECONDS, OneboxTicketNotifier
 
 WHO = {"full_name": "Airflow", "contact": "ops@example.com", "category": "Pipelines"}
 
@@ -29,7 +31,8 @@ def context(**changes):
     """Make the context of a failed task, as far as templates need it."""
     facts = {"dag_id": "d", "task_id": "t", "map_index": 3, "run_id": "r", "try_number": 2}
     ti = SimpleNamespace(**{**facts, "log_url": "http://airflow.example/log?x=1&y=2", **changes})
-    return {"dag": DAG("d", schedule=None), "ti": ti, "run_id": "r", "exception": RuntimeError("somebody's secret")}
+    error = RuntimeError("somebody's secret")
+    return {"dag": DAG(ti.dag_id, schedule=None), "ti": ti, "run_id": ti.run_id, "exception": error}
 
 
 def test_ticket(connected):
@@ -171,6 +174,115 @@ def test_dag_callback_that_can_not_ask(connected, monkeypatch, caplog):
     assert [ticket["content"] for ticket in connected.state.tickets] == [
         "DAG: d\nRun: r\nFailed tasks: see the run\n"
     ] * 3
+
+
+ONCE = "onebox_tickets@d@onebox_default@"
+
+
+@pytest.mark.parametrize(("once_per", "opened"), [(None, 6), ("task", 5), ("run", 3)])
+def test_once_per(connected, monkeypatch, logged, once_per, opened):
+    """However often a run or a task fails, it has one ticket, which later failures name; another DAG has its own."""
+    airflow = Deployment(monkeypatch)
+    notifier = OneboxTicketNotifier(**WHO, once_per=once_per)
+    for changes in (
+        {"task_id": "a"},
+        {"task_id": "a", "map_index": 4},
+        {"task_id": "b"},
+        {"run_id": "later", "task_id": "a"},
+        {"dag_id": "other", "task_id": "a"},
+    ):
+        notifier(context(**changes))
+    notifier(dag_context(task_id="a"))
+    tickets = connected.state.tickets
+    assert len(tickets) == opened
+    left_out = [line for _, line in logged if line.startswith("Opened no Onebox ticket: ")]
+    assert len(left_out) == 6 - opened
+    first = tickets[0]["ticketId"]
+    if once_per == "run":
+        assert left_out == [f"Opened no Onebox ticket: r has ticket {first}."] * 3
+        assert json.loads(airflow.variables[ONCE]) == {"r": first, "later": tickets[1]["ticketId"]}
+    elif once_per == "task":
+        assert left_out == [f"Opened no Onebox ticket: r@a has ticket {first}."]
+        assert list(json.loads(airflow.variables[ONCE])) == ["r@a", "r@b", "later@a", "r"]
+    else:
+        assert airflow.variables == {}
+
+
+def test_once_per_of_another_connection(connected, connect, monkeypatch):
+    """A ticket at one connection or site is none at another."""
+    airflow = Deployment(monkeypatch)
+    connect(connected.url, "onebox_other", login=connected.email, password=connected.password)
+    for options in ({}, {"site_id": "170"}, {"onebox_conn_id": "{{ 'onebox_other' }}"}):
+        OneboxTicketNotifier(**WHO, once_per="run", **options)(context())
+    assert len(connected.state.tickets) == 3
+    assert list(airflow.variables) == [ONCE, f"{ONCE}170", "onebox_tickets@d@onebox_other@"]
+
+
+def test_once_per_with_a_failed_ticket(connected, monkeypatch, logged):
+    """A ticket that could not be opened is opened at the next failure."""
+    airflow = Deployment(monkeypatch)
+    connected.state.fail("status", path="ticket/create", status=503, times=1)
+    for _ in range(3):
+        OneboxTicketNotifier(**WHO, once_per="run")(context())
+    assert len(connected.state.tickets) == 1
+    assert [level for level, _ in logged] == ["error", "info", "info"]
+    assert len(json.loads(airflow.variables[ONCE])) == 1
+
+
+def test_once_per_remembers_few(connected, monkeypatch):
+    """The Variable of a DAG that fails for months stays small, and keeps the latest."""
+    airflow = Deployment(monkeypatch)
+    airflow.variables[ONCE] = json.dumps({f"run {n}": "1" for n in range(KEPT_TICKETS)})
+    OneboxTicketNotifier(**WHO, once_per="run")(context())
+    tickets = list(json.loads(airflow.variables[ONCE]))
+    assert (len(tickets), tickets[0], tickets[-1]) == (KEPT_TICKETS, "run 1", "r")
+
+
+def test_once_per_at_once(connected, monkeypatch):
+    """What another task has noted meanwhile is kept."""
+    airflow = Deployment(monkeypatch)
+    steps = []
+
+    def before(step):
+        steps.append(step)
+        if steps == ["read", "read"]:
+            airflow.variables[ONCE] = json.dumps({"another": "7"})
+
+    airflow.before = before
+    OneboxTicketNotifier(**WHO, once_per="run")(context())
+    assert list(json.loads(airflow.variables[ONCE])) == ["another", "r"]
+
+
+@pytest.mark.parametrize(("broken", "warned"), [("read", "read"), ("write", "set"), ("content", "read")])
+def test_once_per_without_variables(connected, monkeypatch, caplog, broken, warned):
+    """Where the Variable can't be used, the ticket is opened all the same, and the log says what is wrong."""
+    airflow = Deployment(monkeypatch)
+    airflow.variables[ONCE] = "no JSON" if broken == "content" else "{}"
+
+    def before(step):
+        if step == broken:
+            raise RuntimeError("API_SERVER_ERROR")
+
+    airflow.before = before
+    OneboxTicketNotifier(**WHO, once_per="run")(context())
+    assert len(connected.state.tickets) == 1
+    assert f"The Variable {ONCE!r}, which holds the open tickets, can't be {warned}: " in caplog.text
+
+
+def test_once_per_and_a_deadline(connected, monkeypatch):
+    """A missed deadline is told even if a failed task of the run has a ticket."""
+    Deployment(monkeypatch)
+    notifier = OneboxTicketNotifier(**WHO, once_per="run")
+    notifier.notify(context())
+    alert = {"dag_run": {"dag_id": "d", "dag_run_id": "r"}, "deadline": {"id": "7", "deadline_time": "now"}}
+    notifier.notify(alert)
+    assert len(connected.state.tickets) == 2
+
+
+def test_once_per_something_else():
+    """Another word is refused when the DAG is parsed."""
+    with pytest.raises(ValueError, match=r"^once_per='dag' is none of 'run', 'task' and None\."):
+        OneboxTicketNotifier(**WHO, once_per="dag")
 
 
 def test_arguments_of_airflow():
