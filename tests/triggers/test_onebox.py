@@ -710,7 +710,7 @@ class Triggerer:
 @pytest.mark.parametrize("since_id", [None, 90])
 @pytest.mark.parametrize("last_is_stored", [True, False], ids=["stored", "lost"])
 def test_cancelled_at_every_await(monkeypatch, since_id, assets, last_is_stored):
-    """In Airflow 3.3's own streams and stores, at whatever await it dies: nothing is lost, the last event comes twice."""
+    """In Airflow 3.3's own streams and stores, whatever await it dies at: no loss, and only the last event repeats."""
     from airflow.sdk.execution_time import task_runner
 
     monkeypatch.setattr(onebox, "until_tick", lambda _: 0)
