@@ -112,12 +112,20 @@ def pauses_of(monkeypatch, sandbox, trigger, polls):
     return pauses
 
 
-@pytest.mark.parametrize(("exponential", "expected"), [(True, [1, 2, 3, 3]), (False, [1, 1, 1, 1])])
-def test_pauses(connected, monkeypatch, exponential, expected):
+@pytest.mark.parametrize(
+    ("exponential", "interval", "max_wait", "expected"),
+    [
+        (True, 1, 3, [1, 2, 3, 3]),
+        (False, 1, 3, [1, 1, 1, 1]),
+        (True, 1200, None, [1200, 2400, 3600, 3600]),
+        (True, 7200, None, [7200, 7200, 7200, 7200]),
+    ],
+)
+def test_pauses(connected, monkeypatch, exponential, interval, max_wait, expected):
     """With exponential back-off the pauses double, up to the most that is allowed; else they stay the same."""
     last = connected.state.ids()[-1]
     trigger = OneboxRecordTrigger(
-        "ticketrz", since_id=last, poke_interval=1, exponential_backoff=exponential, max_wait=3
+        "ticketrz", since_id=last, poke_interval=interval, exponential_backoff=exponential, max_wait=max_wait
     )
     pauses = pauses_of(monkeypatch, connected, trigger, 4)
     # Each is lengthened by less than a tenth, to end together with those of other triggers.
