@@ -212,6 +212,7 @@ def test_one_login_for_the_same_site(connected):
     gc.collect()
     assert not polling._connections
     assert not polling._oneboxes
+    assert not polling._busy
 
 
 def test_looked_up_now_and_then(connected, monkeypatch):
