@@ -56,9 +56,9 @@ def test_own_words(connected):
 def test_native_objects(connected):
     """What a template renders as a number is sent as text."""
     values = {**context(), "dag": DAG("d", schedule=None, render_template_as_native_obj=True)}
-    OneboxTicketNotifier(**WHO, subject="{{ 7 }}", content="{{ 0 }}", site_id="{{ 170 }}")(values)
+    OneboxTicketNotifier(**WHO, subject="{{ 7 }}", content="{{ 8 }}", site_id="{{ 170 }}")(values)
     (ticket,) = connected.state.tickets
-    assert (ticket["subject"], ticket["content"], ticket["siteId"]) == ("7", "0", "170")
+    assert (ticket["subject"], ticket["content"], ticket["siteId"]) == ("7", "8", "170")
 
 
 def test_two_failures_in_one_process(connected):
