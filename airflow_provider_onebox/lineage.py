@@ -61,3 +61,11 @@ def _report(method: str, context: OneboxHook | ObjectStoragePath, uri: str, coun
             add(context=context, uri=uri, asset_extra=None if count is None else {"count": count})
     except Exception as error:  # noqa: BLE001 - what is done is done, whatever Airflow and its plugins make of it
         log.warning("%s is missing in the lineage: %s.", uri, sanitize(error))
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import Context
 from dataclasses import replace
 from functools import cache
@@ -48,9 +49,12 @@ LOOK_UP_INTERVAL = 300.0
 TICK = 1.0
 """Seconds; triggers wake up on multiples of it, so that those who want to know the same ask together."""
 
-THREADS = {"polls": 64, "slow polls": 8, "look-ups": 4}
-"""The most threads of each kind. A connection whose last poll failed is polled by the slow ones, so that those that
-do not answer take no thread from those that do."""
+THREADS = {"polls": 256, "slow polls": 64, "look-ups": 4}
+"""The most threads of each kind: 64 Oneboxes that do not answer hold up nobody else. One that is known not to answer is
+polled by the slow ones, one request at a time, so that it takes no thread from those that do."""
+
+SLOW_SECONDS = 1.0
+"""Seconds after which a failed poll was slow to fail: the Onebox does not answer. An error at once holds no thread."""
 
 MAX_REQUESTS = 4
 """The most requests under way at once to one site of one Onebox."""
@@ -146,9 +150,10 @@ class _Onebox:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.client = self._new_client()
-        self.failing = False
+        self.is_slow = False
         self.rejected_at: float | None = None
         self._turn = asyncio.Semaphore(MAX_REQUESTS)
+        self._alone = asyncio.Lock()
         self._busy = _find(_busy, asyncio.get_running_loop(), lambda: asyncio.Semaphore(MAX_BUSY))
         # What will be asked next: the ids after which records count, and the answer for the least of them.
         self._questions: dict[Hashable, tuple[list[int], asyncio.Future[tuple[int, int, int | None]]]] = {}
@@ -189,19 +194,28 @@ class _Onebox:
             return least, *await self._ask(resource, least, filters)
 
     async def _ask(self, resource: str, after: int, filters: dict[str, str | None]) -> tuple[int, int | None]:
-        kind = "slow polls" if self.failing else "polls"
+        async with self._alone if self.is_slow else nullcontext():
+            kind = "slow polls" if self.is_slow else "polls"
+            try:
+                async with self._busy:
+                    poll = _shared(in_thread(kind, self._count, resource, since_id=after, **filters))
+                    await asyncio.wait({poll}, timeout=BUSY_SECONDS)
+                return await poll
+            except OneboxAuthError:
+                if self.rejected_at is None:
+                    self.rejected_at = time.monotonic()
+                raise
+
+    def _count(self, resource: str, **query: Any) -> tuple[int, int | None]:
+        # Timed in the thread: how long a poll has waited for one says nothing about the Onebox.
+        began, is_slow = time.monotonic(), False
         try:
-            async with self._busy:
-                poll = _shared(in_thread(kind, self.client.count_records, resource, since_id=after, **filters))
-                await asyncio.wait({poll}, timeout=BUSY_SECONDS)
-            count = await poll
-        except OneboxError as error:
-            self.failing = isinstance(error, OneboxUnavailableError)
-            if isinstance(error, OneboxAuthError) and self.rejected_at is None:
-                self.rejected_at = time.monotonic()
+            return self.client.count_records(resource, **query)
+        except OneboxUnavailableError:
+            is_slow = time.monotonic() - began > SLOW_SECONDS
             raise
-        self.failing = False
-        return count
+        finally:
+            self.is_slow = is_slow
 
 
 def _look_up(hook: OneboxHook) -> Settings:

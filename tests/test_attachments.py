@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -252,9 +254,22 @@ def test_messages_without_ids(connected, own, tmp_path):
 
 def test_again(connected, download, own, tmp_path):
     """A retry replaces the files by the same ones, and what a killed task has left is removed."""
+    folder = tmp_path / "files" / "12"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+        child = os.fork()
+    if not child:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            download(own)
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    (left,) = folder.iterdir()
+    assert left.suffix == ".tmp"
     ((path,), _), ((again,), _) = download(own), download(own)
     assert path == again
-    assert [file.name for file in (tmp_path / "files" / "12").iterdir()] == [Path(path).name]
+    assert [file.name for file in folder.iterdir()] == [Path(path).name]
 
 
 def test_full_disk(connected, download, own, tmp_path, monkeypatch):

@@ -380,7 +380,7 @@ def test_no_false_lineage(tmp_path, monkeypatch):
 
 def die_while_writing(path, ready):
     """Begin a file and be killed."""
-    file = RecordFile(path)
+    file = RecordFile(path, fields=["Id"])
     file.__enter__()
     file.write(ROWS * 1000)
     ready.set()
@@ -420,6 +420,22 @@ def test_leftovers(tmp_path, killed):
     assert left.startswith(".a.jsonl.gz.")
     write(f"{target}.gz")
     assert entries(tmp_path) == ["a.jsonl", "a.jsonl.gz"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leftovers_of_uploads(tmp_path, bucket, killed, name):
+    """What is to be uploaded lies in this machine's temporary folder: two live processes, then none, in every form."""
+    one, two = killed(f"/bucket/{name}"), killed(f"/bucket/{name}")
+    next(one)
+    next(two)
+    write(f"/bucket/{name}", fields=["Id"])
+    assert len(entries(tmp_path / "worker")) == 2, "a file in use was removed"
+    next(one)
+    write(f"/bucket/{name}", fields=["Id"])
+    assert len(entries(tmp_path / "worker")) == 1
+    next(two)
+    write(f"/bucket/{name}", fields=["Id"])
+    assert entries(tmp_path / "worker") == []
 
 
 def test_leftovers_without_locks(tmp_path, monkeypatch, killed):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from urllib.parse import urlsplit
 
@@ -13,6 +17,7 @@ from airflow.providers.common.compat import sdk
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
+from airflow_provider_onebox import lineage
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.files import RecordFile
 from airflow_provider_onebox.hooks.onebox import OneboxHook
@@ -38,10 +43,10 @@ def reported(monkeypatch):
     collect_with(monkeypatch, lambda: collector)
 
     def found():
-        lineage = get_hook_lineage_collector().collected_assets
+        collected = get_hook_lineage_collector().collected_assets
         return [
             [(info.asset.uri, info.asset.extra or {}, info.count) for info in infos]
-            for infos in (lineage.inputs, lineage.outputs)
+            for infos in (collected.inputs, collected.outputs)
         ]
 
     return found
@@ -143,3 +148,20 @@ def test_collector_that_fails(monkeypatch, tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"file://{tmp_path}/a is missing in the lineage: no collector today."
     ]
+
+
+def test_fork(tmp_path, reported):
+    """A process that is forked while a thread reports is not stuck when it reports, too."""
+
+    def fork():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+            child = os.fork()
+        if not child:
+            signal.alarm(10)
+            report_file(ObjectStoragePath(f"{tmp_path}/a"), is_output=True)
+            os._exit(len(reported()[1]))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with lineage._lock, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(fork).result() == 1

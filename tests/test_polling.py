@@ -152,24 +152,28 @@ def test_failure_that_nobody_waits_for(connected):
     assert complaints == []
 
 
-def test_threads_of_a_connection(connected, monkeypatch):
-    """A connection whose last poll failed is polled by other threads, until a poll of it goes well."""
-    threads = []
+@pytest.mark.parametrize(("seconds", "kind"), [(1.0, "onebox polls"), (1.1, "onebox slow polls")])
+def test_threads_of_a_connection(connected, monkeypatch, seconds, kind):
+    """A connection that was slow to fail is polled by other threads, until it answers; to fail at once is to answer."""
+    threads, clock = [], [0.0]
 
     def count_records(*args, real=OneboxClient.count_records, **kwargs):
         threads.append(threading.current_thread().name.rpartition("_")[0])
+        clock[0] += seconds
         return real(*args, **kwargs)
 
     monkeypatch.setattr(OneboxClient, "count_records", count_records)
-    connected.state.fail("status", path="ticketrz", status=503)
 
     async def ask():
         connection = polled_connection("onebox_default", None)
+        await connection.count("ticketrz")
+        monkeypatch.setattr(polling.time, "monotonic", lambda: clock[0])
+        connected.state.fail("status", path="ticketrz", status=503)
         for _ in range(3):
             await asyncio.gather(connection.count("ticketrz"), return_exceptions=True)
 
     asyncio.run(ask())
-    assert threads == ["onebox polls", "onebox slow polls", "onebox polls"]
+    assert threads == ["onebox polls", "onebox polls", kind, "onebox polls"]
 
 
 def test_fork():
@@ -208,6 +212,7 @@ def test_one_login_for_the_same_site(connected):
     gc.collect()
     assert not polling._connections
     assert not polling._oneboxes
+    assert not polling._busy
 
 
 def test_looked_up_now_and_then(connected, monkeypatch):
@@ -355,10 +360,11 @@ def test_few_polls_begin_at_once(connected, connect, monkeypatch, seconds, begun
 
 
 def test_hanging_connections_delay_nobody(connected, connect):
-    """While 40 connections hang: others' threads are free, polls end on time, and a healthy connection is polled."""
+    """40 connections that hang hold up neither others' threads nor healthy polls, one that recovers among them."""
     with deaf_server() as url:
         for n in range(40):
-            connect(url, f"deaf_{n}", timeout=2)
+            connect(url, f"deaf_{n}", timeout=4)
+        connect(connected.url, "recovers", login=connected.email, password=connected.password, timeout=1.5)
 
         async def took(awaitable):
             start = time.monotonic()
@@ -366,27 +372,38 @@ def test_hanging_connections_delay_nobody(connected, connect):
             return time.monotonic() - start, result
 
         async def scenario():
-            healthy = polled_connection("onebox_default", None)
+            healthy, recovers = polled_connection("onebox_default", None), polled_connection("recovers", None)
             await healthy.count("ticketrz")
+            await recovers.count("ticketrz")
             deaf = [polled_connection(f"deaf_{n}", None) for n in range(40)]
-            polls = asyncio.gather(*(took(one.count("ticketrz", seconds=1)) for one in deaf))
-            await asyncio.sleep(0.3)
-            others = [(await took(asyncio.to_thread(int)))[0] for _ in range(10)]
-            others.append((await took(healthy.count("ticketrz")))[0])
+
+            def ask_all():
+                times = [None, *(f"2000-01-01 00:0{n}" for n in range(3))]
+                polls = (one.count("ticketrz", since=time, seconds=2) for one in deaf for time in times)
+                return asyncio.gather(*map(took, polls))
+
+            polls = ask_all()
+            await asyncio.sleep(1)
+            free = [await took(asyncio.to_thread(int)) for _ in range(10)]
+            free.append(await took(healthy.count("ticketrz")))
             ended = await polls
             # From now on it is known which ones hang.
-            await until(lambda: sum(bool(one._onebox and one._onebox.failing) for one in deaf) == 40)
-            again = asyncio.gather(*(took(one.count("ticketrz", seconds=1)) for one in deaf))
-            await asyncio.sleep(0.3)
-            seconds, result = await took(healthy.count("ticketrz"))
-            return others, ended + await again, seconds, result
+            await until(lambda: sum(bool(one._onebox and one._onebox.is_slow) for one in deaf) == 40)
+            polls = ask_all()
+            connected.state.fail("hang", path="ticketrz")
+            hung = await took(recovers.count("ticketrz"))
+            assert recovers._onebox.is_slow
+            free.append(await took(recovers.count("ticketrz")))
+            connected.state.fail("status", path="ticketrz", status=503)
+            failed = await took(healthy.count("ticketrz"))
+            free.append(await took(healthy.count("ticketrz")))
+            return free, [*ended, *await polls], [hung, failed]
 
-        others, ended, seconds, result = asyncio.run(scenario())
-    assert max(others) < 1
-    assert {type(error) for _, error in ended} == {OneboxUnavailableError}
-    assert "no answer within 1 s" in str(ended[0][1])
-    assert max(took for took, _ in ended) < 2.5
-    assert result[0] == 250
-    assert seconds < 1
+        free, ended, errors = asyncio.run(scenario())
+    assert max(seconds for seconds, _ in free) < 1
+    assert [result for _, result in free] == [0] * 10 + [(250, int(connected.state.ids()[-1]))] * 3
+    assert {type(error) for _, error in [*ended, *errors]} == {OneboxUnavailableError}
+    assert "no answer within 2 s" in str(ended[0][1])
+    assert max(seconds for seconds, _ in ended) < 3.5
     names = [thread.name for thread in threading.enumerate()]
     assert all(sum(name.startswith(f"onebox {kind}") for name in names) <= most for kind, most in THREADS.items())

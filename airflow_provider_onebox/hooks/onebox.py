@@ -331,14 +331,8 @@ class OneboxHook(BaseHook):
         :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
-        fields = {
-            "fullName": full_name,
-            "contact": contact,
-            "subject": subject,
-            "category": category,
-            "content": content,
-        }
-        missing = [name for name, value in fields.items() if not str(value or "").strip()]
+        fields = _texts(fullName=full_name, contact=contact, subject=subject, category=category, content=content)
+        missing = [name for name, text in fields.items() if not str(text or "").strip()]
         if missing:
             raise OneboxConfigError(f"A ticket needs {', '.join(fields)}, but empty: {', '.join(missing)}.")
         if coordinate:
@@ -378,17 +372,17 @@ class OneboxHook(BaseHook):
         :raises OneboxUncertainWriteError: if the contact may have been created and no id came back.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
-        fields = {
-            "Name": name,
-            "Phone": phone,
-            "Fax": fax,
-            "Email": email,
-            "Mobile": mobile,
-            "TwitterId": twitter_id,
-            "FacebookId": facebook_id,
-            "Media": media,
-        }
-        given = {key: value for key, value in fields.items() if value not in (None, "")}
+        fields = _texts(
+            Name=name,
+            Phone=phone,
+            Fax=fax,
+            Email=email,
+            Mobile=mobile,
+            TwitterId=twitter_id,
+            FacebookId=facebook_id,
+            Media=media,
+        )
+        given = {key: text for key, text in fields.items() if text}
         if not given:
             raise OneboxConfigError("A contact needs a name, an e-mail address, a number or an account.")
         return self._written("contactrz", "Id", json=given)
@@ -438,19 +432,19 @@ class OneboxHook(BaseHook):
         """
         from airflow_provider_onebox.messages import greatest_id, message_body
 
-        fields = {
-            "ConnectionId": connection_id,
-            "MethodId": method_id,
-            "Subject": subject,
-            "From": sender,
-            "To": to,
-            "Cc": cc,
-            "Bcc": bcc,
-            "ConversationId": conversation_id,
-            "PreviousId": previous_id,
-            "Content": {"Body": body, "BodyText": body_text, "ContentType": content_type, "Encoding": "utf-8"},
-            "Users": users,
-        }
+        fields = _texts(
+            ConnectionId=connection_id,
+            MethodId=method_id,
+            Subject=subject,
+            From=sender,
+            To=to,
+            Cc=cc,
+            Bcc=bcc,
+            ConversationId=conversation_id,
+            PreviousId=previous_id,
+        )
+        fields["Content"] = _texts(Body=body, BodyText=body_text, ContentType=content_type, Encoding="utf-8")
+        fields["Users"] = users
         reply = self.request("POST", "message", json=message_body(fields, attachments))
         rows = reply.get("data") if isinstance(reply, dict) else None
         if not isinstance(rows, list):
@@ -694,6 +688,11 @@ def _task_run() -> Hashable:
     except (AirflowException, RuntimeError, KeyError):
         return None
     return (getattr(ti, "id", None), ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
+
+
+def _texts(**fields: Any) -> dict[str, Any]:
+    """Make text again of what render_template_as_native_obj has made a number."""
+    return {name: str(value) if isinstance(value, (int, float)) else value for name, value in fields.items()}
 
 
 def _without_secrets(reply: Any) -> Any:

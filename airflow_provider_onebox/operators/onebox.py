@@ -222,7 +222,7 @@ class OneboxListOperator(_OneboxOperator):
         :raises OneboxConfigError: if an argument is invalid, or there are too many records for an XCom.
         :raises OneboxError: if the list can't be read completely.
         """
-        if self.output_path is None:
+        if self.output_path is None and not self.incremental:
             records = self._return_records()
             self._skip_if_empty(len(records))
             return records
@@ -234,7 +234,7 @@ class OneboxListOperator(_OneboxOperator):
         file = RecordFile(self.output_path, fields=self.fields)
         watermark, listing = None, self._batches
         if self.incremental:
-            scope = (self.onebox_conn_id, self.hook.settings.site_id, self.resource)
+            scope = (str(self.onebox_conn_id), self.hook.settings.site_id, self.resource)
             start = None
             if self.incremental == "changes":
                 time = format_time("last_update", self.last_update)

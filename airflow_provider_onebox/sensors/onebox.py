@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 BACKSTOP = timedelta(minutes=5)
 """How much later than the trigger's own deadline Airflow ends the wait, should the trigger not."""
 
+MAX_DOUBLINGS = 64
+"""Polls with exponential back-off after which the pause is longer than any wait."""
+
 
 class OneboxRecordSensor(BaseSensorOperator):
     """Wait until a resource has new records; return ``{"count", "last_id"}``.
@@ -145,7 +148,8 @@ class OneboxRecordSensor(BaseSensorOperator):
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
         # Poke and reschedule mode ask here how long to wait.
         if self._closed_for is None:
-            return float(super()._get_next_poke_interval(started_at, run_duration, poke_count))
+            # Airflow doubles a float with each poll, which overflows at the 1,025th.
+            return float(super()._get_next_poke_interval(started_at, run_duration, min(poke_count, MAX_DOUBLINGS)))
         return max(0.0, min(self._closed_for, self.timeout - run_duration()))
 
     def execute(self, context: Context) -> Any:

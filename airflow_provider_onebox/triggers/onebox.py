@@ -137,7 +137,7 @@ class OneboxRecordTrigger(_OneboxTrigger):
                 return
             await asyncio.sleep(min(pause, self._left()))
             if self.exponential_backoff:
-                interval = min(interval * 2, self.max_wait or MAX_POLL_INTERVAL)
+                interval = min(interval * 2, self.max_wait or max(MAX_POLL_INTERVAL, self.poke_interval))
 
     def _left(self) -> float:
         return float("inf") if self.deadline is None else self.deadline - time.time()

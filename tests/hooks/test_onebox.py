@@ -184,16 +184,20 @@ def test_one_hook_for_many_threads(connected, connect, copied):
     assert connected.state.failed_logins == 1
 
 
-def test_one_hook_for_two_event_loops(connected):
-    """Two event loops in two threads that use a hook in threads of theirs share its login."""
-    hook = OneboxHook()
+def test_one_hook_for_two_event_loops(connected, connect):
+    """Two event loops in two threads that use a hook in threads of theirs share its login, or its rejection."""
 
-    async def ask():
-        return await asyncio.gather(*(asyncio.to_thread(hook.get_token) for _ in range(3)))
+    async def ask(hook):
+        return await asyncio.gather(*(asyncio.to_thread(hook.get_token) for _ in range(3)), return_exceptions=True)
 
-    tokens = at_once(lambda: asyncio.run(ask()), threads=2)
-    assert len({token for several in tokens for token in several}) == 1
+    def answers(hook):
+        return [answer for several in at_once(lambda: asyncio.run(ask(hook)), threads=2) for answer in several]
+
+    assert len(set(answers(OneboxHook()))) == 1
     assert connected.state.logins == 1
+    connect(connected.url, login=connected.email, password="wrong password")
+    assert [type(error) for error in answers(OneboxHook())] == [OneboxAuthError] * 6
+    assert connected.state.failed_logins == 1
 
 
 def in_child(function):
@@ -210,14 +214,25 @@ def in_child(function):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_one_hook_for_forks(connected):
-    """Forked processes go on with the login of a hook that was used before, and are not stuck in its lock."""
+def test_one_hook_for_forks(connected, connect):
+    """Forked processes go on with the login or rejection of a hook that was used before, and don't hang in its lock."""
     hook = OneboxHook()
     token = hook.get_token()
     with onebox._lock:
         assert [in_child(lambda: hook.get_token() == token) for _ in range(3)] == [0, 0, 0]
         assert at_once(lambda: in_child(lambda: OneboxHook().get_token()), threads=1) == [0]
     assert connected.state.logins == 2
+    connect(connected.url, login=connected.email, password="wrong password")
+    wrong = OneboxHook()
+
+    def is_rejected():
+        with pytest.raises(OneboxAuthError):
+            wrong.get_token()
+        return True
+
+    assert is_rejected()
+    assert [in_child(is_rejected) for _ in range(3)] == [0, 0, 0]
+    assert connected.state.failed_logins == 1
 
 
 def test_hook_is_not_pickled(connected):

@@ -56,6 +56,14 @@ def test_own_words(connected):
     assert "somebody's secret" in ticket["content"]
 
 
+def test_native_objects(connected):
+    """What a template renders as a number is sent as text."""
+    values = {**context(), "dag": DAG("d", schedule=None, render_template_as_native_obj=True)}
+    OneboxTicketNotifier(**WHO, subject="{{ 7 }}", content="{{ 8 }}", site_id="{{ 170 }}")(values)
+    (ticket,) = connected.state.tickets
+    assert (ticket["subject"], ticket["content"], ticket["siteId"]) == ("7", "8", "170")
+
+
 def test_two_failures_in_one_process(connected):
     """The second failed task is told with its own words, not with those of the first."""
     notifier = OneboxTicketNotifier(**WHO, subject="{{ ti.task_id }}")

@@ -521,6 +521,94 @@ def test_native_ticket(connected, context):
     assert (ticket["content"], ticket["subject"], ticket["coordinate"]) == ("42", "0", "-6.2,106.8")
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_native_export(connected, connect, context, tmp_path, native):
+    """A connection, a site, a path and fields that look like numbers or are lists work in every export."""
+    connect(connected.url, "7", login=connected.email, password=connected.password)
+    values = {"conn": 7, "site": 170, "names": ["Id", "Subject"], "folder": tmp_path, "run": "20260101"}
+    task = OneboxListOperator(
+        task_id="t",
+        resource="ticketrz",
+        onebox_conn_id="{{ conn }}",
+        site_id="{{ site }}",
+        incremental=True,
+        fields="{{ names }}" if native else ["Id", "{{ names[1] }}"],
+        output_path="{{ folder }}/{{ run }}",
+    )
+    result = render(task, values, native=native).execute(context())
+    assert result["count"] == 250
+    assert list(json.loads((tmp_path / "20260101").read_text().splitlines()[0])) == ["Id", "Subject"]
+    assert list(context.airflow.variables) == ["onebox_watermark@d@t@7@170@ticketrz"]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_path_of_nothing(connected, context, native):
+    """An incremental export whose path is rendered from nothing is rejected, and does not go to the XCom instead."""
+    task = OneboxListOperator(task_id="t", resource="ticketrz", incremental=True, output_path="{{ none }}")
+    with pytest.raises(OneboxConfigError, match="names no file"):
+        render(task, {}, native=native).execute(context())
+    assert not connected.state.requests
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_native_message(connected, context, native):
+    """A number that a template renders in a message is sent as the text that it was, nothing is not sent, zero is."""
+    fields = {"connection_id": "{{ 3 }}", "body": "{{ 0 }}", "to": "{{ 628123 }}", "subject": "{{ 1.5 }}"}
+    fields |= {"conversation_id": "{{ ticket }}", "cc": ["{{ 'a' }}"]} | ({"sender": "{{ none }}"} if native else {})
+    ticket = connected.state.ids()[0]
+    values = {"ticket": int(ticket)}
+    render(OneboxSendMessageOperator(task_id="t", **fields), values, native=native).execute(context())
+    body = connected.state.books()[0]["body"]
+    assert (body["ConnectionId"], body["To"], body["Subject"], body["ConversationId"]) == ("3", "628123", "1.5", ticket)
+    assert (body["Content"]["Body"], body["Cc"]) == ("0", ["a"])
+    assert not body.get("From")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_native_conversations(connected, context, tmp_path, native):
+    """Ids, numbers and hosts of conversations work as text and as native objects."""
+    ids = [int(row_id) for row_id in connected.state.ids()[:3]]
+    task = OneboxListConversationsOperator(
+        task_id="t",
+        tickets="{{ ids }}",
+        output_path="{{ folder }}/7",
+        parallelism="{{ 2 }}",
+        attachments_path="{{ folder }}/8",
+        max_attachment_bytes="{{ 10 ** 6 }}",
+        attachment_hosts="{{ hosts }}" if native else ["localhost"],
+    )
+    result = render(task, {"ids": ids, "folder": tmp_path, "hosts": ["localhost"]}, native=native).execute(context())
+    assert (result["tickets"], result["attachments_failed"]) == (3, 0)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_native_rows(connected, context, tmp_path, native):
+    """Rows whose fields a template renders are written as text, whether Airflow renders text or numbers."""
+    task = OneboxBulkWriteOperator(
+        task_id="t",
+        kind="contact",
+        rows=[{"name": "A", "phone": "{{ 628123 }}"}],
+        verdict_path="{{ folder }}/v",
+        parallelism="{{ 2 }}",
+    )
+    assert render(task, {"folder": tmp_path}, native=native).execute(context())["done"] == 1
+    (entry,) = connected.state.books()
+    assert entry["body"]["Phone"] == "628123"
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_native_site(connected, context, native):
+    """A login for a site that a template renders, and a call with what else it renders, work either way."""
+    task = OneboxAuthenticateOperator(task_id="t", site_id="{{ 170 }}")
+    pushed = {}
+    ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
+    assert render(task, {}, native=native).execute({"ti": ti})
+    assert pushed["site_id"] == "170"
+    task = OneboxRequestOperator(task_id="t", endpoint="ticketrz", query={"limit": "{{ 2 }}"}, site_id="{{ 170 }}")
+    reply = render(task, {}, native=native).execute(context())
+    assert [row["SiteId"] for row in reply["data"]] == ["170"] * 2
+
+
 def test_native_token(connected, context):
     """A token of digits, which a native template makes a number, is used as the text that it was."""
     task = render(OneboxRequestOperator(task_id="t", endpoint="ticketrz", token="{{ t }}"), {"t": "123"}, native=True)

@@ -94,37 +94,57 @@ def test_found_at_once(connected, mode):
             wait(mode, **never)
 
 
-@every
-def test_timeout(connected, mode):
-    """Too few records in time fail the sensor, or skip it where it is soft."""
-    last = connected.state.ids()[-1]
-    with pytest.raises(AirflowSensorTimeout, match="timed out"):
-        wait(mode, since_id=last)
-    with pytest.raises(AirflowSkipException):
-        wait(mode, since_id=last, soft_fail=True)
+OPTIONS = ({}, {"soft_fail": True}, {"never_fail": True}, {"silent_fail": True})
+OUTCOMES = {
+    # never_fail does not skip after a timeout, as Airflow's own sensors in poke mode.
+    "no records": (AirflowSensorTimeout, AirflowSkipException, AirflowSensorTimeout, AirflowSensorTimeout),
+    "closed": (AirflowSensorTimeout, AirflowSkipException, AirflowSensorTimeout, AirflowSensorTimeout),
+    "rejected call": (OneboxRequestError, OneboxRequestError, AirflowSkipException, AirflowSensorTimeout),
+    "unavailable": (OneboxUnavailableError, OneboxUnavailableError, AirflowSkipException, AirflowSensorTimeout),
+    "rejected password": (OneboxAuthError, AirflowSkipException, AirflowSkipException, OneboxAuthError),
+    "no connection": (OneboxConfigError, AirflowSkipException, AirflowSkipException, OneboxConfigError),
+}
+"""What becomes of a wait with each of OPTIONS."""
 
 
 @every
-def test_timeout_with_never_fail(connected, mode):
-    """never_fail skips after an error of a poll and not after the timeout, as Airflow's own sensors in poke mode."""
-    with pytest.raises(AirflowSensorTimeout):
-        wait(mode, since_id=connected.state.ids()[-1], never_fail=True)
+@pytest.mark.parametrize("option", range(4), ids=["none", "soft_fail", "never_fail", "silent_fail"])
+@pytest.mark.parametrize("trouble", OUTCOMES)
+def test_options(connected, connect, monkeypatch, mode, option, trouble):
+    """Each option has the same outcome in each mode, whatever the trouble; a rejected password is tried once."""
+    expected, since_id = OUTCOMES[trouble][option], 0
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    if trouble == "no records":
+        since_id = connected.state.ids()[-1]
+    elif trouble == "closed":
+        connected.state.configure(quota_closed=True)
+        monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", lambda words: 0.02)
+    elif trouble == "rejected call":
+        connected.state.fail("status", path="ticketrz", times=999, status=404)
+    elif trouble == "unavailable":
+        connected.state.fail("status", path="ticketrz", times=999, status=503)
+        if mode == "reschedule":  # It can't count them.
+            expected = OUTCOMES["no records"][option]
+    elif trouble == "rejected password":
+        connect(connected.url, login=connected.email, password="wrong password")
+    else:
+        monkeypatch.delenv("AIRFLOW_CONN_ONEBOX_DEFAULT")
+    waits = expected is AirflowSensorTimeout or OUTCOMES[trouble][0] is AirflowSensorTimeout or mode == "reschedule"
+    with pytest.raises(expected):
+        wait(mode, since_id=since_id, timeout=0.5 if waits else 30, **OPTIONS[option])
+    assert connected.state.failed_logins == (trouble == "rejected password")
 
 
-@every
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, OneboxConfigError),
-        ({"silent_fail": True}, OneboxConfigError),
-        ({"soft_fail": True}, AirflowSkipException),
-        ({"never_fail": True}, AirflowSkipException),
-    ],
-)
-def test_missing_connection(mode, options, expected):
-    """A connection that does not exist ends the wait at once, with each option alike in each mode."""
-    with pytest.raises(expected, match=r"can't be found|[Ss]kipping"):
-        wait(mode, since_id=0, onebox_conn_id="no_such", **options)
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_back_off_of_weeks(monkeypatch, mode):
+    """Pauses double up to max_wait, for however long a wait is; for those of deferrable mode see test_pauses."""
+    monkeypatch.setattr(OneboxRecordSensor, "log", Log())
+    sensor = make(mode=mode, poke_interval=2, exponential_backoff=True, max_wait=60, timeout=10**7)
+    pauses = []
+    for count in range(1, 3000):
+        pauses.append(sensor._get_next_poke_interval(0, lambda: sum(pauses), count))
+    assert all(2**n / 2 <= pause <= 2 * 2**n for n, pause in enumerate(pauses[:5]))
+    assert set(pauses[10:]) == {60}
 
 
 @every

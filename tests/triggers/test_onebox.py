@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 import time
@@ -111,12 +112,20 @@ def pauses_of(monkeypatch, sandbox, trigger, polls):
     return pauses
 
 
-@pytest.mark.parametrize(("exponential", "expected"), [(True, [1, 2, 3, 3]), (False, [1, 1, 1, 1])])
-def test_pauses(connected, monkeypatch, exponential, expected):
+@pytest.mark.parametrize(
+    ("exponential", "interval", "max_wait", "expected"),
+    [
+        (True, 1, 3, [1, 2, 3, 3]),
+        (False, 1, 3, [1, 1, 1, 1]),
+        (True, 1200, None, [1200, 2400, 3600, 3600]),
+        (True, 7200, None, [7200, 7200, 7200, 7200]),
+    ],
+)
+def test_pauses(connected, monkeypatch, exponential, interval, max_wait, expected):
     """With exponential back-off the pauses double, up to the most that is allowed; else they stay the same."""
     last = connected.state.ids()[-1]
     trigger = OneboxRecordTrigger(
-        "ticketrz", since_id=last, poke_interval=1, exponential_backoff=exponential, max_wait=3
+        "ticketrz", since_id=last, poke_interval=interval, exponential_backoff=exponential, max_wait=max_wait
     )
     pauses = pauses_of(monkeypatch, connected, trigger, 4)
     # Each is lengthened by less than a tenth, to end together with those of other triggers.
@@ -605,3 +614,138 @@ def test_no_event_is_lost_whatever_await_it_dies_at(since_id, lives):
         asyncio.run(history())
     told = {n for event in world.stored for n in range(int(event["since_id"]) + 1, int(event["last_id"]) + 1)}
     assert told == set(range(world.first_watermark + 1, world.last + 1))
+
+
+class CountedAwaits:
+    """Runs a coroutine and cancels its task at a given await, wherever that is, Airflow's own code included."""
+
+    def __init__(self, coroutine, left):
+        self.coroutine, self.left = coroutine, left
+
+    def __await__(self):
+        awaited = self.coroutine.__await__()
+        step = functools.partial(awaited.send, None)
+        while True:
+            try:
+                future = step()
+            except StopIteration:
+                return
+            self.left -= 1
+            if self.left == 0:
+                asyncio.current_task().cancel()
+            try:
+                yield future
+                step = functools.partial(awaited.send, None)
+            except BaseException as error:  # noqa: BLE001 - the coroutine's to handle
+                step = functools.partial(awaited.throw, error)
+
+
+class Triggerer:
+    """Airflow 3.3 around a watcher: its shared streams, its state stores, and the supervisor that stores events."""
+
+    def __init__(self, since_id, assets):
+        self.since_id, self.assets = since_id, assets
+        self.last, self.arrivals, self.polls = 100, [], 0
+        self.database, self.stored = {}, []
+        self.begin = since_id
+
+    async def asend(self, message):
+        """Answer for the supervisor, as Airflow's accessors ask it."""
+        from airflow.sdk.execution_time import comms
+
+        await asyncio.sleep(0)
+        key = message.name, message.key
+        answer = None
+        if isinstance(message, comms.SetAssetStateStoreByName):
+            self.database[key] = message.value
+            self.begin = message.value if self.begin is None else self.begin
+        elif key in self.database:
+            answer = comms.AssetStateStoreResult(value=self.database[key])
+        await asyncio.sleep(0)
+        return answer
+
+    async def count(self, resource, after=None):
+        """Answer for Onebox, where records arrive while it is asked."""
+        self.polls += 1
+        await asyncio.sleep(0)
+        self.last += self.arrivals.pop(0) if self.arrivals else 0
+        found = (0, None) if self.last <= (after or 0) else (self.last - (after or 0), self.last)
+        await asyncio.sleep(0)
+        return found
+
+    async def live(self, arrivals, dies_at, last_is_stored=True):
+        """Run the watcher until it has seen all arrivals or dies; return the number of awaits that it had."""
+        from airflow.sdk import Asset
+        from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+        from airflow.triggers.shared_stream import SharedStreamManager
+
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id=self.since_id, poll_interval=0)
+        trigger.asset_state_store = AssetStateStoreAccessors([Asset(name, uri=f"x://{name}") for name in self.assets])
+        manager, key = SharedStreamManager(), trigger.shared_stream_key()
+        self.polls, self.arrivals, sent = 0, list(arrivals), []
+
+        async def run_trigger():
+            async for event in trigger.filter_shared_stream(manager.subscribe(trigger_id=1, trigger=trigger, key=key)):
+                await asyncio.sleep(0)
+                sent.append((manager.bind_pending_event(trigger_id=1, key=key), event.payload))
+
+        counted = CountedAwaits(run_trigger(), dies_at)
+        task = asyncio.ensure_future(self._task(counted))
+        # The turn after the last event saves what Airflow has stored.
+        while not task.done() and (self.polls < len(arrivals) + 3):
+            await asyncio.sleep(0)
+            if sent:
+                number, payload = sent.pop(0)
+                self.stored.append(payload)
+                await asyncio.sleep(0)
+                manager.confirm_persisted([number])
+        awaits = dies_at - counted.left
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await manager.unsubscribe(1, key)
+        await manager.stop_all()
+        if last_is_stored:
+            self.stored.extend(payload for _, payload in sent)
+        return awaits
+
+    @staticmethod
+    async def _task(counted):
+        await counted
+
+
+@pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow acknowledges events from 3.3 on")
+@pytest.mark.parametrize("assets", ["a", "ab"])
+@pytest.mark.parametrize("since_id", [None, 90])
+@pytest.mark.parametrize("last_is_stored", [True, False], ids=["stored", "lost"])
+def test_cancelled_at_every_await(monkeypatch, since_id, assets, last_is_stored):
+    """In Airflow 3.3's own streams and stores, whatever await it dies at: no loss, and only the last event repeats."""
+    from airflow.sdk.execution_time import task_runner
+
+    monkeypatch.setattr(onebox, "until_tick", lambda _: 0)
+
+    async def history(dies_at):
+        world = Triggerer(since_id, assets)
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", world, raising=False)
+        monkeypatch.setattr(onebox, "polled_connection", lambda conn_id, site_id: world)
+        awaits = await world.live([0, 2, 0, 3, 1], dies_at, last_is_stored)
+        before = list(world.stored)
+        world.last += 2
+        await world.live([0, 0, 4], 10**6)
+        return awaits, world, before
+
+    def told(events):
+        return [n for event in events for n in range(int(event["since_id"]) + 1, int(event["last_id"]) + 1)]
+
+    awaits, world, before = asyncio.run(history(10**6))
+    assert told(world.stored) == list(range(world.begin + 1, world.last + 1))
+    assert len(before) == (3 if since_id is None else 4)
+    assert awaits > 30
+    repeated = 0
+    for dies_at in range(1, awaits):
+        _, world, before = asyncio.run(history(dies_at))
+        numbers = told(world.stored)
+        assert set(numbers) == set(range(world.begin + 1, world.last + 1)), dies_at
+        twice = {n for n in numbers if numbers.count(n) > 1}
+        assert twice <= set(told(before[-1:])), dies_at
+        repeated += bool(twice)
+    assert repeated
