@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,8 @@ class Attachments:
             raise OneboxConfigError(
                 f"max_attachment_bytes={sanitize(max_bytes)!r} is not a whole number from 1 to {MAX_REPLY_BYTES}."
             )
-        names = [hosts] if isinstance(hosts, str) else list(hosts or ())
-        if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+|\[[\da-fA-F:]+\]", name) for name in names):
+        self._hosts = {_as_sent(name) for name in ([hosts] if isinstance(hosts, str) else hosts or ())}
+        if None in self._hosts:
             raise OneboxConfigError(
                 f"attachment_hosts={sanitize(hosts, 60)!r} is not a list of host names: write them like "
                 "'files.example.com', without https:// and without a path."
@@ -71,7 +72,6 @@ class Attachments:
         WholeFile(f"{self._folder}/attachment", "attachments_path")
         self._client = client
         self._max_bytes = max_bytes
-        self._hosts = {name.strip("[]").lower() for name in names}
         self._lock = threading.Lock()
         self._clients: dict[str, _FileClient] = {}
         self.failed = 0
@@ -119,7 +119,7 @@ class Attachments:
             log.warning("Further attachments that can't be downloaded are only counted.")
 
     def _get(self, url: Any) -> bytes:
-        if not isinstance(url, str):
+        if not isinstance(url, str) or not url.strip():
             raise _SkippedError("Onebox gives no URL for it.")
         base = f"{self._client.settings.base_url}/"
         for _ in range(MAX_REDIRECTS + 1):
@@ -140,7 +140,9 @@ class Attachments:
     def _find(self, base: str, link: str) -> tuple[_FileClient, str]:
         try:
             url = urljoin(base, link)
-            parts, origin = urlsplit(url), origin_of(requests.Request("GET", url).prepare().url or "")
+            # Parsers differ on which host some URLs name: judged is the one that is asked.
+            asked = requests.Request("GET", url).prepare().url or ""
+            parts, origin = urlsplit(asked), origin_of(asked)
         except (ValueError, requests.RequestException):
             raise _SkippedError(f"its URL {sanitize(self._client.redact(link), 60)!r} is not valid.") from None
         own = origin_of(self._client.settings.base_url)
@@ -183,7 +185,8 @@ class _FileClient(OneboxClient):
         return answer
 
     def _read(self, response: requests.Response, name: str, login: bool) -> Any:
-        target = response.headers.get("Location", "")
+        # The libraries read headers as Latin-1, and servers send the names of files in UTF-8.
+        target = response.headers.get("Location", "").encode("latin-1").decode("utf-8", "replace")
         if response.is_redirect and not LOGIN_PAGE.search(target):
             return _Redirect(target)
         is_success = 200 <= response.status_code < 300
@@ -191,6 +194,14 @@ class _FileClient(OneboxClient):
         # Onebox can send a rejection under 200. A file that is not JSON is no error.
         is_rejection = isinstance(outcome, OneboxError) and not isinstance(outcome, OneboxResponseError)
         return response.content or b"" if is_success and not is_rejection else outcome
+
+
+def _as_sent(host: Any) -> str | None:
+    """Bring a host's name into the form in which it is asked; ``None`` if it is no name."""
+    if isinstance(host, str) and re.fullmatch(r"[\w.-]+|\[[\da-fA-F:]+\]", host):
+        with suppress(requests.RequestException):
+            return urlsplit(requests.Request("GET", f"https://{host}").prepare().url or "").hostname
+    return None
 
 
 def _plain(name: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -115,6 +116,8 @@ def test_too_large(connected, download, own, said, tmp_path):
         ("http://127.0.0.1:port/x", "is not valid"),
         ("/api/files/1/absent.txt", "rejected the call (404)"),
         (None, "gives no URL"),
+        ("", "gives no URL"),
+        (" ", "gives no URL"),
         ({"File": None}, "gives no URL"),
         ("x", "gives no URL"),
     ],
@@ -139,6 +142,33 @@ def test_no_attachments(download, named):
 def test_relative(download, own, connected):
     """A URL without a host is on the connection's own Onebox."""
     assert download(own.removeprefix(connected.url))[1] == 0
+
+
+def test_host_as_it_is_asked(connected, download, said):
+    """The host that is judged is the one that is asked, also where parsers of URLs disagree about which that is."""
+    asked = f"{connected.url.replace('127.0.0.1', 'localhost')}/public/{connected.state.ids()[0]}/0.txt"
+    assert download(asked.replace("/public/", "\\@files.example.com/public/"), hosts=["files.example.com"]) == ([], 1)
+    assert "it is on 'localhost'" in said()
+    assert not connected.state.requests
+
+
+def test_names_of_hosts(connected, download, public, monkeypatch):
+    """A host beyond ASCII is named as people write it or as it is sent."""
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *rest, **options: resolve("127.0.0.1", *rest, **options))
+    url = public.replace("localhost", "münchen.example")
+    for name in ("münchen.example", "MÜNCHEN.example", "xn--mnchen-3ya.example"):
+        assert download(url, hosts=[name])[1] == 0
+    assert download(url, hosts=["munchen.example"]) == ([], 1)
+
+
+def test_redirect_beyond_ascii(connected, download, own):
+    """A file's name in a redirect is read as the UTF-8 that servers send."""
+    target = own.replace("0.txt", "Übersicht.txt")
+    raw = target.encode().decode("latin-1")
+    connected.state.fail("status", path="/files/", status=302, headers={"Location": raw})
+    (path,), _ = download(own)
+    assert "Übersicht.txt" in Path(path).read_text()
 
 
 def test_redirects(connected, download, own, public, said):
@@ -301,6 +331,7 @@ def test_log_is_bounded(connected, download, said, monkeypatch):
             "host names: write them like 'files.example.com'",
         ),
         ({"attachment_hosts": [7]}, "is not a list of host names"),
+        ({"attachment_hosts": ["ü_.example"]}, "is not a list of host names"),
     ],
 )
 def test_bad_arguments(connected, tmp_path, arguments, words):
