@@ -472,6 +472,33 @@ def test_request(connected, context):
     assert task.execute(context())
 
 
+@pytest.mark.parametrize("method", ["POST", "post"])
+def test_response_filter_that_fails(connected, context, method):
+    """The write is done, so a filter that fails afterwards must not have Airflow repeat it."""
+    options = {"task_id": "t", "endpoint": "contactrz", "json": {"Name": "A"}}
+    task = OneboxRequestOperator(**options, method=method, response_filter=lambda reply: reply["data"])
+    with pytest.raises(
+        OneboxConfigError, match=r"contactrz was answered, but response_filter failed: KeyError: 'data'\. The write was"
+    ):
+        task.execute(context())
+    assert len([entry for entry in connected.state.books() if entry["id"]]) == 1
+
+
+@pytest.mark.parametrize(("method", "error"), [("GET", KeyError), ("POST", AirflowSkipException)])
+def test_response_filter_that_decides(connected, context, method, error):
+    """After a read, what the filter raises is the task's to be retried; a skip is a skip, and is not repeated."""
+
+    def response_filter(_):
+        raise error("x")
+
+    body = None if method == "GET" else {"Name": "A"}
+    task = OneboxRequestOperator(
+        task_id="t", endpoint="contactrz", method=method, json=body, response_filter=response_filter
+    )
+    with pytest.raises(error):
+        task.execute(context())
+
+
 def test_response_filter(connected, context):
     """What the filter makes of an answer is what goes to the XCom, JSON or not."""
     options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 3}}
