@@ -287,11 +287,15 @@ def write_rows(
 
 
 def _is_of_the_row(error: OneboxError) -> bool:
-    """Tell whether Onebox, or this provider, rejected what the row holds."""
+    """Tell whether Onebox, or this provider, rejected what the row holds, or a file that it names is not there."""
     is_argument = isinstance(error, OneboxConfigError) and error.status is None
-    return is_argument or (isinstance(error, OneboxRequestError) and not error.retryable)
+    is_file = isinstance(error.__cause__, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+    return is_argument or is_file or (isinstance(error, OneboxRequestError) and not error.retryable)
 
 
 def _digest(value: Any) -> str:
-    encoded = msgspec.json.encode(value, order="deterministic", enc_hook=repr)
+    try:
+        encoded = msgspec.json.encode(value, order="deterministic", enc_hook=repr)
+    except (TypeError, ValueError):  # Keys that are no text, or half an emoji.
+        encoded = repr(value).encode()
     return hashlib.blake2b(encoded, digest_size=10).hexdigest()
