@@ -205,6 +205,19 @@ def test_transient_errors(connected, download, own, public, monkeypatch):
         connected.state.calm()
 
 
+def test_long_errors(connected, download, own):
+    """The limit is for files: an error or a redirect is read to its end, however long its page is."""
+    connected.state.configure(attachment_size=10)
+    page = {"path": "/files/", "body": "x" * 1000}
+    connected.state.fail("status", status=503, headers={"Retry-After": "0"}, **page)
+    assert download(own, max_bytes=10)[1] == 0
+    connected.state.fail("status", status=401, **page)
+    assert download(own, max_bytes=10)[1] == 0
+    assert connected.state.logins == 3
+    connected.state.fail("status", status=302, headers={"Location": own.replace("0.txt", "1.txt")}, **page)
+    assert download(own, max_bytes=10)[1] == 0
+
+
 def test_rejections(connected, download, own, public):
     """An expired token is renewed, also under 200; a rejected login fails the task, the same elsewhere does not."""
     connected.state.configure(attachment_size=10)
