@@ -174,6 +174,17 @@ def test_rows_beyond_json(connected, run, verdicts):
     assert verdicts() == first
 
 
+def test_reasons_in_the_log(connected, run, caplog, monkeypatch):
+    """The log tells why the first rows were rejected or are in doubt, in their order."""
+    monkeypatch.setattr(bulk, "MAX_TOLD", 2)
+    connected.state.fail("drop_after", path="contactrz")
+    run([CONTACTS[0], {}, CONTACTS[1], {"nam": "x"}, {"name": ""}], parallelism=1, max_failed_share=1)
+    told = [record.getMessage() for record in caplog.records if record.name == bulk.log.name]
+    assert len(told) == 2
+    assert told[0].startswith("Row 0 is in doubt: Connection 'onebox_default', site 169: POST contactrz: ")
+    assert told[1] == "Row 1 is rejected: A contact needs a name, an e-mail address, a number or an account."
+
+
 @pytest.mark.parametrize(("share", "fails"), [(0, True), (0.2, True), (0.25, False), (1, False)])
 def test_share(connected, run, share, fails):
     """The task fails if more than a share of the rows is not done."""
