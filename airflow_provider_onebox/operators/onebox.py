@@ -51,6 +51,12 @@ class _OneboxOperator(BaseOperator):
         """A hook with this operator's connection, site and token, as they are when it is first used."""
         return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
 
+    def _tell_outlets(self, context: Context, result: dict[str, Any]) -> None:
+        """Let what an outlet asset schedules know what was written, and where."""
+        for outlet in self.outlets:
+            with suppress(TypeError):  # An outlet can be something else than an asset.
+                context["outlet_events"][outlet].extra.update(result)
+
 
 class OneboxAuthenticateOperator(_OneboxOperator):
     """Log in to Onebox and publish the token for downstream tasks.
@@ -244,9 +250,7 @@ class OneboxListOperator(_OneboxOperator):
         written = export(file, listing, as_id(self.since_id), watermark)
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         self._skip_if_empty(written["count"])
-        for outlet in self.outlets:
-            with suppress(TypeError):  # An outlet can be something else than an asset.
-                context["outlet_events"][outlet].extra.update(written)
+        self._tell_outlets(context, written)
         return written
 
     def _skip_if_empty(self, count: int) -> None:

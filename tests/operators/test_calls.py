@@ -222,6 +222,24 @@ def test_outlet_events(connected, context, tmp_path, outlets):
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (OneboxListConversationsOperator, {"tickets": ["12045"], "output_path": "a.jsonl"}),
+        (OneboxBulkWriteOperator, {"kind": "contact", "rows": [{"name": "A"}], "verdict_path": "a.jsonl"}),
+    ],
+)
+def test_outlet_events_of_others(connected, context, tmp_path, monkeypatch, kind, options):
+    """Whatever writes a file tells its outlet assets where it is."""
+    monkeypatch.chdir(tmp_path)
+    events = OutletEvents()
+    written = kind(task_id="t", outlets=[Asset("one"), "no asset"], **options).execute(
+        {**context(), "outlet_events": events}
+    )
+    assert written["path"] == "a.jsonl"
+    assert dict(events) == {Asset("one").uri: SimpleNamespace(extra={"of": "the user", **written})}
+
+
 def test_skip_if_empty(connected, context, tmp_path):
     """An empty run is skipped, once its file is in place and the watermark has moved, and tells no event anything."""
     last = connected.state.ids()[-1]
