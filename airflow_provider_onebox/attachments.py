@@ -86,14 +86,18 @@ class Attachments:
         :return: the messages, each with the paths of its attachments as ``attachmentFiles``.
         :raises OneboxError: if a retry can help, or a file can't be written.
         """
-        return [
-            {**message, "attachmentFiles": list(self._files(message, str(message.get("Id") or f"no-id-{number}")))}
-            for number, message in enumerate(messages, 1)
-        ]
+        found, seen = [], set()
+        for number, message in enumerate(messages, 1):
+            message_id = _plain(message.get("Id") or "no-id")
+            if message_id in seen:
+                message_id += f".{number}"
+            seen.add(message_id)
+            found.append({**message, "attachmentFiles": list(self._files(message, message_id))})
+        return found
 
     def _files(self, message: dict[str, Any], message_id: str) -> Iterator[str]:
         attachments = message.get("Attachments")
-        ticket, message_id = _plain(message.get("ticketId")), _plain(message_id)
+        ticket = _plain(message.get("ticketId"))
         for number, attachment in enumerate(attachments if isinstance(attachments, list) else [], 1):
             file = attachment.get("File") if isinstance(attachment, dict) else None
             url, name = (file.get("Path"), file.get("Name")) if isinstance(file, dict) else (None, None)

@@ -285,12 +285,15 @@ def test_names(connected, download, own, tmp_path, name, plain):
     assert Path(path).exists()
 
 
-def test_messages_without_ids(connected, own, tmp_path):
-    """Two messages never share a path."""
+@pytest.mark.parametrize("message_id", [None, "7", 7, "7/"])
+def test_messages_that_look_alike(connected, own, tmp_path, message_id):
+    """Two messages never share a path: not without ids, and not with the same one, as a comment and a mail may have."""
     named = [{"File": {"Name": "a.txt", "Path": own}}] * 2
     downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000, hosts=None)
-    found = downloads.download([{"ticketId": "1", "Attachments": named}] * 2)
-    assert len({path for message in found for path in message["attachmentFiles"]}) == 4
+    messages = [{"Id": one, "ticketId": "1", "Attachments": named} for one in ("7", message_id, message_id)]
+    paths = [path for message in downloads.download(messages) for path in message["attachmentFiles"]]
+    assert len(set(paths)) == 6
+    assert paths[0] == f"{tmp_path}/1/7-1-a.txt"
 
 
 def test_again(connected, download, own, tmp_path):
