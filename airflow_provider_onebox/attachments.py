@@ -86,11 +86,12 @@ class Attachments:
         :return: the messages, each with the paths of its attachments as ``attachmentFiles``.
         :raises OneboxError: if a retry can help, or a file can't be written.
         """
-        found, seen = [], set()
-        for number, message in enumerate(messages, 1):
+        found: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        for message in messages:
             message_id = _plain(message.get("Id") or "no-id")
             if message_id in seen:
-                message_id += f".{number}"
+                message_id += f".{len(found)}"
             seen.add(message_id)
             found.append({**message, "attachmentFiles": list(self._files(message, message_id))})
         return found

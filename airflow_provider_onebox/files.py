@@ -212,8 +212,7 @@ class RecordFile(WholeFile):
         with self._explain():
             self._form.write(project(records, self._fields))
         self.count += len(records)
-        if self._absent:
-            self._absent = [name for name in self._absent if not any(name in record for record in records)]
+        self._absent = [name for name in self._absent if not any(name in record for record in records)]
 
     def finish(self) -> None:
         """Write out what is buffered, and tell the log of fields that no record has. The target is still as it was.

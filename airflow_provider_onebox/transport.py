@@ -258,7 +258,7 @@ class OneboxAdapter(HTTPAdapter):
         exchange.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
         response = super().send(request, True, timeout, verify, cert, proxies)
         if not stream:
-            read_body(response, self._most if 200 <= response.status_code < 300 else None)
+            read_body(response, self._most if response.status_code // 100 == 2 else None)
         return response
 
 
