@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,8 @@ class Attachments:
             raise OneboxConfigError(
                 f"max_attachment_bytes={sanitize(max_bytes)!r} is not a whole number from 1 to {MAX_REPLY_BYTES}."
             )
-        names = [hosts] if isinstance(hosts, str) else list(hosts or ())
-        if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+|\[[\da-fA-F:]+\]", name) for name in names):
+        self._hosts = {_as_sent(name) for name in ([hosts] if isinstance(hosts, str) else hosts or ())}
+        if None in self._hosts:
             raise OneboxConfigError(
                 f"attachment_hosts={sanitize(hosts, 60)!r} is not a list of host names: write them like "
                 "'files.example.com', without https:// and without a path."
@@ -71,7 +72,6 @@ class Attachments:
         WholeFile(f"{self._folder}/attachment", "attachments_path")
         self._client = client
         self._max_bytes = max_bytes
-        self._hosts = {name.strip("[]").lower() for name in names}
         self._lock = threading.Lock()
         self._clients: dict[str, _FileClient] = {}
         self.failed = 0
@@ -86,14 +86,19 @@ class Attachments:
         :return: the messages, each with the paths of its attachments as ``attachmentFiles``.
         :raises OneboxError: if a retry can help, or a file can't be written.
         """
-        return [
-            {**message, "attachmentFiles": list(self._files(message, str(message.get("Id") or f"no-id-{number}")))}
-            for number, message in enumerate(messages, 1)
-        ]
+        found: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        for message in messages:
+            message_id = _plain(message.get("Id") or "no-id")
+            if message_id in seen:
+                message_id += f".{len(found)}"
+            seen.add(message_id)
+            found.append({**message, "attachmentFiles": list(self._files(message, message_id))})
+        return found
 
     def _files(self, message: dict[str, Any], message_id: str) -> Iterator[str]:
         attachments = message.get("Attachments")
-        ticket, message_id = _plain(message.get("ticketId")), _plain(message_id)
+        ticket = _plain(message.get("ticketId"))
         for number, attachment in enumerate(attachments if isinstance(attachments, list) else [], 1):
             file = attachment.get("File") if isinstance(attachment, dict) else None
             url, name = (file.get("Path"), file.get("Name")) if isinstance(file, dict) else (None, None)
@@ -119,7 +124,7 @@ class Attachments:
             log.warning("Further attachments that can't be downloaded are only counted.")
 
     def _get(self, url: Any) -> bytes:
-        if not isinstance(url, str):
+        if not isinstance(url, str) or not url.strip():
             raise _SkippedError("Onebox gives no URL for it.")
         base = f"{self._client.settings.base_url}/"
         for _ in range(MAX_REDIRECTS + 1):
@@ -140,7 +145,9 @@ class Attachments:
     def _find(self, base: str, link: str) -> tuple[_FileClient, str]:
         try:
             url = urljoin(base, link)
-            parts, origin = urlsplit(url), origin_of(requests.Request("GET", url).prepare().url or "")
+            # Parsers differ on which host some URLs name: judged is the one that is asked.
+            asked = requests.Request("GET", url).prepare().url or ""
+            parts, origin = urlsplit(asked), origin_of(asked)
         except (ValueError, requests.RequestException):
             raise _SkippedError(f"its URL {sanitize(self._client.redact(link), 60)!r} is not valid.") from None
         own = origin_of(self._client.settings.base_url)
@@ -183,7 +190,8 @@ class _FileClient(OneboxClient):
         return answer
 
     def _read(self, response: requests.Response, name: str, login: bool) -> Any:
-        target = response.headers.get("Location", "")
+        # The libraries read headers as Latin-1, and servers send the names of files in UTF-8.
+        target = response.headers.get("Location", "").encode("latin-1").decode("utf-8", "replace")
         if response.is_redirect and not LOGIN_PAGE.search(target):
             return _Redirect(target)
         is_success = 200 <= response.status_code < 300
@@ -191,6 +199,14 @@ class _FileClient(OneboxClient):
         # Onebox can send a rejection under 200. A file that is not JSON is no error.
         is_rejection = isinstance(outcome, OneboxError) and not isinstance(outcome, OneboxResponseError)
         return response.content or b"" if is_success and not is_rejection else outcome
+
+
+def _as_sent(host: Any) -> str | None:
+    """Bring a host's name into the form in which it is asked; ``None`` if it is no name."""
+    if isinstance(host, str) and re.fullmatch(r"[\w.-]+|\[[\da-fA-F:]+\]", host):
+        with suppress(requests.RequestException):
+            return urlsplit(requests.Request("GET", f"https://{host}").prepare().url or "").hostname
+    return None
 
 
 def _plain(name: Any) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import inspect
+import logging
 import os
 import threading
 from collections import Counter
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
 
 BEGUN, DONE, REJECTED, IN_DOUBT, NOT_SENT = "begun", "done", "rejected", "in_doubt", "not_sent"
 START = b'{"row":'
+MAX_TOLD = 20
+"""The most rows that the log gives a reason for; the file has all."""
+
 CUT_OFF = "The task ended after the row was sent and before there was an answer: check in Onebox."
+
+log = logging.getLogger(__name__)
 
 
 class Verdict(msgspec.Struct, omit_defaults=True):
@@ -144,7 +150,7 @@ class VerdictFile:
         self._verdicts[verdict.key] = verdict
 
     def finish(self) -> Counter[str]:
-        """Replace the file by one line a row.
+        """Replace the file by one line a row, and tell the log why the first ones are not done.
 
         :return: how many rows have each verdict; those that are no longer among the rows are not counted.
         :raises OneboxError: if that fails; the longer file stays then.
@@ -155,7 +161,10 @@ class VerdictFile:
                 file.write(verdicts[start : start + 1000])
             file.finish()
             file.put_in_place()
-        return Counter(verdict.verdict for verdict in verdicts if verdict.row is not None)
+        present = [verdict for verdict in verdicts if verdict.row is not None]
+        for verdict in [verdict for verdict in present if verdict.verdict != DONE][:MAX_TOLD]:
+            log.warning("Row %s is %s: %s", verdict.row, verdict.verdict.replace("_", " "), verdict.message)
+        return Counter(verdict.verdict for verdict in present)
 
     def _open(self) -> int:
         while True:
@@ -287,11 +296,15 @@ def write_rows(
 
 
 def _is_of_the_row(error: OneboxError) -> bool:
-    """Tell whether Onebox, or this provider, rejected what the row holds."""
+    """Tell whether Onebox, or this provider, rejected what the row holds, or a file that it names is not there."""
     is_argument = isinstance(error, OneboxConfigError) and error.status is None
-    return is_argument or (isinstance(error, OneboxRequestError) and not error.retryable)
+    is_file = isinstance(error.__cause__, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+    return is_argument or is_file or (isinstance(error, OneboxRequestError) and not error.retryable)
 
 
 def _digest(value: Any) -> str:
-    encoded = msgspec.json.encode(value, order="deterministic", enc_hook=repr)
+    try:
+        encoded = msgspec.json.encode(value, order="deterministic", enc_hook=repr)
+    except (TypeError, ValueError):  # Keys that are no text, or half an emoji.
+        encoded = repr(value).encode()
     return hashlib.blake2b(encoded, digest_size=10).hexdigest()

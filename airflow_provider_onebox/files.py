@@ -169,6 +169,7 @@ class RecordFile(WholeFile):
         super().__init__(path, argument)
         self.count = 0
         self._fields = check_fields(fields)
+        self._absent = list(self._fields or ())
         self._make_form: type[_JsonLines | _Parquet] = _JsonLines
         if self.path.name.endswith(".parquet.gz"):
             raise OneboxConfigError(f"{argument}={self.name!r}: Parquet is compressed in itself, leave .gz out.")
@@ -211,12 +212,15 @@ class RecordFile(WholeFile):
         with self._explain():
             self._form.write(project(records, self._fields))
         self.count += len(records)
+        self._absent = [name for name in self._absent if not any(name in record for record in records)]
 
     def finish(self) -> None:
-        """Write out what is buffered. The target is still as it was.
+        """Write out what is buffered, and tell the log of fields that no record has. The target is still as it was.
 
         :raises OneboxError: if there is no room for it.
         """
+        if self.count and self._absent:
+            log.warning("No record has %s: null in every row of %s.", ", ".join(self._absent), self.name)
         with self._explain():
             self._form.close()
             if self._file is not self._raw:

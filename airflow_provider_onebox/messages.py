@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from base64 import b64encode
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -133,5 +134,5 @@ def greatest_id(rows: Iterable[Any]) -> str | None:
     :param rows: the records.
     :return: its id, ``None`` if none has one.
     """
-    ids = [str(row["Id"]) for row in rows if isinstance(row, dict) and str(row.get("Id")).isdecimal()]
+    ids = [str(row["Id"]) for row in rows if isinstance(row, dict) and re.fullmatch("[0-9]{1,18}", str(row.get("Id")))]
     return max(ids, key=int, default=None)

@@ -212,7 +212,7 @@ def read_body(response: requests.Response, most: int | None = None) -> bytes:
 class OneboxAdapter(HTTPAdapter):
     """Sends requests on bounded connections and notes in :data:`exchange` what becomes of them.
 
-    :param most: the most bytes of a body that it reads; :data:`MAX_REPLY_BYTES` if ``None``.
+    :param most: the most bytes of a body that it reads under a status of success; :data:`MAX_REPLY_BYTES` if ``None``.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -258,7 +258,7 @@ class OneboxAdapter(HTTPAdapter):
         exchange.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
         response = super().send(request, True, timeout, verify, cert, proxies)
         if not stream:
-            read_body(response, self._most)
+            read_body(response, self._most if response.status_code // 100 == 2 else None)
         return response
 
 

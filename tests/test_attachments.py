@@ -6,13 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import warnings
 from pathlib import Path
 
 import pytest
 
-from airflow_provider_onebox import attachments
 from airflow_provider_onebox.attachments import Attachments
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
@@ -117,6 +117,8 @@ def test_too_large(connected, download, own, said, tmp_path):
         ("http://127.0.0.1:port/x", "is not valid"),
         ("/api/files/1/absent.txt", "rejected the call (404)"),
         (None, "gives no URL"),
+        ("", "gives no URL"),
+        (" ", "gives no URL"),
         ({"File": None}, "gives no URL"),
         ("x", "gives no URL"),
     ],
@@ -141,6 +143,33 @@ def test_no_attachments(download, named):
 def test_relative(download, own, connected):
     """A URL without a host is on the connection's own Onebox."""
     assert download(own.removeprefix(connected.url))[1] == 0
+
+
+def test_host_as_it_is_asked(connected, download, said):
+    """The host that is judged is the one that is asked, also where parsers of URLs disagree about which that is."""
+    asked = f"{connected.url.replace('127.0.0.1', 'localhost')}/public/{connected.state.ids()[0]}/0.txt"
+    assert download(asked.replace("/public/", "\\@files.example.com/public/"), hosts=["files.example.com"]) == ([], 1)
+    assert "it is on 'localhost'" in said()
+    assert not connected.state.requests
+
+
+def test_names_of_hosts(connected, download, public, monkeypatch):
+    """A host beyond ASCII is named as people write it or as it is sent."""
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *rest, **options: resolve("127.0.0.1", *rest, **options))
+    url = public.replace("localhost", "münchen.example")
+    for name in ("münchen.example", "MÜNCHEN.example", "xn--mnchen-3ya.example"):
+        assert download(url, hosts=[name])[1] == 0
+    assert download(url, hosts=["munchen.example"]) == ([], 1)
+
+
+def test_redirect_beyond_ascii(connected, download, own):
+    """A file's name in a redirect is read as the UTF-8 that servers send."""
+    target = own.replace("0.txt", "Übersicht.txt")
+    raw = target.encode().decode("latin-1")
+    connected.state.fail("status", path="/files/", status=302, headers={"Location": raw})
+    (path,), _ = download(own)
+    assert "Übersicht.txt" in Path(path).read_text()
 
 
 def test_redirects(connected, download, own, public, said):
@@ -175,6 +204,19 @@ def test_transient_errors(connected, download, own, public, monkeypatch):
             download(public, hosts=["localhost"])
         assert caught.value.retryable
         connected.state.calm()
+
+
+def test_long_errors(connected, download, own):
+    """The limit is for files: an error or a redirect is read to its end, however long its page is."""
+    connected.state.configure(attachment_size=10)
+    page = {"path": "/files/", "body": "x" * 1000}
+    connected.state.fail("status", status=503, headers={"Retry-After": "0"}, **page)
+    assert download(own, max_bytes=10)[1] == 0
+    connected.state.fail("status", status=401, **page)
+    assert download(own, max_bytes=10)[1] == 0
+    assert connected.state.logins == 3
+    connected.state.fail("status", status=302, headers={"Location": own.replace("0.txt", "1.txt")}, **page)
+    assert download(own, max_bytes=10)[1] == 0
 
 
 def test_rejections(connected, download, own, public):
@@ -244,12 +286,15 @@ def test_names(connected, download, own, tmp_path, name, plain):
     assert Path(path).exists()
 
 
-def test_messages_without_ids(connected, own, tmp_path):
-    """Two messages never share a path."""
+@pytest.mark.parametrize("message_id", [None, "7", 7, "7/"])
+def test_messages_that_look_alike(connected, own, tmp_path, message_id):
+    """Two messages never share a path: not without ids, and not with the same one, as a comment and a mail may have."""
     named = [{"File": {"Name": "a.txt", "Path": own}}] * 2
     downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000, hosts=None)
-    found = downloads.download([{"ticketId": "1", "Attachments": named}] * 2)
-    assert len({path for message in found for path in message["attachmentFiles"]}) == 4
+    messages = [{"Id": one, "ticketId": "1", "Attachments": named} for one in ("7", message_id, message_id)]
+    paths = [path for message in downloads.download(messages) for path in message["attachmentFiles"]]
+    assert len(set(paths)) == 6
+    assert paths[0] == f"{tmp_path}/1/7-1-a.txt"
 
 
 def test_again(connected, download, own, tmp_path):
@@ -293,12 +338,12 @@ def test_url_of_a_folder(connected, own, tmp_path):
     assert (tmp_path / "f/1/7-1-a").read_bytes()
 
 
-def test_log_is_bounded(connected, download, said, monkeypatch):
+def test_log_is_bounded(connected, download, said):
     """Of very many attachments that can't be had, the log tells the first ones."""
-    monkeypatch.setattr(attachments, "MAX_TOLD", 3)
-    assert download(*(["ftp://127.0.0.1/x"] * 9), hosts="127.0.0.1")[1] == 9
+    assert download(*(["ftp://127.0.0.1/x"] * 30), hosts="127.0.0.1")[1] == 30
     words = said()
-    assert set(re.findall("Attachment ([0-9]) of message 7, ticket 12 was not downloaded", words)) == set("123")
+    told = re.findall("Attachment ([0-9]+) of message 7, ticket 12 was not downloaded", words)
+    assert set(told) == {str(number) for number in range(1, 21)}
     assert "are only counted" in words
 
 
@@ -316,6 +361,7 @@ def test_log_is_bounded(connected, download, said, monkeypatch):
             "host names: write them like 'files.example.com'",
         ),
         ({"attachment_hosts": [7]}, "is not a list of host names"),
+        ({"attachment_hosts": ["ü_.example"]}, "is not a list of host names"),
     ],
 )
 def test_bad_arguments(connected, tmp_path, arguments, words):

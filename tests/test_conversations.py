@@ -38,7 +38,7 @@ def test_no_conversation(reply):
 
 def test_greatest_id():
     """The newest message is that with the greatest number, and what has none is passed over."""
-    assert greatest_id([{"Id": "9"}, {"Id": 10}, {"Id": None}, {}, "x"]) == "10"
+    assert greatest_id([{"Id": "9"}, {"Id": 10}, {"Id": None}, {}, "x", {"Id": "9" * 5000}]) == "10"
     assert greatest_id([]) is None
 
 

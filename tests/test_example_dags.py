@@ -31,6 +31,7 @@ CALLS = {
     "onebox_rendered_nothing": [],
     "example_onebox_list": [LOGIN, *[TICKETS] * 3],
     "example_onebox_ticket": [LOGIN, "POST /api/ticket/create", LOGIN, TICKETS + "/N", LOGIN, "DELETE /api/ticketrz/N"],
+    "example_onebox_request": [LOGIN, "GET /api/VocWorklist", LOGIN, "GET /api/news/get"],
     # Without the attachments, which are asked for in between.
     "example_onebox_conversations": [LOGIN, TICKETS, LOGIN, *[CONVERSATIONS] * 5],
     "example_onebox_answer": [LOGIN, TICKETS, CONVERSATIONS, LOGIN, "POST /api/message"],
@@ -145,6 +146,16 @@ def test_changes(runs, sandbox):
     assert [json.loads(line)["Id"] for line in changes.splitlines()] == sandbox.state.ids()
     assert changes == everything
     assert run.xcoms["find_deleted", -1, "return_value"] == ["1", "2"]
+
+
+def test_request(runs, sandbox):
+    """Calls without an operator of their own are made by name, and the filter's result is the XCom."""
+    run = runs["example_onebox_request"]
+    assert run.state == "success"
+    worklist = run.xcoms["list_worklist", -1, "return_value"]
+    assert worklist
+    assert set(worklist) < set(sandbox.state.ids())
+    assert run.xcoms["list_news", -1, "return_value"] == {"data": []}
 
 
 def test_conversations(runs, sandbox):

@@ -112,6 +112,15 @@ AS_TEXT = [
 """What of MIXED is in these columns of a CSV or Parquet file."""
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_fields_that_no_record_has(tmp_path, caplog, name):
+    """A name that is misspelt makes an empty column, and the log says so; one that few records have does not."""
+    write(tmp_path / name, fields=["Id", "Subjct", "Rare", "Body"], rows=[*ROWS, {"Rare": None}])
+    write(tmp_path / name, [], ["Id", "Absent"])
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"No record has Subjct, Body: null in every row of {tmp_path / name}."]
+
+
 def test_fields(tmp_path):
     """JSON Lines have the wanted fields, in the wanted order; one that a record does not have is null."""
     write(tmp_path / "a.jsonl", MIXED, ["Text", "Id"])

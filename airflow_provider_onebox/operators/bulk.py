@@ -113,8 +113,10 @@ class OneboxBulkWriteOperator(_OneboxOperator):
             raise OneboxRequestError(
                 f"{summary}. The file has the reason for each. When you clear the task, only those rows are sent again."
             )
-        return {
+        result = {
             "path": file.name,
             "count": count,
             **{verdict: verdicts[verdict] for verdict in (DONE, REJECTED, IN_DOUBT)},
         }
+        self._tell_outlets(context, result)
+        return result

@@ -75,7 +75,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         self.max_attachment_bytes = max_attachment_bytes
         self.attachment_hosts = attachment_hosts
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - the signature of every operator
+    def execute(self, context: Context) -> dict[str, Any]:
         """Write the conversations.
 
         :param context: the task's context.
@@ -131,6 +131,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         if attachments:
             self.log.info("Downloaded %s attachments, skipped %s.", f"{downloaded:,}", f"{attachments.failed:,}")
             result |= {"attachments": downloaded, "attachments_failed": attachments.failed}
+        self._tell_outlets(context, result)
         return result
 
 

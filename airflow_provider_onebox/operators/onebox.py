@@ -7,9 +7,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator
 
-from airflow_provider_onebox.exceptions import OneboxConfigError
+from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ class _OneboxOperator(BaseOperator):
     def hook(self) -> OneboxHook:
         """A hook with this operator's connection, site and token, as they are when it is first used."""
         return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
+
+    def _tell_outlets(self, context: Context, result: dict[str, Any]) -> None:
+        """Let what an outlet asset schedules know what was written, and where."""
+        for outlet in self.outlets:
+            with suppress(TypeError):  # An outlet can be something else than an asset.
+                context["outlet_events"][outlet].extra.update(result)
 
 
 class OneboxAuthenticateOperator(_OneboxOperator):
@@ -244,9 +250,7 @@ class OneboxListOperator(_OneboxOperator):
         written = export(file, listing, as_id(self.since_id), watermark)
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         self._skip_if_empty(written["count"])
-        for outlet in self.outlets:
-            with suppress(TypeError):  # An outlet can be something else than an asset.
-                context["outlet_events"][outlet].extra.update(written)
+        self._tell_outlets(context, written)
         return written
 
     def _skip_if_empty(self, count: int) -> None:
@@ -358,7 +362,8 @@ class OneboxRequestOperator(_OneboxOperator):
 
         :param context: the task's context.
         :return: the parsed JSON, or what ``response_filter`` makes of it.
-        :raises OneboxConfigError: if that is too large for an XCom; the call has been made then.
+        :raises OneboxConfigError: if that is too large for an XCom, or ``response_filter`` fails after a write; the
+            call has been made then.
         :raises OneboxError: the subclass that fits what went wrong.
         """
         import msgspec
@@ -367,7 +372,7 @@ class OneboxRequestOperator(_OneboxOperator):
         reply = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
         self.log.info("%s %s was answered.", self.method, self.endpoint)
         if self.response_filter:
-            reply = self.response_filter(reply)
+            reply = self._filtered(reply, self.response_filter)
         size = len(msgspec.json.encode(reply, enc_hook=str))
         if size > MAX_XCOM_BYTES:
             raise OneboxConfigError(
@@ -375,6 +380,22 @@ class OneboxRequestOperator(_OneboxOperator):
                 f"{MAX_XCOM_BYTES:,} here: pass response_filter to keep what you need. If it was a write, it was done."
             )
         return reply
+
+    def _filtered(self, reply: Any, response_filter: Callable[[Any], Any]) -> Any:
+        from airflow_provider_onebox.transport import READS
+
+        try:
+            return response_filter(reply)
+        except (AirflowSkipException, AirflowFailException):
+            raise
+        except Exception as error:
+            if self.method.upper() in READS:
+                raise
+            # Airflow would retry the task, and so write again.
+            raise OneboxConfigError(
+                f"{self.method} {self.endpoint} was answered, but response_filter failed: {type(error).__name__}: "
+                f"{sanitize(error)}. The write was done: correct response_filter, and do not clear the task."
+            ) from error
 
 
 class OneboxCreateTicketOperator(_OneboxOperator):

@@ -17,7 +17,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG
 from polling import Log
 
-from airflow_provider_onebox import bulk
+from airflow_provider_onebox import bulk, messages
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -147,6 +147,41 @@ def test_rejected(connected, run, verdicts):
     connected.state.fail("wrong_type", path="contactrz", value={"Id": "77"})
     assert run(rows, max_failed_share=0.5)["rejected"] == 3
     assert verdicts()[1]["id"] == "77"
+
+
+def test_files_that_are_missing(connected, run, verdicts, tmp_path, monkeypatch):
+    """A row whose file is not there is rejected and harms no others; a file that can't be read now stops the task."""
+    (tmp_path / "there").write_text("x")
+    rows = [{**TICKET, "attachment": str(tmp_path / name)} for name in ("absent", ".", "there/absent", "there")]
+    assert run(rows, "ticket", max_failed_share=1)["rejected"] == 3
+    assert [line["verdict"] for line in verdicts()] == ["rejected"] * 3 + ["done"]
+    assert "absent can't be read, so nothing was sent: No such file or directory" in verdicts()[0]["message"]
+    with monkeypatch.context() as patch:
+        patch.setattr(messages, "ObjectStoragePath", lambda path: 1 / 0)
+        with pytest.raises(OneboxError, match="can't be read") as caught:
+            run(rows, "ticket", max_failed_share=1)
+    assert caught.value.retryable
+
+
+def test_rows_beyond_json(connected, run, verdicts):
+    """A row that is no JSON, such as one cut within an emoji, harms no others and is recognized again."""
+    rows = [CONTACTS[0], {"name": "\ud83d"}, {1: 2}, CONTACTS[1]]
+    assert run(rows, max_failed_share=1)["count"] == 4
+    first = verdicts()
+    # The sandbox answers the second with a 500.
+    assert [line["verdict"] for line in first] == ["done", "in_doubt", "rejected", "done"]
+    assert run(rows, max_failed_share=1)["done"] == 2
+    assert verdicts() == first
+
+
+def test_reasons_in_the_log(connected, run, caplog):
+    """The log tells why the first rows were rejected or are in doubt, in their order."""
+    connected.state.fail("drop_after", path="contactrz")
+    run([CONTACTS[0], {}, CONTACTS[1], *[{"nam": "x"}] * 30], parallelism=1, max_failed_share=1)
+    told = [record.getMessage() for record in caplog.records if record.name == bulk.log.name]
+    assert len(told) == 20
+    assert told[0].startswith("Row 0 is in doubt: Connection 'onebox_default', site 169: POST contactrz: ")
+    assert told[1] == "Row 1 is rejected: A contact needs a name, an e-mail address, a number or an account."
 
 
 @pytest.mark.parametrize(("share", "fails"), [(0, True), (0.2, True), (0.25, False), (1, False)])

@@ -222,6 +222,24 @@ def test_outlet_events(connected, context, tmp_path, outlets):
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (OneboxListConversationsOperator, {"tickets": ["12045"], "output_path": "a.jsonl"}),
+        (OneboxBulkWriteOperator, {"kind": "contact", "rows": [{"name": "A"}], "verdict_path": "a.jsonl"}),
+    ],
+)
+def test_outlet_events_of_others(connected, context, tmp_path, monkeypatch, kind, options):
+    """Whatever writes a file tells its outlet assets where it is."""
+    monkeypatch.chdir(tmp_path)
+    events = OutletEvents()
+    written = kind(task_id="t", outlets=[Asset("one"), "no asset"], **options).execute(
+        {**context(), "outlet_events": events}
+    )
+    assert written["path"] == "a.jsonl"
+    assert dict(events) == {Asset("one").uri: SimpleNamespace(extra={"of": "the user", **written})}
+
+
 def test_skip_if_empty(connected, context, tmp_path):
     """An empty run is skipped, once its file is in place and the watermark has moved, and tells no event anything."""
     last = connected.state.ids()[-1]
@@ -470,6 +488,33 @@ def test_request(connected, context):
     assert task.execute(context())["limit"] == "2"
     task = OneboxRequestOperator(task_id="t", method="POST", endpoint="message", json={"Subject": "s"})
     assert task.execute(context())
+
+
+@pytest.mark.parametrize("method", ["POST", "post"])
+def test_response_filter_that_fails(connected, context, method):
+    """The write is done, so a filter that fails afterwards must not have Airflow repeat it."""
+    options = {"task_id": "t", "endpoint": "contactrz", "json": {"Name": "A"}}
+    task = OneboxRequestOperator(**options, method=method, response_filter=lambda reply: reply["data"])
+    with pytest.raises(
+        OneboxConfigError, match=r"contactrz was answered, but response_filter failed: KeyError: 'data'\. The write was"
+    ):
+        task.execute(context())
+    assert len([entry for entry in connected.state.books() if entry["id"]]) == 1
+
+
+@pytest.mark.parametrize(("method", "error"), [("GET", KeyError), ("POST", AirflowSkipException)])
+def test_response_filter_that_decides(connected, context, method, error):
+    """After a read, what the filter raises is the task's to be retried; a skip is a skip, and is not repeated."""
+
+    def response_filter(_):
+        raise error("x")
+
+    body = None if method == "GET" else {"Name": "A"}
+    task = OneboxRequestOperator(
+        task_id="t", endpoint="contactrz", method=method, json=body, response_filter=response_filter
+    )
+    with pytest.raises(error):
+        task.execute(context())
 
 
 def test_response_filter(connected, context):
