@@ -173,6 +173,7 @@ def test_dag_callback_that_can_not_ask(connected, monkeypatch, caplog):
     def get_task_states(**question):
         raise RuntimeError("API_SERVER_ERROR")
 
+    monkeypatch.setattr("airflow.__version__", "3.1.8")
     OneboxTicketNotifier(**WHO)(dag_context(get_task_states=get_task_states))
     assert "The failed tasks of run r can't be listed: RuntimeError" in caplog.text
     monkeypatch.setattr("airflow.__version__", "3.0.6")
