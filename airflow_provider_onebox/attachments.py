@@ -52,7 +52,7 @@ class Attachments:
         ``<ticket id>/<message id>-<number>-<name>``.
     :param max_bytes: the maximum size of an attachment, in bytes, up to 64 MiB.
     :param hosts: names of other hosts to download from.
-    :raises OneboxConfigError: if an argument can't work.
+    :raises OneboxConfigError: if an argument is invalid.
     """
 
     def __init__(self, client: OneboxClient, folder: Any, *, max_bytes: Any, hosts: Any = ()) -> None:

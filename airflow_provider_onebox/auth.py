@@ -121,7 +121,7 @@ class TokenSource:
 
         :param rejected: a token that Onebox has rejected; it is not returned again.
         :return: the current token, or a new one.
-        :raises OneboxError: if a new one can't be had; always a fresh one. Threads that waited for the same
+        :raises OneboxError: if it can't get a new one; always a fresh one. Threads that waited for the same
             attempt get the same error, and rejected credentials are not tried again, lest the account get locked.
         """
         token = self._token
@@ -207,7 +207,7 @@ def origin_of(url: str) -> str:
 
     :param url: the URL.
     :return: its scheme, host and port.
-    :raises ValueError: if its port is none.
+    :raises ValueError: if its port is invalid.
     """
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -56,7 +56,7 @@ def list_changes(
     :param resource: what is listed, for messages.
     :return: an iterator over batches of records, ascending by id.
     :raises OneboxConfigError: if the server does not heed ``lastUpdate`` or a record does not tell when it was changed.
-    :raises OneboxError: if a page can't be had.
+    :raises OneboxError: if a page can't be fetched.
     """
     begin, dates = _minute(known.until), [known.until]
 
@@ -103,6 +103,6 @@ def _date(row: dict[str, Any], resource: str) -> str:
         if str(datetime.fromisoformat(date)) == date:  # type: ignore[arg-type]  # what is no text raises
             return str(date)
     raise OneboxConfigError(
-        f"{resource}: record {sanitize(row['Id'])} has the ModifyDate {sanitize(date)!r} and not one such as "
+        f"{resource}: record {sanitize(row['Id'])} has the ModifyDate {sanitize(date)!r}, not a time such as "
         "'2026-11-24 08:30:00', so its last change is unknown. Use incremental=True, which goes by id."
     )

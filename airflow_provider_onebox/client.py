@@ -53,7 +53,7 @@ class OneboxClient(OneboxLists):
     :param settings: the checked connection.
     :param tokens: where tokens come from; by default the client logs in by itself.
     :param adapter: another client's, to share its connections.
-    :param time_limit: seconds that a call may take in all, a login included; there are no retries then.
+    :param time_limit: seconds that a call may take in total, including the login; calls are then not retried.
     :param pause: waits between tries: for that many seconds, or until the event says that nobody waits any more.
     """
 
@@ -86,7 +86,7 @@ class OneboxClient(OneboxLists):
         def issue(rejected: Token | None) -> Token:
             if rejected is token:
                 log.info(
-                    "Connection %r, site %s: Onebox rejected the token that was handed in; using one of a login.",
+                    "Connection %r, site %s: Onebox rejected the token that was handed in; logging in instead.",
                     self.settings.conn_id,
                     self.settings.site_id,
                 )
@@ -163,7 +163,7 @@ class OneboxClient(OneboxLists):
         :param data: a form, or a body as it stands; a file has to be read first.
         :param files: files to upload, as for :func:`requests.request`.
         :return: the parsed JSON.
-        :raises OneboxError: the member of the family that fits.
+        :raises OneboxError: the subclass that fits what went wrong.
         """
         if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
             raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")

@@ -263,7 +263,7 @@ class Watermark:
                 after, upto = known
         if self.changes:
             self.changes = self._state.changes or self.changes
-            log.info("The watermark %s: what was changed until %r is written.", self.key, self.changes.until)
+            log.info("The watermark %s: everything changed until %r has been written.", self.key, self.changes.until)
             return after, upto
         log.info("The watermark %s is at Id %s; this run begins after Id %s.", self.key, self._state.last, after)
         return after, upto
@@ -346,7 +346,7 @@ class Watermark:
                 "last_update and without incremental."
             )
         self._write(self._state, "it is in place already")  # It may have been announced only.
-        log.info("%s is in place already, with %s records, and is kept.", file.name, f"{count:,}")
+        log.info("%s is already in place, with %s records, and is kept.", file.name, f"{count:,}")
         return _result(file, count, *((first, last) if count else (None, None)))
 
     def _reject_path_of_others(self, file: RecordFile) -> None:

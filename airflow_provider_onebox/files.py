@@ -389,7 +389,7 @@ def _remove_if_left(path: Path) -> None:
     with suppress(OSError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
-        log.info("Removed %s, which a process that died had left.", path)
+        log.info("Removed %s, left behind by a process that died.", path)
 
 
 def digest_at(path: str) -> str | None:

@@ -60,7 +60,7 @@ def _report(method: str, context: OneboxHook | ObjectStoragePath, uri: str, coun
             add = getattr(get_hook_lineage_collector(), method)
             add(context=context, uri=uri, asset_extra=None if count is None else {"count": count})
     except Exception as error:  # noqa: BLE001 - what is done is done, whatever Airflow and its plugins make of it
-        log.warning("%s is missing in the lineage: %s.", uri, sanitize(error))
+        log.warning("%s is missing from the lineage: %s.", uri, sanitize(error))
 
 
 def _after_fork() -> None:

@@ -59,8 +59,8 @@ class OneboxLists(ABC):
         :param max_records: the most records to return; all if ``None``.
         :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``.
         :return: an iterator over batches of records, none empty, with the last id and the total so far known.
-        :raises OneboxConfigError: at once, if an argument can't work.
-        :raises OneboxError: while iterating, if a page can't be had.
+        :raises OneboxConfigError: at once, if an argument is invalid.
+        :raises OneboxError: while iterating, if a page can't be fetched.
         """
         abandoned = threading.Event()
         get_page = self._pager(resource, since=since, last_update=last_update, abandoned=abandoned)
@@ -105,8 +105,8 @@ class OneboxLists(ABC):
         :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
         :param last_update: only records changed after this time, in the same form.
         :return: how many there are, and the id of the last one, ``None`` if there is none.
-        :raises OneboxConfigError: if an argument can't work.
-        :raises OneboxError: if Onebox can't be asked.
+        :raises OneboxConfigError: if an argument is invalid.
+        :raises OneboxError: if the call fails.
         """
         get_page = self._pager(resource, since=since, last_update=last_update)
         after = as_id(since_id)
@@ -171,8 +171,8 @@ class OneboxLists(ABC):
         if any(map(operator.ge, ids, ids[1:])):
             if total != received and any(map(operator.gt, ids, ids[1:])):
                 raise OneboxResponseError(
-                    f"{self._name('GET', resource)}: the rows are not in the order of their ids, so the list can't "
-                    "be read page by page without missing some.",
+                    f"{self._name('GET', resource)}: the rows are not in the order of their ids, so reading it page "
+                    "by page could miss some.",
                     retryable=False,
                 )
             ids, rows = map(list, zip(*sorted(dict(zip(ids, rows, strict=True)).items()), strict=True))
@@ -184,7 +184,7 @@ def as_id(since_id: int | str | None) -> int:
 
     :param since_id: digits, a number, or ``None`` for the beginning.
     :return: the id; 0 for the beginning.
-    :raises OneboxConfigError: if it is no id.
+    :raises OneboxConfigError: if it is not an id.
     """
     if since_id is None:
         return 0

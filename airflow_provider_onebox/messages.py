@@ -101,7 +101,7 @@ def message_body(fields: dict[str, Any], attachments: Sequence[Any] | str | None
     :param fields: its fields by Onebox's own names; those that are ``None`` or empty are left out.
     :param attachments: paths of files.
     :return: the body.
-    :raises OneboxConfigError: if a field can't work.
+    :raises OneboxConfigError: if a field is invalid.
     :raises OneboxError: if a file can't be read.
     """
     if not str(fields["ConnectionId"] or "").strip() or not str(fields["Content"]["Body"] or "").strip():

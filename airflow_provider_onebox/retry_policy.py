@@ -61,7 +61,7 @@ class OneboxRetryPolicy(RetryPolicy):
         max_tries: int,  # noqa: ARG002
         context: Any = None,  # noqa: ARG002
     ) -> RetryDecision:
-        """Decide what becomes of a failed try.
+        """Decide what happens after a failed try.
 
         :param exception: what the task raised.
         :param try_number: the number of the try.

@@ -122,7 +122,7 @@ def in_parallel(
     :param parallelism: calls under way at once, 1 to 32.
     :param what: what the items are, for the lines of progress in the log.
     :return: an iterator over the results.
-    :raises OneboxConfigError: at once, if the parallelism can't work.
+    :raises OneboxConfigError: at once, if the parallelism is invalid.
     """
     if type(parallelism) is not int or not 1 <= parallelism <= MAX_CONNECTIONS:
         raise OneboxConfigError(

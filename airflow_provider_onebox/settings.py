@@ -78,7 +78,7 @@ def settings_from_connection(conn: Connection, site_id: str | int | None = None)
     :param conn: the Airflow Connection.
     :param site_id: a site to use in place of the connection's own.
     :return: the checked settings.
-    :raises OneboxConfigError: if a field is missing or can't work; the message names connection, field
+    :raises OneboxConfigError: if a field is missing or invalid; the message names connection, field
         and remedy, and never holds the password.
     """
     return ConnectionParser(conn).parse(site_id)
@@ -123,7 +123,7 @@ class ConnectionParser:
         # With extra_dejson Airflow takes each text in it for a secret, and warns that a site is too short for one.
         extra = _json(conn.extra or {})
         if not isinstance(extra, dict):
-            raise self._error("extra", 'must be a JSON object such as {"site_id": "169"}')
+            raise self._error("extra", 'must be a JSON object such as {"site_id": 169}')
         # An emptied field of the form is stored as null or as an empty string.
         self.extra = {key: value for key, value in extra.items() if value is not None and value != ""}
         site_id = self.extra.pop("siteId", None)
@@ -134,14 +134,14 @@ class ConnectionParser:
 
     def _error(self, name: str, problem: str) -> OneboxConfigError:
         where = f"the connection's extra field {name!r}" if name in CONN_FIELDS else f"the connection's {name}"
-        return OneboxConfigError(f"Connection {self.conn.conn_id!r} can't work: {where} {problem}.")
+        return OneboxConfigError(f"Connection {self.conn.conn_id!r} is invalid: {where} {problem}.")
 
     def parse(self, site_id: str | int | None) -> Settings:
         """Check all fields.
 
         :param site_id: a site to use in place of the connection's own.
         :return: the settings.
-        :raises OneboxConfigError: if a field is missing or can't work.
+        :raises OneboxConfigError: if a field is missing or invalid.
         """
         unknown = sorted(set(self.extra) - set(CONN_FIELDS))
         if unknown:

@@ -202,7 +202,7 @@ def read_body(response: requests.Response, most: int | None = None) -> bytes:
             if size > most:
                 response.close()
                 raise ReplyTooLargeError(
-                    f"the reply is larger than {most // 2**20} MiB; ask for fewer rows a page", response=response
+                    f"the reply is larger than {most // 2**20} MiB; request fewer rows per page", response=response
                 )
             chunks.append(chunk)
         response._content = b"".join(chunks)

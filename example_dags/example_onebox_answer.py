@@ -1,4 +1,4 @@
-"""Answer the newest message of a ticket, in the private conversation that it belongs to."""
+"""Reply to the newest message of a ticket, in its private conversation."""
 
 from __future__ import annotations
 

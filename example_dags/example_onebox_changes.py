@@ -1,4 +1,4 @@
-"""Write the tickets that are new or changed since the last run to a file of the run's own, and tell which are gone."""
+"""Write the tickets that are new or changed since the last run to one file per run, and find the deleted ones."""
 
 from __future__ import annotations
 

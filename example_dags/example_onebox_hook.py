@@ -1,4 +1,4 @@
-"""Use the hook in a task: no token is passed on, each task run logs in by itself, once."""
+"""Use the hook in a task. Each task run logs in once by itself, so you pass no token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the tickets that are new since the last run to a gzip file of the run's own, and count them in another DAG."""
+"""Write the tickets that are new since the last run to one gzipped file per run, and count them in another DAG."""
 
 from __future__ import annotations
 

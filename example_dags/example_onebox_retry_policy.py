@@ -1,4 +1,4 @@
-"""Wait as long as Onebox says before the next try. Airflow 3.3 and later have what this needs."""
+"""Wait as long as Onebox says before the next try. Requires Airflow 3.3 or later."""
 
 from __future__ import annotations
 

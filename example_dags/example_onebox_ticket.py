@@ -1,4 +1,4 @@
-"""Open a ticket, read it back and delete it, each with a call of its own."""
+"""Open a ticket, read it back and delete it, with one call each."""
 
 from __future__ import annotations
 

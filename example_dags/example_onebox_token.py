@@ -17,5 +17,5 @@ with DAG("example_onebox_token", schedule=None, catchup=False, tags=["onebox"], 
         hook = OneboxHook(token=token)
         return list(hook.list_records("ticketrz", max_records=5))
 
-    # By name: Airflow hides a rendered argument that is called token, and shows one that has no name.
+    # By name: Airflow hides a rendered argument named token, but shows a positional one.
     list_tickets(token=authenticate.output)

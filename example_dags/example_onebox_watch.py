@@ -1,4 +1,4 @@
-"""Run whenever there are new tickets, and list just those. Airflow 3 alone has what this needs."""
+"""Run whenever there are new tickets, and list only those. Requires Airflow 3."""
 
 from __future__ import annotations
 

@@ -296,7 +296,7 @@ def test_reply_too_large(make, sandbox, monkeypatch):
     """A body without end is cut off; after a write it leaves in doubt what was done."""
     monkeypatch.setattr("airflow_provider_onebox.transport.MAX_REPLY_BYTES", 2**18)
     sandbox.state.fail("huge", path="ticket", times=2)
-    with pytest.raises(OneboxResponseError, match="fewer rows a page") as caught:
+    with pytest.raises(OneboxResponseError, match="fewer rows per page") as caught:
         make().request("GET", "ticketrz")
     assert caught.value.retryable is False
     with pytest.raises(OneboxUncertainWriteError):

@@ -23,6 +23,8 @@ import airflow_provider_onebox
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.provider_info import CONN_FIELDS
+from airflow_provider_onebox.sandbox import Sandbox
+from airflow_provider_onebox.sandbox.__main__ import _welcome
 from airflow_provider_onebox.settings import settings_from_connection
 
 PACKAGE = Path(airflow_provider_onebox.__file__).parent
@@ -182,6 +184,16 @@ def test_connections(name, monkeypatch):
         same = {settings_from_connection(conn) for conn in found}
         assert (len(found), len(same)) == (3, 1)
         assert {(settings.password, settings.timeout) for settings in same} == {("p@ss word", 60)}
+
+
+def test_sandbox_output():
+    """The quick start shows what the sandbox prints, and its connection logs in there."""
+    page = PAGES["docs/quick-start.md"]
+    with Sandbox(records=1) as sandbox:
+        *login, connection = _welcome(sandbox).replace(sandbox.url, "http://127.0.0.1:8170").splitlines()
+    (shown,) = blocks("text", page)
+    assert shown.splitlines()[:-1] == login
+    assert f"export {connection}\n" in "".join(blocks("shell", page))
 
 
 def test_everything_is_named():

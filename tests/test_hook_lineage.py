@@ -146,7 +146,7 @@ def test_collector_that_fails(monkeypatch, tmp_path, caplog):
     collect_with(monkeypatch, fail)
     report_file(ObjectStoragePath(f"file://{tmp_path}/a"), is_output=True, count=1)
     assert [record.getMessage() for record in caplog.records] == [
-        f"file://{tmp_path}/a is missing in the lineage: no collector today."
+        f"file://{tmp_path}/a is missing from the lineage: no collector today."
     ]
 
 

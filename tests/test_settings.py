@@ -196,7 +196,7 @@ def test_site_id_missing(extra):
 def test_extra_must_be_an_object(extra):
     """Anything but an object in extra is refused, not met later as an AttributeError."""
     # A stand-in again: Airflow 2 warns of it, and Airflow 3 raises an error of its own for most ways to it.
-    with pytest.raises(OneboxConfigError, match="'crm' can't work: the connection's extra must be a JSON object"):
+    with pytest.raises(OneboxConfigError, match="'crm' is invalid: the connection's extra must be a JSON object"):
         settings_from_connection(SimpleNamespace(conn_id="crm", extra=extra))
 
 

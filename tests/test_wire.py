@@ -655,7 +655,7 @@ def test_size_is_bounded(secure, packed, tls, ca, monkeypatch):
     ]
     with Peer(script(*replies), tls if secure else None) as peer:
         client = client_of(peer.url, verify=ca[1])
-        with pytest.raises(OneboxResponseError, match="fewer rows a page") as caught:
+        with pytest.raises(OneboxResponseError, match="fewer rows per page") as caught:
             client.request("GET", "ticketrz")
         assert (caught.value.status, caught.value.retryable) == (413, False)
         with pytest.raises(transport.ReplyTooLargeError):

@@ -18,11 +18,11 @@ _PATH = re.compile(r"/[0-9]+/[A-Za-z0-9_]+")
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
-    """Check an asset URI and bring it into its one form; Airflow calls this for each.
+    """Validate an asset URI and normalize it; Airflow calls this for each.
 
     :param uri: the parts of the URI.
     :return: the same with the host in lower case, and without a trailing slash and the default port.
-    :raises ValueError: if it is no ``onebox://<host>/<site>/<resource>``. Its words never hold the URI.
+    :raises ValueError: if it is not ``onebox://<host>/<site>/<resource>``. The message never contains the URI.
     """
     netloc, path = uri.netloc.lower().removesuffix(":443"), uri.path.rstrip("/")
     if not _NETLOC.fullmatch(netloc) or not _PATH.fullmatch(path) or uri.query or uri.fragment:
@@ -43,7 +43,7 @@ def create_asset(*, host: str, site_id: str | int, resource: str, extra: dict[st
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
     :param extra: the asset's ``extra``.
     :return: the asset ``onebox://<host>/<site>/<resource>``.
-    :raises ValueError: if these make no such URI; on Airflow 2.11 a warning, unless ``[core]
+    :raises ValueError: if these don't make a valid URI; on Airflow 2.11 a warning, unless ``[core]
         strict_dataset_uri_validation`` is set.
     """
     from airflow.providers.common.compat.sdk import Asset

@@ -459,7 +459,7 @@ class OneboxHook(BaseHook):
         :param ticket_id: the ticket.
         :return: the messages, each with the ticket's id as ``ticketId``.
         :raises OneboxConfigError: if the id can't be one.
-        :raises OneboxError: if they can't be had, or there is no such ticket.
+        :raises OneboxError: if they can't be fetched, or there is no such ticket.
         """
         from airflow_provider_onebox.lineage import report_listing
         from airflow_provider_onebox.messages import messages_in
@@ -563,7 +563,7 @@ class OneboxHook(BaseHook):
         """Tell which site the hook was given; nothing is looked up.
 
         :return: the site of the handed-in token, else ``site_id``, else ``None`` for the connection's own.
-        :raises OneboxConfigError: if the handed-in token can't work, or is for another site than ``site_id``.
+        :raises OneboxConfigError: if the handed-in token is invalid, or is for another site than ``site_id``.
         """
         token = self._read_token()
         if not token or not token.site_id:

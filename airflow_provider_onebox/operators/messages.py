@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class OneboxListConversationsOperator(_OneboxOperator):
     """Write the messages of many tickets to one JSON Lines file, in the order of the tickets.
 
-    Each message has the ticket's id as ``ticketId``; messages of threads come where their thread stands. The file
-    appears whole or not at all. No more than twice ``parallelism`` conversations are in memory. A ticket that is not
-    there any more (404) is left out, counted and named in the log; if none is there, the task fails.
+    Each message has the ticket's id as ``ticketId``; the messages of a thread replace the thread. The file is written
+    atomically. At most twice ``parallelism`` conversations are in memory. A ticket that no longer exists (404) is
+    skipped, counted and named in the log; if none of the tickets exists, the task fails.
 
-    The task returns ``{"path", "count", "tickets", "missing"}``: messages written, tickets asked for, and how many of
-    those are not there.
+    The task returns ``{"path", "count", "tickets", "missing"}``: the number of messages written, of tickets requested,
+    and of those that do not exist.
 
     With ``attachments_path``, the messages' attachments are downloaded, each atomically, to
     ``<attachments_path>/<ticket id>/<message id>-<number>-<name>``. Each message then lists the paths of its files as
@@ -35,7 +35,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :class:`~airflow_provider_onebox.operators.onebox.OneboxListOperator` has returned, or the path of a JSON Lines
         file, gzip if it ends in ``.gz``. (templated)
     :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
-    :param parallelism: requests under way at once, 1 to 32. (templated)
+    :param parallelism: the most requests in flight, 1 to 32. (templated)
     :param attachments_path: the folder for attachments, as for ``ObjectStoragePath``; ``None`` to download none.
         (templated)
     :param max_attachment_bytes: the maximum size of an attachment, in bytes, up to 64 MiB. (templated)
@@ -80,8 +80,8 @@ class OneboxListConversationsOperator(_OneboxOperator):
 
         :param context: the task's context.
         :return: what was written.
-        :raises OneboxConfigError: if an argument can't work.
-        :raises OneboxError: if a conversation can't be had, or the file can't be written.
+        :raises OneboxConfigError: if an argument is invalid.
+        :raises OneboxError: if a conversation can't be fetched, or the file can't be written.
         """
         from airflow_provider_onebox.attachments import Attachments
         from airflow_provider_onebox.files import RecordFile
@@ -125,7 +125,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
             file.finish()
             file.put_in_place()
         if missing:
-            self.log.warning("Not there any more at site %s: tickets %s.", settings.site_id, ", ".join(missing[:100]))
+            self.log.warning("No longer at site %s: tickets %s.", settings.site_id, ", ".join(missing[:100]))
         self.log.info("Wrote %s messages of %s tickets to %s.", f"{file.count:,}", f"{tickets:,}", file.name)
         result = {"path": file.name, "count": file.count, "tickets": tickets, "missing": len(missing)}
         if attachments:
@@ -136,27 +136,27 @@ class OneboxListConversationsOperator(_OneboxOperator):
 
 
 class OneboxSendMessageOperator(_OneboxOperator):
-    """Send a message, or answer one, and return its id.
+    """Send a message or a reply and return its id.
 
-    If the answer gets lost on the way, the message may have been sent: the task then fails at once and is not retried
-    by Airflow either, so that no message is sent twice.
+    If the answer is lost, the message may have been sent: the task then fails at once, and Airflow does not retry it
+    either, so that no message is sent twice.
 
     API page: Send a message, ``POST {host}/api/message``.
 
-    :param connection_id: the channel to send by: the id of a ``connection`` record. (templated)
-    :param body: the text, in the form that ``content_type`` names. (templated)
+    :param connection_id: the channel to send through: the id of a ``connection`` record. (templated)
+    :param body: the text, in the format of ``content_type``. (templated)
     :param body_text: the same as plain text. (templated)
-    :param content_type: the form of ``body``, such as ``text/html``. (templated)
+    :param content_type: the media type of ``body``, such as ``text/html``. (templated)
     :param subject: the subject. (templated)
-    :param sender: who it is from. (templated)
-    :param to: whom it is for, as the channel has it. (templated)
+    :param sender: the sender. (templated)
+    :param to: the recipient, in the channel's own format, such as an e-mail address. (templated)
     :param cc: who gets a copy. (templated)
-    :param bcc: who gets a copy unseen. (templated)
+    :param bcc: who gets a blind copy. (templated)
     :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``. (templated)
-    :param conversation_id: the private conversation that it answers. (templated)
-    :param previous_id: the public comment that it answers. (templated)
+    :param conversation_id: the private conversation to reply to. (templated)
+    :param previous_id: the public comment to reply to. (templated)
     :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all. (templated)
-    :param users: who takes part: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to ``MSR4``).
+    :param users: the participants: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to ``MSR4``).
         (templated)
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
@@ -222,10 +222,12 @@ class OneboxSendMessageOperator(_OneboxOperator):
 
         :param context: the task's context.
         :return: the message's id; ``None`` if Onebox took it and shows none.
-        :raises OneboxConfigError: if an argument can't work; nothing is sent then.
+        :raises OneboxConfigError: if an argument is invalid; nothing is sent then.
         :raises OneboxUncertainWriteError: if it may have been sent and the answer does not tell.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
         message_id = self.hook.send_message(**{name: getattr(self, name) for name in self.message_fields})
-        self.log.info("Sent message %s by connection %s.", message_id or "(no id was shown)", self.connection_id)
+        self.log.info(
+            "Sent message %s through connection %s.", message_id or "(Onebox returned no id)", self.connection_id
+        )
         return message_id

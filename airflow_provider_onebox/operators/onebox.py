@@ -89,9 +89,9 @@ class OneboxAuthenticateOperator(_OneboxOperator):
 
         :param context: the task's context.
         :return: the token, encrypted with ``seal``.
-        :raises OneboxConfigError: if the connection can't work, or the token can't be sealed; nothing is sent then.
+        :raises OneboxConfigError: if the connection is invalid, or the token can't be sealed; nothing is sent then.
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
-        :raises OneboxError: if a token can't be had for another reason.
+        :raises OneboxError: if it can't get a token for another reason.
         """
         from airflow_provider_onebox.seal import get_fernet, seal
 
@@ -298,9 +298,9 @@ class OneboxListOperator(_OneboxOperator):
             records += rows
             if size > MAX_XCOM_BYTES:
                 raise OneboxConfigError(
-                    f"{self.resource}: the first {len(records)} records are {size:,} bytes of JSON, and an XCom takes "
-                    f"{MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or keep fewer with fields or "
-                    "max_records."
+                    f"{self.resource}: the first {len(records)} records are {size:,} bytes of JSON, but an XCom "
+                    f"holds at most {MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or keep fewer "
+                    "with fields or max_records."
                 )
         return records
 
@@ -370,13 +370,13 @@ class OneboxRequestOperator(_OneboxOperator):
 
         body = {"params": self.query, "json": self.json, "data": self.data}
         reply = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
-        self.log.info("%s %s was answered.", self.method, self.endpoint)
+        self.log.info("%s %s succeeded.", self.method, self.endpoint)
         if self.response_filter:
             reply = self._filtered(reply, self.response_filter)
         size = len(msgspec.json.encode(reply, enc_hook=str))
         if size > MAX_XCOM_BYTES:
             raise OneboxConfigError(
-                f"{self.method} {self.endpoint} was answered with {size:,} bytes of JSON, and an XCom takes "
+                f"{self.method} {self.endpoint} returned {size:,} bytes of JSON, but an XCom holds at most "
                 f"{MAX_XCOM_BYTES:,} here: pass response_filter to keep what you need. If it was a write, it was done."
             )
         return reply

@@ -57,25 +57,35 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the sandbox."""
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_onebox.sandbox",
-        description="A local Onebox.",
+        description="Run a local Onebox for tests, until you stop it.",
         epilog=_calls(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
-    parser.add_argument("--base-path", default="", metavar="PATH", help="such as /feature/voc")
-    parser.add_argument("--records", type=int, default=1000, metavar="N", help="rows of each resource of each site")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default %(default)s")
+    parser.add_argument("--port", type=int, default=0, help="default 0, which picks a free port")
+    parser.add_argument("--base-path", default="", metavar="PATH", help="a path in front of /api, such as /feature/voc")
+    parser.add_argument(
+        "--records",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="records in each resource of each site; default %(default)s",
+    )
     parser.add_argument("--sites", default="169,170", metavar="ID,ID", help="default %(default)s")
     parser.add_argument("--email", default=EMAIL, help="default %(default)s")
-    parser.add_argument("--password", default=PASSWORD)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the data and the random faults")
-    parser.add_argument("--token-life", type=float, default=900, metavar="S")
-    parser.add_argument("--latency", type=float, default=0, metavar="MS")
-    parser.add_argument("--fault-rate", type=float, default=0, metavar="SHARE", help="of the requests, 0 to 1")
+    parser.add_argument("--password", default=PASSWORD, help="it is printed at the start")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the data and the random faults")
+    parser.add_argument(
+        "--token-life", type=float, default=900, metavar="S", help="seconds until a token expires; default 900"
+    )
+    parser.add_argument("--latency", type=float, default=0, metavar="MS", help="milliseconds before each reply")
+    parser.add_argument(
+        "--fault-rate", type=float, default=0, metavar="SHARE", help="share of requests that fail at random, 0 to 1"
+    )
     parser.add_argument(
         "--fault-kinds",
         default=",".join(str(kind) for kind in Settings.fault_kinds),
-        help=f"of {', '.join(sorted(KINDS))}",
+        help=f"how they fail, separated by commas: {', '.join(sorted(KINDS))}",
     )
     parser.add_argument(
         "--set",
@@ -83,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME=JSON",
-        help=f"any of {', '.join(Settings.__dataclass_fields__)}",
+        help=f"change a setting: {', '.join(Settings.__dataclass_fields__)}",
     )
     options = parser.parse_args(arguments)
     stop = threading.Event()

@@ -130,7 +130,7 @@ class State(Settings):
         self.reset()
 
     def reset(self) -> None:
-        """Go back to the start: settings, data, counters, faults and tokens."""
+        """Reset everything: settings, data, counters, faults and tokens."""
         with self.lock:
             super().__init__(**self._begin)
             self.configure()
@@ -167,7 +167,7 @@ class State(Settings):
         ]
 
     def books(self) -> list[dict[str, Any]]:
-        """Return each POST, PUT, PATCH and DELETE but the logins, in order of arrival.
+        """Return each POST, PUT, PATCH and DELETE except logins, in order of arrival.
 
         One that has an ``id`` was done, one that has a ``refusal`` was not, and ``fault`` is what spoilt its answer
         or, without an id, kept it from being done.
@@ -212,7 +212,7 @@ class State(Settings):
             return self._tables[key]
 
     def add(self, count: int, resource: str = "ticketrz", site: str | None = None, **fields: Any) -> list[str]:
-        """Add rows, newest last and made now, with ``fields`` over the generated ones; return their Ids."""
+        """Add rows, created now and newest last, with ``fields`` replacing generated ones; return their Ids."""
         with self.lock:
             return self.table(resource, site).add(count, self.local(), **fields)
 
@@ -252,7 +252,7 @@ class State(Settings):
             return [str(row_id) for row_id in self.table(resource, site).ids]
 
     def warm(self, count: int, resource: str = "ticketrz", site: str | None = None) -> None:
-        """Make the first rows now, so that a measurement does not pay for it."""
+        """Create the first rows now, so that this does not count in a measurement."""
         with self.lock:
             self.table(resource, site).page(size=count)
 
@@ -287,7 +287,7 @@ class State(Settings):
         return token
 
     def revoke(self) -> int:
-        """Let every token issued so far be answered by ``Expired token``; return how many there were."""
+        """Reject every token issued so far with ``Expired token``; return how many there were."""
         with self.lock:
             self.tokens = {token: grant._replace(expires=0) for token, grant in self.tokens.items()}
             return len(self.tokens)

@@ -128,13 +128,13 @@ class OneboxRecordSensor(BaseSensorOperator):
             )
         except OneboxQuotaError as error:
             self._failures, self._closed_for = 0, until_opening(error, self.poke_interval)
-            self.log.info("Onebox is closed, going on: %s", error)
+            self.log.info("Onebox is closed, continuing: %s", error)
             return PokeReturnValue(is_done=False)
         except OneboxError as error:
             self._failures += 1
             if not is_tolerable(error, self._failures, self.silent_fail):
                 raise
-            self.log.warning("Poll failed (%d in a row), going on: %s", self._failures, error)
+            self.log.warning("Poll failed (%d in a row), continuing: %s", self._failures, error)
             return PokeReturnValue(is_done=False)
         self._failures = 0
         self.log.info("Found %d of %d new %s records.", count, enough, self.resource)
@@ -204,7 +204,7 @@ class OneboxRecordSensor(BaseSensorOperator):
             return {"count": event["count"], "last_id": event["last_id"]}
         if status == "timeout":
             raise AirflowSensorTimeout(
-                f"Sensor has timed out: there were not {self.min_count} new {self.resource} records within "
+                f"Sensor has timed out: there were fewer than {self.min_count} new {self.resource} records within "
                 f"{self.timeout} s."
             )
         if status == "error":

@@ -52,20 +52,20 @@ class _OneboxTrigger(BaseTrigger):
 class OneboxRecordTrigger(_OneboxTrigger):
     """Wait until a resource has new records.
 
-    Carries ids and an absolute deadline, and no secret, so that it can begin anew in another triggerer at any
-    time. Its event holds ``status``: ``success`` with ``count`` and ``last_id``, ``timeout``, or ``error`` with the
-    error's class, message and evidence.
+    Its arguments are ids and an absolute deadline, and no secret, so it can restart in another triggerer at any
+    time. Its event has a ``status``: ``success`` with ``count`` and ``last_id``, ``timeout``, or ``error`` with the
+    error's class, message and attributes.
 
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
     :param since_id: only records with a greater id count.
     :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone.
     :param last_update: only records changed after this time count, in the same form.
     :param min_count: how many there must be.
-    :param poke_interval: seconds between polls, up to one more, so that triggers ask together. While Onebox is
-        closed, the next poll waits for its hours.
+    :param poke_interval: seconds between polls, plus up to one, so that triggers poll together. Outside Onebox's
+        hours, the next poll waits for them.
     :param exponential_backoff: whether that time doubles with each poll.
-    :param max_wait: seconds that it grows to at the most.
-    :param silent_fail: whether to go on however many polls have failed, unless one rules success out.
+    :param max_wait: the most seconds between polls, with ``exponential_backoff``.
+    :param silent_fail: whether to tolerate any number of failed polls, except for an error that a retry can't fix.
     :param deadline: when to give up, in seconds of Unix time; ``None`` for never.
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
@@ -131,7 +131,7 @@ class OneboxRecordTrigger(_OneboxTrigger):
                 if not is_tolerable(error, failures, self.silent_fail):
                     yield TriggerEvent({"status": "error", **describe(error)})
                     return
-                self.log.warning("Poll failed (%d in a row), going on: %s", failures, error)
+                self.log.warning("Poll failed (%d in a row), continuing: %s", failures, error)
             if self._left() <= 0:
                 yield TriggerEvent({"status": "timeout"})
                 return
@@ -171,19 +171,19 @@ class _Turns(SharedStreamProducer):
 
 
 class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
-    """Watch a resource for an asset: each time there are new records, an event says which.
+    """Watch a resource for an asset: whenever there are new records, an event says which.
 
     For use with ``AssetWatcher``. The event's payload is ``{"resource", "count", "since_id", "last_id"}``: records
     with ids greater than ``since_id`` up to ``last_id``, so a DAG that it schedules knows what to list.
 
-    From Airflow 3.3 on, no event is lost: each asset has a watermark in its state store, which moves when Airflow has
-    confirmed that the event is stored. An event can come twice, after a restart of the triggerer or when the
-    same trigger watches a further asset: it then begins at the least of their watermarks. Airflow 3.0 to 3.2 keep no
-    state for watchers and confirm nothing: there a restart begins again at ``since_id``, or at the present if there
-    is none, and what came while the triggerer was down is not told.
+    On Airflow 3.3 and later, no event is lost: each asset has a watermark in its state store, which moves only after
+    Airflow confirms that the event is stored. An event can come twice, after a restart of the triggerer or when the
+    same trigger watches another asset: it then starts at the lower of their watermarks. Airflow 3.0 to 3.2 keep no
+    state for watchers and confirm nothing: after a restart, the watcher starts from ``since_id``, or from now if it is
+    not set, and does not report records that arrived while the triggerer was down.
 
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
-    :param since_id: where to begin the first time; at the present if ``None``.
+    :param since_id: where to start the first time; from now if ``None``.
     :param poll_interval: seconds between polls.
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
@@ -265,10 +265,10 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
                     saved = True
                 count, last_id = await connection.count(self.resource, after)
             except OneboxQuotaError as error:
-                self.log.info("Onebox is closed, going on: %s", error)
+                self.log.info("Onebox is closed, continuing: %s", error)
                 continue
             except OneboxError as error:
-                self.log.error("Poll for new %s records failed, going on: %s", self.resource, error)
+                self.log.error("Poll for new %s records failed, continuing: %s", self.resource, error)
                 continue
             if last_id is not None:
                 payload = {"resource": self.resource, "count": count, "since_id": str(after), "last_id": str(last_id)}

@@ -424,7 +424,7 @@ def test_test_connection(connected, connect):
     connect(connected.url, login="")
     ok, message = OneboxHook().test_connection()
     assert not ok
-    assert message.startswith("This connection can't work: the connection's login is empty: enter the e-mail")
+    assert message.startswith("This connection is invalid: the connection's login is empty: enter the e-mail")
 
 
 def test_test_connection_takes_one_short_try(connected, connect, monkeypatch):

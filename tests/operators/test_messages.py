@@ -83,7 +83,7 @@ def test_missing_tickets(connected, path, said):
     connected.state.delete([first])
     assert execute([first, second], path)["missing"] == 1
     assert {m["ticketId"] for m in lines(path)} == {second}
-    assert f"Not there any more at site 169: tickets {first}." in said()
+    assert f"No longer at site 169: tickets {first}." in said()
     before = path.read_bytes()
     with pytest.raises(OneboxRequestError, match=f"{first} not found"):
         execute([first], path)
@@ -170,11 +170,11 @@ def test_send(connected, tmp_path, said):
     assert (body["From"], body["ConversationId"], body["Users"]) == ("f", ticket, users)
     assert body["Content"] == {"Body": "x", "BodyText": "y", "ContentType": "text/plain", "Encoding": "utf-8"}
     assert body["Attachments"][0]["File"]["size"] == 1
-    assert f"Sent message {message} by connection 3." in said()
+    assert f"Sent message {message} through connection 3." in said()
     assert send(previous_id=message)
     connected.state.fail("wrong_type", path="message", value={"data": []})
     assert send() is None
-    assert "Sent message (no id was shown) by connection 3." in said()
+    assert "Sent message (Onebox returned no id) through connection 3." in said()
 
 
 def test_send_once(connected, connect):

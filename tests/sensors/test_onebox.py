@@ -202,7 +202,7 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     assert not sensor.poke({}).is_done
     ((level, line),) = log.lines
     assert level == "info"
-    assert line.startswith("Onebox is closed, going on: Connection 'onebox_default'")
+    assert line.startswith("Onebox is closed, continuing: Connection 'onebox_default'")
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == pause
     assert sensor._get_next_poke_interval(0, lambda: timeout + 5, 1) == 0
     connected.state.configure(quota_closed=False)

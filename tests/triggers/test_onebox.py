@@ -238,7 +238,7 @@ def test_connection_that_goes_missing(connected, monkeypatch, logged, missing_fo
         assert "Connection 'onebox_default' can't be found" in event["message"]
         assert len(logged) == MAX_FAILED_POLLS
     assert all(level == "warning" and line.count("can't be found") == 1 for level, line in logged)
-    assert "Poll failed (3 in a row), going on" in logged[2][1]
+    assert "Poll failed (3 in a row), continuing" in logged[2][1]
 
 
 def test_changed_connection_is_picked_up(connected, connect, monkeypatch):
@@ -456,7 +456,7 @@ class TestWatcher:
 
         assert asyncio.run(scenario())["count"] == 1
         assert len(logged) > 2
-        assert all(level == "info" and "Onebox is closed, going on" in line for level, line in logged)
+        assert all(level == "info" and "Onebox is closed, continuing" in line for level, line in logged)
 
     @pytest.mark.parametrize(("options", "seconds"), [({"poll_interval": 40}, 40), ({}, 60)])
     def test_pause(self, connected, monkeypatch, options, seconds):
