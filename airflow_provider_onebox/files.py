@@ -59,7 +59,7 @@ class WholeFile:
         if self.name.strip() in ("", "None"):
             raise OneboxConfigError(f"{argument}={self.name!r} names no file: a template in it found nothing.")
         try:
-            self.path = ObjectStoragePath(self.name)
+            self.path = storage_path(self.name)
             self._fs = self.path.fs
         except Exception as error:
             raise OneboxConfigError(
@@ -392,13 +392,22 @@ def _remove_if_left(path: Path) -> None:
         log.info("Removed %s, left behind by a process that died.", path)
 
 
+def storage_path(name: str) -> ObjectStoragePath:
+    """Find a file by the path that the user has given.
+
+    :param name: as for ``ObjectStoragePath``.
+    :return: the path. A relative one is in the working directory; Airflow 2.11 to 3.1 would look in ``/``.
+    """
+    return ObjectStoragePath(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
+
+
 def digest_at(path: str) -> str | None:
     """Read what is at a path now.
 
     :param path: as for ``ObjectStoragePath``.
     :return: its digest, ``None`` if nothing is there.
     """
-    there = ObjectStoragePath(path)
+    there = storage_path(path)
     try:
         # Not there.open(), which tells lineage that the task has read an input.
         with there.fs.open(there.path, "rb") as file:

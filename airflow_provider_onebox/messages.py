@@ -8,9 +8,8 @@ from base64 import b64encode
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import ObjectStoragePath
-
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
+from airflow_provider_onebox.files import storage_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,7 +58,7 @@ def read_files(paths: Sequence[Any] | str | None) -> list[tuple[str, bytes, str]
         if path.strip() in ("", "None"):
             raise OneboxConfigError("A path of a file to send is empty: the template found nothing.")
         try:
-            with ObjectStoragePath(path).open("rb") as file:
+            with storage_path(path).open("rb") as file:
                 content = file.read(left + 1)
         except Exception as error:
             problem = sanitize(getattr(error, "strerror", None) or error)

@@ -16,7 +16,7 @@ import msgspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
-from airflow_provider_onebox.files import TABLES
+from airflow_provider_onebox.files import TABLES, storage_path
 from airflow_provider_onebox.lineage import report_file
 from airflow_provider_onebox.transport import MAX_CONNECTIONS
 
@@ -77,7 +77,7 @@ def _read_lines(name: str) -> Iterator[Any]:
     decode = msgspec.json.Decoder().decode
     number = 0
     try:
-        path = ObjectStoragePath(name)
+        path = storage_path(name)
         # Not path.open(): what that gives can't be read by lines on Airflow 2.
         with path.fs.open(path.path, "rb") as raw:
             report_file(path, is_output=False)

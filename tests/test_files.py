@@ -27,6 +27,8 @@ from hypothesis import strategies as st
 from airflow_provider_onebox import files as module
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.files import RecordFile, digest_at
+from airflow_provider_onebox.messages import read_files
+from airflow_provider_onebox.rows import read_rows
 
 NAMES = ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "a.parquet"]
 ROWS = [{"Id": "1", "Subject": "é\n"}, {"Id": "2", "Subject": None}]
@@ -96,6 +98,22 @@ def test_bad_path(tmp_path, monkeypatch, path, reason):
     with pytest.raises(OneboxConfigError, match=reason):
         RecordFile(path.format(tmp_path))
     assert entries(tmp_path) == []
+
+
+def test_relative_path(tmp_path, monkeypatch):
+    """On every Airflow a relative path is one of the working directory, for writing and for reading."""
+    monkeypatch.chdir(tmp_path)
+    name = "folder/a.jsonl"
+    with RecordFile(name) as file:
+        file.write([{"Id": "1"}])
+        file.finish()
+        digest = file.digest()
+        file.put_in_place()
+    assert (tmp_path / name).read_text() == '{"Id":"1"}\n'
+    assert digest_at(name) == digest
+    assert list(read_rows(name)) == [{"Id": "1"}]
+    ((title, content, _),) = read_files(name)
+    assert (title, content) == ("a.jsonl", b'{"Id":"1"}\n')
 
 
 MIXED = [

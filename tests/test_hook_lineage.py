@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_onebox import lineage
 from airflow_provider_onebox.exceptions import OneboxError
-from airflow_provider_onebox.files import RecordFile
+from airflow_provider_onebox.files import RecordFile, storage_path
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.lineage import report_file
 from airflow_provider_onebox.rows import read_rows
@@ -115,7 +115,7 @@ def test_files(tmp_path, reported):
 def test_one_name_for_a_file(tmp_path, monkeypatch, reported, written):
     """However the path of a file is written, it is told as the same absolute one."""
     monkeypatch.chdir(tmp_path)
-    report_file(ObjectStoragePath(written.format(tmp_path)), is_output=True)
+    report_file(storage_path(written.format(tmp_path)), is_output=True)
     ((uri, _, _),) = reported()[1]
     assert uri == f"file://{tmp_path}/a.jsonl"
 

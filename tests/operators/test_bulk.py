@@ -157,7 +157,7 @@ def test_files_that_are_missing(connected, run, verdicts, tmp_path, monkeypatch)
     assert [line["verdict"] for line in verdicts()] == ["rejected"] * 3 + ["done"]
     assert "absent can't be read, so nothing was sent: No such file or directory" in verdicts()[0]["message"]
     with monkeypatch.context() as patch:
-        patch.setattr(messages, "ObjectStoragePath", lambda path: 1 / 0)
+        patch.setattr(messages, "storage_path", lambda path: 1 / 0)
         with pytest.raises(OneboxError, match="can't be read") as caught:
             run(rows, "ticket", max_failed_share=1)
     assert caught.value.retryable
