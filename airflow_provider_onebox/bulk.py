@@ -1,12 +1,12 @@
 """Many writes at once, with a verdict for each: none is made twice, and none is forgotten.
 
-The verdict file is the progress, too. Before a row is sent, the file says so, on the disk; after the answer it says
-what became of the row. So a row without a verdict after a crash is in doubt, and one that the file does not know has
-not been sent. (A machine that fails can lose the newest verdicts, and never what was noted before a row was sent.) A
-row is recognized by what it holds, not by where it stands: two equal rows are the first and the second of their kind.
-When all rows are through, the file is replaced by one line a row, in their order.
+The verdict file also records the progress. It names a row, on disk, before the row is sent, and its verdict after the
+answer. So after a crash, a row without a verdict is in doubt, and a row that is not in the file has not been sent. (A machine
+that fails can lose the newest verdicts, but never the record that a row was sent.) A row is recognized by its content, not
+its position: two equal rows are the first and the second of their kind. When all rows are done, the file is replaced by one
+line per row, in their order.
 
-Two processes never work on the same file: it is locked (``flock``) for as long as one does.
+While a process works on the file, it holds a lock (``flock``), so no second process can.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def write_rows(
     parallelism: int,
     repeat_in_doubt: bool = False,
 ) -> Counter[str]:
-    """Write each row that is not done yet, and note what becomes of it.
+    """Write each row that is not done yet, and record its verdict.
 
     What is no row's fault, such as a rejected password or a server that is down, stops the whole: rows under way are
     waited for and noted, and the error is raised.
@@ -246,7 +246,7 @@ def write_rows(
     :param parallelism: the most writes in flight, 1 to 32.
     :param repeat_in_doubt: whether to send rows again that may have been written before.
     :return: how many rows have each verdict.
-    :raises OneboxConfigError: at once, if the parallelism can't work.
+    :raises OneboxConfigError: at once, if the parallelism is invalid.
     :raises OneboxError: if the rows can't be read, a verdict can't be noted, or Onebox can't be used.
     """
     stopped = threading.Event()

@@ -325,7 +325,7 @@ class Watermark:
             return bool(query.filter(TaskInstance.state.in_(states), TaskInstance.run_id != ti.run_id).count())
 
     def _resolved(self, pending: Pending) -> State:
-        """Find out what became of the file of a run that died."""
+        """Find out whether the file of a run that died got into place."""
         try:
             there = digest_at(pending.path)
         except Exception as error:

@@ -325,7 +325,7 @@ def _chain(failure: BaseException) -> list[BaseException]:
 def uncertain(error: OneboxError) -> OneboxUncertainWriteError:
     """Say of a write that it may have been done.
 
-    :param error: what became of the call.
+    :param error: how the call failed.
     :return: the error to raise instead.
     """
     return OneboxUncertainWriteError(

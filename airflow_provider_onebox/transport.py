@@ -210,7 +210,7 @@ def read_body(response: requests.Response, most: int | None = None) -> bytes:
 
 
 class OneboxAdapter(HTTPAdapter):
-    """Sends requests on bounded connections and notes in :data:`exchange` what becomes of them.
+    """Sends requests on bounded connections and records their fate in :data:`exchange`.
 
     :param most: the most bytes of a body that it reads under a status of success; :data:`MAX_REPLY_BYTES` if ``None``.
     """

@@ -1,4 +1,4 @@
-"""Create many contacts at once, and write down what became of each."""
+"""Create many contacts at once, and record the outcome of each."""
 
 from __future__ import annotations
 
