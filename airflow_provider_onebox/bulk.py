@@ -1,10 +1,10 @@
 """Many writes at once, with a verdict for each: none is made twice, and none is forgotten.
 
 The verdict file also records the progress. It names a row, on disk, before the row is sent, and its verdict after the
-answer. So after a crash, a row without a verdict is in doubt, and a row that is not in the file has not been sent. (A machine
-that fails can lose the newest verdicts, but never the record that a row was sent.) A row is recognized by its content, not
-its position: two equal rows are the first and the second of their kind. When all rows are done, the file is replaced by one
-line per row, in their order.
+answer. So after a crash, a row without a verdict is in doubt, and a row that is not in the file has not been sent.
+(A machine that fails can lose the newest verdicts, but never the record that a row was sent.) A row is recognized by
+its content, not its position: two equal rows are the first and the second of their kind. When all rows are done, the
+file is replaced by one line per row, in their order.
 
 While a process works on the file, it holds a lock (``flock``), so no second process can.
 """
