@@ -1,9 +1,9 @@
 """Mutation testing: change the package in one place at a time and see whether a test notices.
 
-Needs what ``make test`` leaves: which tests run which line, and how long each takes. The tests are collected once; a
-mutant is tried in a fork of that process, against tests that run its line until one fails: those named like its
+Needs what ``make test`` leaves: which tests run which line, and how long each takes. A mutant is tried in a fork of a
+process that has imported Airflow and the tests, against tests that run its line until one fails: those named like its
 module, the fastest first, then the fastest of the others. The sandbox is left out, for it is a tool of the tests, and
-so are tests of other processes, which a fork can't reach.
+so are tests of other processes, which a fork can't reach. A test that has killed a mutant has to pass without one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import time
 import zlib
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.machinery import SourceFileLoader
-from itertools import pairwise
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -45,6 +44,7 @@ def read_listed() -> set[tuple[str, str, str]]:
     return {(module, before.strip(), after.strip().removeprefix("-> ")) for module, before, after, _ in blocks}
 
 
+@cache
 def is_own(module: str, test: str) -> bool:
     """Tell whether a test stands in a file or folder named like a module, or in its further one."""
     folder, _, stem = module.removesuffix(".py").rpartition("/")
@@ -56,15 +56,13 @@ def is_own(module: str, test: str) -> bool:
 class Trial:
     """Tests to run in a fork, with a mutant or with the package as it is; in the fork, a plugin of pytest."""
 
-    limits: dict[str, float]  # the tests in their order, each with the seconds after which it hangs
-    is_anew: bool  # whether all is imported anew, for the change is of what runs at import
+    seconds: dict[str, float]  # the tests, their files in this order, each with the time that it should take
     mutant: Mutant | None = None
 
-    def run(self, session: pytest.Session, functions: list[FunctionType]) -> None:
-        """Run the tests and end the process, with 0 if all pass."""
-        null = os.open(os.devnull, os.O_RDWR)
+    def run(self) -> int:
+        """Import the package and its tests anew, and run the tests up to the first that fails."""
         for number in (0, 1, 2):
-            os.dup2(null, number)
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
         get_code = SourceFileLoader.get_code
 
         def get_mutated_code(loader: SourceFileLoader, name: str) -> Any:
@@ -72,109 +70,89 @@ class Trial:
             return self.mutant.code if self.mutant and is_mutated else get_code(loader, name)
 
         SourceFileLoader.get_code = get_mutated_code  # type: ignore[assignment,method-assign]
-        if not self.is_anew and self.swap(functions):
-            self.pytest_runtestloop(session)
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None) or ""
             if file.startswith((f"{PACKAGE}/", f"{ROOT}/tests/")) and not KEPT & set(name.split(".")):
                 del sys.modules[name]
-        pytest.main([*PYTEST, *{test.partition("::")[0]: 0 for test in self.limits}], plugins=[self])
+        for file in dict.fromkeys(test.partition("::")[0] for test in self.seconds):
+            self.begin(file)
+            if code := pytest.main([*PYTEST, file], plugins=[self]):
+                return code
+        return 0
 
-    def swap(self, functions: list[FunctionType]) -> bool:
-        """Put the mutant into the functions that its module has made; tell whether they take it."""
-        waiting, codes = [self.mutant.code] if self.mutant else [], {}
-        while waiting:
-            code = waiting.pop()
-            codes[code.co_filename, code.co_name, code.co_firstlineno] = code
-            waiting += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-        for function in functions:
-            code = function.__code__
-            try:
-                function.__code__ = codes.get((code.co_filename, code.co_name, code.co_firstlineno), code)
-            except ValueError:  # It uses other variables of the function around it.
-                return False
+    def begin(self, name: str) -> None:
+        """Tell the parent which test begins, or which file is imported, and limit its time."""
+        Path(tempfile.gettempdir(), str(os.getpid())).write_text(name)
+        # On a busy machine, nothing needs more of the processor. The other limit is for what only waits.
+        signal.setitimer(signal.ITIMER_PROF, 5 + 5 * self.seconds.get(name, 1))
+        signal.setitimer(signal.ITIMER_REAL, 10 + 10 * self.seconds.get(name, 1))
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run the tests of a file, the fastest first."""
+        tests = [item for item in session.items if item.nodeid in self.seconds]
+        tests.sort(key=lambda item: self.seconds[item.nodeid])
+        for item, following in zip(tests, [*tests[1:], None], strict=False):
+            self.begin(item.nodeid)
+            session.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                os._exit(pytest.ExitCode.TESTS_FAILED)
         return True
 
-    def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Run the tests up to the first that fails, and leave the last one's name to the parent."""
-        items = {item.nodeid: item for item in session.items}
-        chosen = [items[test] for test in self.limits if test in items]
-        for item, following in pairwise([*chosen, None]):
-            if session.testsfailed:  # Perhaps it is the import that failed.
-                os._exit(1)
-            Path(tempfile.gettempdir(), str(os.getpid())).write_text(item.nodeid)  # type: ignore[union-attr]
-            signal.setitimer(signal.ITIMER_REAL, self.limits[item.nodeid])  # type: ignore[union-attr]
-            session.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-        os._exit(bool(session.testsfailed))
+
+def attempt(trials: list[Trial]) -> list[tuple[Trial, int, str]]:
+    """Run trials in forks, as many at once as there are processors; return how each ended, and its last test."""
+    waiting, running, ended = deque(trials), dict[int, Trial](), []
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            trial = waiting.popleft()
+            if not (pid := os.fork()):
+                try:
+                    os._exit(trial.run())
+                finally:
+                    os._exit(pytest.ExitCode.INTERNAL_ERROR)
+            running[pid] = trial
+        pid, status = os.wait()
+        note = Path(tempfile.gettempdir(), str(pid))
+        ended.append((running.pop(pid), os.waitstatus_to_exitcode(status), note.read_text()))
+    return ended
+
+
+def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[int, list[str]]) -> Trial:
+    """Choose the tests for a mutant: those that ran its line; at import, and where none did, those of its module."""
+    own = {test for test in seconds if is_own(mutant.key[0], test)}
+    fit = set().union(own if mutant.runs_at_import else (), *(ran.get(line, ()) for line in mutant.lines))
+    order = sorted(fit & seconds.keys() or own, key=lambda test: (test not in own, seconds[test]))
+    return Trial({test: seconds[test] for test in order[: len(own.intersection(order)) + MOST_OTHERS]}, mutant)
 
 
 @dataclass
 class Forks:
-    """A plugin of pytest that runs trials in forks of the process that has collected the tests."""
+    """A plugin of pytest that tries mutants in forks of the process that has collected the tests."""
 
-    trials: list[Trial]
-    measured: set[str]  # tests that ran a line of the package
+    mutants: list[Mutant] = field(default_factory=list)
     survivors: list[Mutant] = field(default_factory=list)
-    unfit: list[str] = field(default_factory=list)  # tests that fail without a mutant, too
+    bad: list[str] = field(default_factory=list)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run the trials, and then without a mutant the tests that have killed one."""
-        functions = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
-        functions = [one for one in functions if one.__code__.co_filename.startswith(f"{PACKAGE}/")]
-        others = [item.nodeid for item in session.items if item.nodeid not in self.measured]
-        for trial in self.trials:
-            if trial.mutant and trial.is_anew:  # What runs at import may show in a test that runs nothing else.
-                trial.limits |= {test: 10 for test in others if is_own(trial.mutant.key[0], test)}
+        """Try the mutants, and then without a mutant each test that has killed one."""
+        cases = [case.attrib for case in ElementTree.parse("build/tests.xml").iter("testcase")]  # noqa: S314 - pytest's
+        known = {f"{case['classname']}.{case['name']}": float(case["time"]) for case in cases}
+        seconds = {item.nodeid: known.get(re.sub(r"\.py::|::|/", ".", item.nodeid), 1) for item in session.items}
+        data = coverage.CoverageData(".coverage")
+        data.read()
+        files = {file.partition(f"/{PACKAGE.name}/")[2]: file for file in data.measured_files()}
+        ran = {module: data.contexts_by_lineno(file) for module, file in files.items()}
         gc.freeze()  # What the forks share stays shared.
-        checks = {is_anew: Trial({}, is_anew) for is_anew in (False, True)}
-        waiting, running = deque(self.trials), dict[int, Trial]()
-        while waiting or running or checks:
-            if not waiting and not running:
-                waiting.extend(checks.values())
-                checks = {}
-            if waiting and len(running) < (os.cpu_count() or 1):
-                trial = waiting.popleft()
-                if pid := os.fork():
-                    running[pid] = trial
-                    continue
-                try:
-                    trial.run(session, functions)
-                finally:
-                    os._exit(2)
-            pid, status = os.wait()
-            trial, note = running.pop(pid), Path(tempfile.gettempdir(), str(pid))
-            last = note.read_text() if note.exists() else ""
-            note.unlink(missing_ok=True)
-            if not trial.mutant:
-                self.unfit += [last] if status else []
-            elif not status:
+        killers = {}
+        for trial, status, last in attempt([choose(mutant, seconds, ran[mutant.key[0]]) for mutant in self.mutants]):
+            if not status and trial.mutant:
                 self.survivors.append(trial.mutant)
-            elif last:
-                checks[trial.is_anew].limits[last] = trial.limits[last]
+            elif status in (pytest.ExitCode.TESTS_FAILED, -signal.SIGPROF, -signal.SIGALRM):
+                killers[last] = Trial({last: seconds.get(last, 1)})
+            else:
+                self.bad.append(f"{last} ended with {status}: {trial.mutant}")
+        self.bad += [f"{last} fails without a mutant" for _, status, last in attempt([*killers.values()]) if status]
         return True
-
-
-def trials_of(
-    module: str, mutants: list[Mutant], data: coverage.CoverageData, seconds: dict[str, float]
-) -> list[Trial]:
-    """Choose the tests for each mutant of a module: those that ran its line."""
-    by_line: dict[int, set[str]] = defaultdict(set)
-    for file in data.measured_files():
-        if file.endswith(f"/{PACKAGE.name}/{module}"):
-            for line, found in data.contexts_by_lineno(file).items():
-                by_line[line].update(filter(None, found))
-    own = {test for test in data.measured_contexts() if is_own(module, test)}
-    trials = []
-    for mutant in mutants:
-        tests = set[str]().union(
-            own if mutant.runs_at_import else (), *(by_line.get(line, ()) for line in mutant.lines)
-        )
-        took = {test: seconds.get(re.sub(r"\.py::|::|/", ".", test), 10) for test in tests or own}
-        order = sorted(took, key=lambda test: (not is_own(module, test), took[test]))
-        order = order[: MOST_OTHERS + sum(is_own(module, test) for test in order)]
-        limits = {test: 5 + 5 * took[test] for test in order}
-        trials.append(Trial(limits, mutant.runs_at_import or not tests, mutant))
-    return trials
 
 
 def main() -> int:
@@ -184,24 +162,18 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="mutants a module; one is in it as long as its statement stays")
     options = parser.parse_args()
     os.chdir(ROOT)
-    cases = [case.attrib for case in ElementTree.parse("build/tests.xml").iter("testcase")]  # noqa: S314 - pytest's
-    seconds = {f"{case['classname']}.{case['name']}": float(case["time"]) for case in cases}
     listed, keys, began = read_listed(), set(), time.monotonic()
-    data = coverage.CoverageData(str(ROOT / ".coverage"))
-    data.read()
-    forks, counts = Forks([], data.measured_contexts()), defaultdict[str, Counter[str]](Counter)
+    forks, counts = Forks(), defaultdict[str, Counter[str]](Counter)
     names = options.modules or sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("[!_]*.py"))
     for name in [name for name in names if not name.startswith("sandbox/")]:
         mutants = sorted(mutants_of(PACKAGE / name), key=lambda mutant: zlib.crc32(repr(mutant.key).encode()))
         keys |= {mutant.key for mutant in mutants}
-        mutants = mutants[: options.sample]
-        unlisted = [mutant for mutant in mutants if mutant.key not in listed]
-        counts[name] = Counter(mutants=len(mutants), tried=len(unlisted))
-        forks.trials += trials_of(name, unlisted, data, seconds)
+        unlisted = [mutant for mutant in mutants[: options.sample] if mutant.key not in listed]
+        counts[name] = Counter(mutants=len(mutants[: options.sample]), tried=len(unlisted))
+        forks.mutants += unlisted
     if pytest.main(PYTEST, plugins=[forks]):
         sys.exit("The tests could not be collected.")
-    bad = [f"{test} fails without a mutant" for test in forks.unfit]
-    bad += [f"{LISTED.name} lists what is no mutant: {key}" for key in listed - keys if not options.modules]
+    bad = forks.bad + [f"{LISTED.name} lists what is no mutant: {key}" for key in listed - keys if not options.modules]
     for mutant in sorted(forks.survivors, key=lambda mutant: (mutant.key[0], mutant.line)):
         module, before, after = mutant.key
         counts[module]["surviving"] += 1

@@ -23,8 +23,7 @@ OTHERS = {**PAIRS, **{other: one for one, other in PAIRS.items()}, ast.FloorDiv:
 class Mutant:
     """One change of one module."""
 
-    key: tuple[str, str, str]
-    """How the list of equivalent mutants names it: module, statement before, and after."""
+    key: tuple[str, str, str]  # module, statement before and after, as in the list of equivalent mutants
     line: int
     code: CodeType
     lines: Sequence[int]
@@ -34,9 +33,8 @@ class Mutant:
 def variants(node: ast.AST) -> Iterator[ast.AST]:
     """Yield what could stand in a node's place; the node itself is left as it is."""
     match node:
-        case ast.cmpop() | ast.boolop() | ast.operator():
-            if other := OTHERS.get(type(node)):
-                yield other()
+        case ast.cmpop() | ast.boolop() | ast.operator() if type(node) in OTHERS:
+            yield OTHERS[type(node)]()
         case ast.UnaryOp(op=ast.Not()):
             yield node.operand
         case ast.Constant(value=bool(value)):
@@ -60,18 +58,16 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
 
 def children(node: ast.AST) -> Iterator[tuple[Any, Any, ast.AST]]:
     """Yield the places below a node that may be changed: what holds them, under which key, and what is there."""
+    skipped = {"annotation", "returns", "decorator_list", "ctx", "op" if isinstance(node, ast.AugAssign) else ""}
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "decorator_list", "ctx") or (
-            name == "op" and isinstance(node, ast.AugAssign)
-        ):
-            continue
         for key, child in enumerate(value) if isinstance(value, list) else [(name, value)]:
-            is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
-            is_for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-            # Words for people, and what is put into them.
-            is_text = isinstance(child, (ast.FormattedValue, ast.JoinedStr))
-            if isinstance(child, ast.AST) and not (is_docstring or is_for_types or is_text):
-                yield value if isinstance(value, list) else vars(node), key, child
+            match child:
+                case ast.JoinedStr() | ast.FormattedValue() | ast.Expr(ast.Constant()):
+                    continue  # Words for people, and what is put into them.
+                case ast.If(ast.Name("TYPE_CHECKING")):
+                    continue
+                case ast.AST() if name not in skipped:
+                    yield value if isinstance(value, list) else vars(node), key, child
 
 
 def mutants_of(path: Path) -> list[Mutant]:

@@ -234,9 +234,9 @@ class AirflowHome:
             Path(f"{self.template}.new").replace(self.template)
 
     def database(self, query: str, **params: Any) -> list[dict[str, Any]]:
-        """Return the rows of an SQL query (``:name`` parameters) on the metadata database."""
+        """Return the rows of an SQL statement (``:name`` parameters) on the metadata database."""
         engine = create_engine(self.config["database", "sql_alchemy_conn"], poolclass=NullPool)
-        with engine.connect() as connection:
+        with engine.begin() as connection:
             return [dict(row) for row in connection.execute(text(query), params).mappings()]
 
     def task_states(self, dag_id: str, run_id: str) -> dict[tuple[str, int], str | None]:

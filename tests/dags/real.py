@@ -71,7 +71,7 @@ class BackstopSensor(OneboxRecordSensor):
 
 
 with DAG("backstop", schedule=None, default_args=RETRIES):
-    BackstopSensor(task_id="wait", deferrable=True, timeout=20, site_id="175", **WAIT)
+    BackstopSensor(task_id="wait", deferrable=True, timeout=600, site_id="175", **WAIT)
 
 WHO = {"full_name": "Airflow", "contact": "data-team@example.com", "category": "Pipelines"}
 

@@ -12,6 +12,7 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+from hostile.faults import FAULTS
 
 from airflow_provider_onebox.client import OneboxClient
 from airflow_provider_onebox.exceptions import OneboxError, OneboxUncertainWriteError
@@ -21,20 +22,12 @@ from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
 RUNS = int(os.environ.get("CHAOS_BULKS", "40"))
 ROWS = 8
 TRIES = 4
-FAULTS = (
-    "drop_before",
-    "drop_after",
-    {"kind": "status", "status": 429},
-    {"kind": "status", "status": 502},
-    {"kind": "status", "status": 503},
+WRITE_FAULTS = (
+    *FAULTS,
     {"kind": "status", "status": 503, "processed": True},
     {"kind": "envelope", "status": 500},
-    "truncated",
-    {"kind": "truncated", "variant": "json"},
     {"kind": "envelope", "status": 422, "message": "not today"},
     "html",
-    "expired",
-    "slow",
 )
 KINDS = {
     "ticket": lambda name: {"full_name": name, "contact": "a@b.c", "subject": "s", "category": "c", "content": "x"},
@@ -83,7 +76,7 @@ def test_bulk_chaos(sandbox, connect, capsys, tmp_path, died):
         chance = Random(seed)  # noqa: S311 - no secret
         sandbox.state.seed = seed
         sandbox.state.reset()
-        sandbox.state.configure(fault_rate=0.2, fault_kinds=FAULTS)
+        sandbox.state.configure(fault_rate=0.2, fault_kinds=WRITE_FAULTS)
         kind = chance.choice(list(KINDS))
         names = [f"{seed}-{n}" for n in range(ROWS)]
         path = tmp_path / f"{seed}.jsonl"

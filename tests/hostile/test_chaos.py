@@ -10,6 +10,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+from hostile.faults import FAULTS
 
 from airflow_provider_onebox.client import OneboxClient
 from airflow_provider_onebox.exceptions import (
@@ -24,20 +25,12 @@ from airflow_provider_onebox.settings import Settings
 
 LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "40"))
 ROWS = 2000
-FAULTS = (
-    "drop_before",
-    "drop_after",
-    {"kind": "status", "status": 429},
-    {"kind": "status", "status": 502},
-    {"kind": "status", "status": 503},
-    "truncated",
-    {"kind": "truncated", "variant": "json"},
-    "expired",
+LISTING_FAULTS = (
+    *FAULTS,
     {"kind": "expired", "status": 500},
     {"kind": "expired", "status": 200, "code": "401"},
     {"kind": "envelope", "status": 200, "code": 429, "message": "slow down"},
     {"kind": "envelope", "status": 500, "code": 503, "message": "busy"},
-    "slow",
 )
 
 
@@ -48,18 +41,22 @@ def server():
         yield sandbox
 
 
+def begin(server, seed):
+    """Reset the server; return an impatient client, and what there is to list."""
+    server.state.seed = seed
+    server.state.reset()
+    settings = Settings("crm", server.url, server.email, server.password, "169", timeout=2)
+    return OneboxClient(settings, pause=lambda abandoned, seconds: None), server.state.ids()
+
+
 def test_chaos(server, capsys):
     """Every row of every finished listing once, the right error for the others, no ticket twice."""
     tally: Counter[str] = Counter()
     for seed in range(LISTINGS):
         chance = Random(seed)  # noqa: S311 - no secret
-        server.state.seed = seed
-        server.state.reset()
-        ids = server.state.ids()
-        settings = Settings("crm", server.url, server.email, server.password, "169", timeout=2)
-        client = OneboxClient(settings, pause=lambda abandoned, seconds: None)
+        client, ids = begin(server, seed)
         client.tokens.get()
-        server.state.configure(fault_rate=0.2, fault_kinds=FAULTS, token_life=chance.choice([900, 900, 1]))
+        server.state.configure(fault_rate=0.2, fault_kinds=LISTING_FAULTS, token_life=chance.choice([900, 900, 1]))
         rows = []
         try:
             for batch in client.list_pages("ticketrz", page_size=100, parallelism=chance.choice([1, 1, 2, 4])):
@@ -88,11 +85,7 @@ def test_chaos_of_pace(server, capsys):
     tally: Counter[str] = Counter()
     for seed in range(max(10, LISTINGS // 4)):
         chance = Random(seed)  # noqa: S311 - no secret
-        server.state.seed = seed
-        server.state.reset()
-        ids = server.state.ids()
-        settings = Settings("crm", server.url, server.email, server.password, "169", timeout=2)
-        client = OneboxClient(settings, pause=lambda abandoned, seconds: None)
+        client, ids = begin(server, seed)
         server.state.configure(fault_rate=0.05, fault_kinds=({"kind": "status", "status": 429}, "drop_before"))
         rows, lengths = [], set()
         for batch in client.list_pages("ticketrz", parallelism=chance.choice([None, None, 8])):

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 from airflow.triggers.base import BaseTrigger
 from airflow_home import AIRFLOW_3, AIRFLOW_VERSION
@@ -35,9 +36,9 @@ def logged(monkeypatch):
 
 def rebuilt(trigger):
     """Make a trigger anew from what Airflow stores of it, as another triggerer would."""
-    path, kwargs = trigger.serialize()
-    assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
-    return type(trigger)(**kwargs)
+    row = Trigger.from_object(trigger)
+    assert row.classpath == f"{type(trigger).__module__}.{type(trigger).__name__}"
+    return type(trigger)(**row.kwargs)
 
 
 def test_serialize():
