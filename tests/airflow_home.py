@@ -405,7 +405,7 @@ class AirflowHome:
                 raise AirflowHomeError(f"{method} {path}: {error.code} {error.read().decode()}") from error
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
-        """Call the public REST API, signed in; ``path`` follows ``/api/v2`` (``/api/v1`` on Airflow 2)."""
+        """Call the public REST API, logged in; ``path`` follows ``/api/v2`` (``/api/v1`` on Airflow 2)."""
         token = self.request("GET", "/auth/token")["access_token"] if AIRFLOW_3 else ""
         return self.request(method, f"/api/v{2 if AIRFLOW_3 else 1}{path}", body, token)
 

@@ -67,7 +67,7 @@ def test_broken_seal(use_key, broken):
 
 
 def test_empty_key(use_key, connected):
-    """Without a key nothing is sealed, nothing is opened, and nobody signs in."""
+    """Without a key nothing is sealed, nothing is opened, and nobody logs in."""
     use_key("")
     context = {"ti": SimpleNamespace(xcom_push=lambda **_: None)}
     with pytest.raises(OneboxConfigError, match="fernet_key is empty"):

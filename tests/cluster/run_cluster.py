@@ -94,7 +94,7 @@ class Memory(threading.Thread):
 
 
 def test_cluster(tmp_path: Path) -> None:
-    """Nothing is lost, nothing comes twice, and each task run signs in once."""
+    """Nothing is lost, nothing comes twice, and each task run logs in once."""
     output = tmp_path / "output"
     output.mkdir()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Sign in to every site, list its tickets with that token, and wait for messages at the first half of the sites."""
+"""Log in to every site, list its tickets with that token, and wait for messages at the first half of the sites."""
 
 from __future__ import annotations
 
