@@ -39,7 +39,7 @@ MAX_IDLE_BEFORE_WRITE = 0.5
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that may be sent again whatever became of the first try."""
 
-_ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
+_ENCODINGS = ("", "identity", "gzip", "deflate")
 
 
 class Exchange(threading.local):

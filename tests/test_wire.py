@@ -662,7 +662,7 @@ def test_size_is_bounded(secure, packed, tls, ca, monkeypatch):
             client.session.get(client.url_for("ticketrz"), stream=True)
 
 
-@pytest.mark.parametrize("encoding", [b"gzip, gzip", b"br", b"zstd", b"gzip\r\nContent-Encoding: gzip"])
+@pytest.mark.parametrize("encoding", [b"gzip, gzip", b"br", b"zstd", b"x-gzip", b"gzip\r\nContent-Encoding: gzip"])
 def test_packing_that_was_not_asked_for(encoding, monkeypatch):
     """A body that is packed twice, or in a way that was not asked for, is not unpacked at all."""
     body = gzip.compress(gzip.compress(b" " * 2**26))
