@@ -384,7 +384,7 @@ def watermark(repetitions: int, known: int) -> Any:
     Base.metadata.create_all(settings.engine)
     # That of the task SDK asks the API server, which is not measured.
     vars(export)["Variable"] = Variable
-    ti = SimpleNamespace(dag_id="d", task_id="t", run_id="", map_index=-1, get_ti_count=lambda **_: 1)
+    ti = SimpleNamespace(dag_id="d", task_id="t", run_id="", map_index=-1, try_number=1, get_ti_count=lambda **_: 1)
     number = 0
 
     def listing(after: int, _: int | None) -> list[Batch]:
