@@ -233,8 +233,8 @@ class Measurements:
     def flat(self) -> list[Row]:
         """List few and very many rows: each costs the same."""
         small, large = self.bench.of(10_000, 1_000), self.bench.of(1_000_000, 20_000)
-        with onebox(large, "contactrz") as sandbox:
-            many, few = (self.tail(sandbox, "contactrz", rows) for rows in (large, small))
+        with onebox(large, "ticketrz") as sandbox:
+            many, few = (self.tail(sandbox, "ticketrz", rows) for rows in (large, small))
             ways = {"many": {"name": "onebox", **many}, "few": {"name": "onebox", **few}}
             rounds = self.bench.of(3, 1)
             got = self.bench.child("flat", sandbox, repetitions=rounds, ways=ways, ratio=large // small // 5)
