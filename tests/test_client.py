@@ -516,29 +516,6 @@ def test_abandoned_listing_leaves_nothing_under_way(make, sandbox):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {"resource": "../x"},
-        {"resource": ""},
-        {"since_id": "abc"},
-        {"since_id": -1},
-        {"since": "soon"},
-        {"page_size": 0},
-        {"page_size": "100"},
-        {"page_size": True},
-        {"max_records": -1},
-        {"parallelism": 0},
-        {"parallelism": 33},
-    ],
-)
-def test_list_arguments_refused(make, sandbox, arguments):
-    """Bad arguments are refused at the call, not at the first record, and nothing is sent."""
-    with pytest.raises(OneboxConfigError, match=next(iter(arguments)) if "resource" not in arguments else "Resource"):
-        make().list_pages(**{"resource": "ticketrz", **arguments})
-    assert not sandbox.state.requests
-
-
-@pytest.mark.parametrize(
     ("page", "words"),
     [
         ([], "not a page"),
