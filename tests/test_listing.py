@@ -143,6 +143,14 @@ def test_count_is_two_small_requests(lists):
     assert lists.asked == [{"limit": 1}] * 2 + [{"limit": 1, "offset": 2999}] * 2
 
 
+@pytest.mark.parametrize(("count", "expected"), [(0, (0, None)), (1, (1, 1))])
+def test_count_of_a_short_list_is_one_request(lists, count, expected):
+    """Where the first page is the whole list, nothing else is asked for."""
+    lists.count = count
+    assert lists.client().count_records("ticketrz") == expected
+    assert lists.asked == [{"limit": 1}]
+
+
 def test_since_id_ignored(lists):
     """Where the server ignores sinceId, the error says which call it is about."""
     lists.answer = lambda limit, number: (200, {"total": 9, "data": [{"Id": "1"}, {"Id": "2"}]}, {})
