@@ -472,14 +472,14 @@ def test_no_trial_for_little(most, tried):
 def test_gap_after_another_rejection(pages, seconds, gap):
     """A rejection at a settled pace costs 10 %, an earlier one 25 %."""
     pace = Pace(100, 1)
-    pace.start(0.0)
+    pace.start(1.0)
     pace.end()
-    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=0.0, now=0.1)
-    pace.rejected(started=0.2, now=2.0)
+    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=1.0, now=1.1)
+    pace.rejected(started=1.2, now=3.0)
     assert pace.gap == 1.0
     for _ in range(pages):
-        pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=2.0, now=2.1)
-    pace.rejected(started=2.0 + seconds, now=2.0 + seconds)
+        pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=3.0, now=3.1)
+    pace.rejected(started=3.0 + seconds, now=3.0 + seconds)
     assert pace.gap == pytest.approx(gap)
 
 
