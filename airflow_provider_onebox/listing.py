@@ -139,7 +139,7 @@ class OneboxLists(ABC):
             def params(rows: int) -> dict[str, Any]:
                 return {"sinceId": after or None, "limit": rows, "offset": offset or None, **query}
 
-            cost: list[Any] = [0.0, 0]
+            cost: list[Any] = []
 
             def weigh(response: Response, **_: Any) -> None:
                 cost[:] = response.elapsed.total_seconds(), len(response.content)
@@ -175,7 +175,9 @@ class OneboxLists(ABC):
                     "by page could miss some.",
                     retryable=False,
                 )
-            ids, rows = map(list, zip(*sorted(dict(zip(ids, rows, strict=True)).items()), strict=True))
+            by_id = {int(row["Id"]): row for row in rows}
+            ids = sorted(by_id)
+            rows = [by_id[number] for number in ids]
         return Page(ids, rows, received, total, seconds, size)
 
 

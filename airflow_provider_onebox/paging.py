@@ -109,26 +109,29 @@ class Pace:
     """
 
     def __init__(self, page_size: int | None = None, parallelism: int | None = None) -> None:
-        self.rows = page_size or FIRST_ROWS
-        self.width = parallelism or FIRST_WIDTH
+        self._set(-math.inf, page_size or FIRST_ROWS, parallelism or FIRST_WIDTH)
         self.gap = 0.0
         self.largest = 0  # rows of a page that came
         self._max_rows = self._bound = page_size or MAX_ROWS
         self._max_width = parallelism or MAX_WIDTH
         self._speed = 0.0  # rows a second in one request
-        self._slow = 0  # pages in a row
-        self._trial = ""
-        self._probe = 0  # rows of the page that is tried
-        self._age = 0  # pages since the trial, or the rest, began
         self._rest = FIRST_REST
-        self._changed = -math.inf
-        self._under_way = self._starts = 0  # now, and since the pace was changed
+        self._under_way = 0
         self._next_start = -math.inf
         self._has_been_rejected = False
         self._raised = -math.inf  # when one more was put under way after a rejection
         self._patience = SETTLED_SECONDS
         self._rejected = math.inf  # when it was, or when the first request started
         self._accepted = self._calm = 0  # pages since the rejection, and since the pace was settled
+
+    def _set(self, now: float, rows: int, width: int) -> None:
+        """Change the pace, and end a trial."""
+        self.rows, self.width, self._changed = rows, width, now
+        self._trial = ""
+        self._probe = 0  # rows of the page that is tried
+        self._age = 0  # pages since the trial, or the rest, began
+        self._slow = 0  # pages in a row
+        self._starts = 0  # requests since the pace was changed
 
     def next_rows(self) -> int:
         """Say how large the next page shall be.
@@ -282,12 +285,6 @@ class Pace:
             trial = ""
         self._set(now, self.rows, self.width + (trial == "width"))
         self._trial = trial
-
-    def _set(self, now: float, rows: int, width: int) -> None:
-        """Change the pace, and end a trial."""
-        self.rows, self.width, self._changed = rows, width, now
-        self._trial = ""
-        self._probe = self._age = self._slow = self._starts = 0
 
 
 class _Fetcher:

@@ -11,7 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from airflow_provider_onebox.client import OneboxClient
-from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxResponseError, OneboxUnavailableError
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxRequestError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+)
 from airflow_provider_onebox.paging import Pace
 from airflow_provider_onebox.settings import Settings
 
@@ -60,7 +65,7 @@ class Lists:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def page(self, query):
         begin = query.get("sinceId", 0) + query.get("offset", 0)
@@ -99,6 +104,58 @@ def test_offset_ignored(sandbox, count):
     sandbox.state.add(count - len(sandbox.state.ids()))
     client = OneboxClient(Settings("crm", sandbox.url, sandbox.email, sandbox.password, "169"))
     assert listed(client) == list(map(int, sandbox.state.ids()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"resource": "../x"}, r"Resource '\.\./x' is not a name"),
+        ({"resource": ""}, "Resource '' is not a name"),
+        ({"since_id": "abc"}, "since_id='abc' is not an id"),
+        ({"since_id": -1}, "since_id='-1' is not an id"),
+        ({"since": "soon"}, "since='soon' is not a time"),
+        ({"last_update": "soon"}, "last_update='soon' is not a time"),
+        ({"page_size": 0}, "page_size='0' is not a whole number of at least 1"),
+        ({"page_size": "100"}, "page_size='100' is not a whole number"),
+        ({"page_size": True}, "page_size='True' is not a whole number"),
+        ({"max_records": -1}, "max_records='-1' is not a whole number of at least 0"),
+        ({"parallelism": 0}, "parallelism='0' is not a whole number from 1 to 32"),
+        ({"parallelism": 33}, "parallelism='33' is not a whole number from 1 to 32"),
+    ],
+)
+def test_list_arguments_refused(lists, arguments, words):
+    """Bad arguments are refused at the call, not at the first record, and nothing is sent."""
+    with pytest.raises(OneboxConfigError, match=f"^{words}"):
+        lists.client().list_pages(**{"resource": "ticketrz", **arguments})
+    assert not lists.asked
+
+
+def test_least_arguments(lists):
+    """Pages of one record, one at a time, are as good as others."""
+    assert listed(lists.client(), page_size=1, max_records=3, parallelism=1) == [1, 2, 3]
+    assert [query["limit"] for query in lists.asked] == [1, 1, 1]
+
+
+def test_count_is_two_small_requests(lists):
+    """Counting asks for the first and the last record, and for no more of them when it has to try again."""
+    lists.answer = lambda limit, number: (502, b"", {}) if number in (1, 3) else None
+    assert lists.client().count_records("ticketrz") == (3000, 3000)
+    assert lists.asked == [{"limit": 1}] * 2 + [{"limit": 1, "offset": 2999}] * 2
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, (0, None)), (1, (1, 1))])
+def test_count_of_a_short_list_is_one_request(lists, count, expected):
+    """Where the first page is the whole list, nothing else is asked for."""
+    lists.count = count
+    assert lists.client().count_records("ticketrz") == expected
+    assert lists.asked == [{"limit": 1}]
+
+
+def test_since_id_ignored(lists):
+    """Where the server ignores sinceId, the error says which call it is about."""
+    lists.answer = lambda limit, number: (200, {"total": 9, "data": [{"Id": "1"}, {"Id": "2"}]}, {})
+    with pytest.raises(OneboxResponseError, match=r"^Connection 'crm', site 169: GET ticketrz: asked for rows"):
+        listed(lists.client())
 
 
 @pytest.mark.parametrize("most", [0, 1, 3000, 3001])
@@ -227,6 +284,27 @@ def test_listing_that_is_left_ends_its_threads(lists):
         thread.join(5)
         assert not thread.is_alive()
     assert len(lists.asked) <= 4
+
+
+def test_listing_that_is_left_tries_nothing_again(lists):
+    """A page that waits to be tried again when the listing ends is not, and does not wait any longer."""
+    lists.answer = lambda limit, number: (503, b"", {}) if number > 1 else None
+    client, waits, ends = lists.client(), threading.Event(), []
+
+    def pause(abandoned, seconds):
+        waits.set()
+        ends.append(abandoned.wait(5))
+
+    client._pause = pause
+    batches = client.list_pages("ticketrz", page_size=10, parallelism=1)
+    next(batches)
+    assert waits.wait(10)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("onebox-page")]
+    batches.close()
+    for thread in threads:
+        thread.join(10)
+    assert ends == [True]
+    assert len(lists.asked) == 2
 
 
 def test_rejected_token_is_no_measure(lists, monkeypatch):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import threading
 from collections import deque
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 import pytest
 
-from airflow_provider_onebox.paging import FIRST_ROWS, GAIN, MAX_ROWS, MAX_WIDTH, PAGE_BYTES, Pace, Page, _Fetcher
+from airflow_provider_onebox.exceptions import OneboxResponseError
+from airflow_provider_onebox.paging import FIRST_ROWS, GAIN, MAX_ROWS, PAGE_BYTES, Pace, Page, _Fetcher
 
 
 class Fixed:
@@ -179,7 +181,7 @@ def test_never_slower_than_a_fixed_pace_of_100_rows_and_two_requests(name):
     server = SERVERS[name]
     outcome = play(Pace(), server(), 20_000)
     assert outcome.seconds <= 1.05 * play(Fixed(100, 2), server(), 20_000).seconds
-    assert outcome.most_under_way <= MAX_WIDTH
+    assert outcome.most_under_way <= 4
 
 
 @pytest.mark.parametrize(("name", "share"), [("20 ms", 1.25), ("100 ms", 1.3), ("limit of 100", 1.02)])
@@ -294,7 +296,7 @@ def test_lost_trial_is_given_up():
     came(pace, 100, 0.1)
     assert pace.next_rows() == 200
     for _ in range(200):
-        assert pace.width <= MAX_WIDTH
+        assert pace.width <= 4
         came(pace, 100, 0.1)
         if pace.next_rows() == 200:
             break
@@ -332,18 +334,6 @@ def test_rejections_before_anything_came():
     assert pace.delay(11.5) == 0
 
 
-def test_trial_that_is_cut_short_leaves_nothing_behind():
-    """A request more under way is kept only if it was judged: a limit found meanwhile, or a page lost, ends that."""
-    for cut in (lambda pace: came(pace, 60, 0.1, asked=100), lambda pace: pace.fewer(100, 1, 1000.0)):
-        pace = Pace()
-        came(pace, 100, 0.1)
-        assert pace.next_rows() == 200
-        came(pace, 200, 0.5)
-        assert pace.width == 3
-        cut(pace)
-        assert pace.width == 2
-
-
 def trying_a_third():
     """A pace that has found 200 rows not worth it, and tries three requests under way."""
     pace = Pace()
@@ -353,6 +343,19 @@ def trying_a_third():
     came(pace, 200, 0.5)
     assert (pace.rows, pace.width) == (100, 3)
     return pace
+
+
+@pytest.mark.parametrize(
+    ("cut", "rows"),
+    [(lambda pace: came(pace, 60, 0.1, asked=100), 60), (lambda pace: pace.fewer(100, 1, 1000.0), 25)],
+    ids=["limit", "lost"],
+)
+def test_trial_that_is_cut_short_leaves_nothing_behind(cut, rows):
+    """A request more under way is kept only if it was judged: a limit found meanwhile, or a page lost, ends that."""
+    pace = trying_a_third()
+    for _ in range(2):
+        cut(pace)
+        assert (pace.rows, pace.width) == (rows, 2)
 
 
 def test_width_is_judged_when_it_is_reached():
@@ -423,6 +426,24 @@ def test_half_the_speed_is_not_slow():
     assert (pace.rows, pace.width) == (800, 4)
 
 
+def test_slow_pages_apart():
+    """Slow pages count if they come in a row; a usual one between them starts the count again."""
+    pace = trying_a_third()
+    came(pace, 100, 1.0)  # now is a rest of four pages
+    for seconds in (0.3, 0.1, 0.3):
+        came(pace, 100, seconds)
+    assert (pace.rows, pace.width) == (100, 2)
+
+
+def test_page_of_unknown_size():
+    """A page of unknown size says nothing of how heavy rows are."""
+    pace = Pace()
+    came(pace, 100, 10.0, size=100 * PAGE_BYTES)
+    for _ in range(8):
+        pace.came(Page([], [], 1, None, 0.1), asked=1, more=True, started=math.inf, now=1000.0)
+        assert pace.next_rows() == 1
+
+
 def test_pages_that_tell_nothing():
     """The last page, an empty one, one of unknown time and one from before a change leave the pace as it is."""
     pace = Pace(800, 4)
@@ -451,14 +472,14 @@ def test_no_trial_for_little(most, tried):
 def test_gap_after_another_rejection(pages, seconds, gap):
     """A rejection at a settled pace costs 10 %, an earlier one 25 %."""
     pace = Pace(100, 1)
-    pace.start(0.0)
+    pace.start(1.0)
     pace.end()
-    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=0.0, now=0.1)
-    pace.rejected(started=0.2, now=2.0)
+    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=1.0, now=1.1)
+    pace.rejected(started=1.2, now=3.0)
     assert pace.gap == 1.0
     for _ in range(pages):
-        pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=2.0, now=2.1)
-    pace.rejected(started=2.0 + seconds, now=2.0 + seconds)
+        pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=3.0, now=3.1)
+    pace.rejected(started=3.0 + seconds, now=3.0 + seconds)
     assert pace.gap == pytest.approx(gap)
 
 
@@ -489,11 +510,13 @@ def test_no_width_is_tried_soon_after_a_rejection():
     for _ in range(64):
         came(pace, 100, 0.1)
         assert pace.width == 1
+    pace.gap = 0.11
     for _ in range(10):
         came(pace, 100, 0.1)
-    assert pace.width == 2
-    pace.gap = 0.1
-    pace._advance("width", 400.0)
+        assert pace.width == 1
+    pace.gap = 0.09
+    for _ in range(10):
+        came(pace, 100, 0.1)
     assert pace.width == 2
 
 
@@ -518,6 +541,18 @@ def test_patience_doubles_with_each_raise_that_is_rejected():
         now += 1
 
 
+def test_raise_before_the_first_rejection():
+    """What was raised while nothing had been rejected costs no patience."""
+    pace = trying_a_third()
+    pace.start(999.0)
+    came(pace, 100, 0.1)
+    assert pace.width == 4
+    pace.rejected(started=1000.0, now=1000.0)
+    for _ in range(65):
+        came(pace, 100, 0.1)
+    assert pace._is_settled(1015.1)
+
+
 def test_size_that_failed_is_not_tried_again():
     """When a larger page than any before fails, as many rows are asked for as came before, and no more later."""
     pace = Pace()
@@ -536,3 +571,95 @@ def test_listing_that_is_closed_asks_for_nothing():
     fetcher.close()
     with pytest.raises(CancelledError):
         fetcher.get(0, 0, 1)
+
+
+def test_page_is_under_way_until_it_came():
+    """No other request starts as long as one is under way, if that is the pace, and then the next one does."""
+    pace, delays = Pace(100, 1), []
+
+    def fetch(*page):
+        delays.append(pace.delay(0.0))
+        return Page([], [], 100, None)
+
+    _Fetcher(fetch, pace, lambda: 0.0).get(0, 0, 100)
+    assert (delays, pace.delay(0.0)) == ([math.inf], 0.0)
+
+
+class Waiting:
+    """A page that waits for its turn, since another is under way; ``fetch`` gets them both."""
+
+    def __init__(self, fetch):
+        self.pace = Pace(100, 1)
+        self.fetcher = _Fetcher(fetch, self.pace, self.clock)
+        self.page = None
+        self.thread = threading.Thread(target=self.get, daemon=True)
+        self.has_looked = threading.Event()
+
+    def clock(self):
+        if threading.current_thread() is self.thread:
+            self.has_looked.set()
+        return 0.0
+
+    def begin(self):
+        """Return when the page waits, or is about to and keeps everybody else out until it does."""
+        self.thread.start()
+        assert self.has_looked.wait(10)
+
+    def get(self):
+        try:
+            self.page = self.fetcher.get(7, 0, 100)
+        except CancelledError:
+            self.page = "cancelled"
+
+    def end(self):
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        return self.page
+
+
+def test_page_that_waits_comes_next():
+    """The end of one request is the turn of one that waits."""
+    page = Page([], [], 100, None)
+
+    def fetch(since_id, *others):
+        if since_id == 0:
+            waiting.begin()
+        return page
+
+    waiting = Waiting(fetch)
+    waiting.fetcher.get(0, 0, 100)
+    assert waiting.end() == (page, 100)
+
+
+def test_page_that_waits_is_given_up():
+    """When the listing ends, a page stops waiting at once, whatever the one under way does."""
+    waiting = Waiting(None)
+    waiting.pace.start(0.0)
+    waiting.begin()
+    waiting.fetcher.close()
+    assert waiting.end() == "cancelled"
+
+
+@pytest.mark.parametrize(("total", "rows"), [(None, 60), (261, 60), (260, 100)])
+def test_short_page_that_is_not_the_last(total, rows):
+    """A page with fewer rows than it was asked for shows the server's limit, unless the list ends with it."""
+    pace = Pace()
+    fetcher = _Fetcher(lambda *page: Page([], [], 60, total, 0.1), pace, lambda: 0.0)
+    fetcher.get(0, 200, 100)
+    assert pace.rows == rows
+
+
+def test_server_that_gives_one_row_at_most():
+    """Where a single row came, that is what is asked for when more than that fails."""
+    asked = []
+
+    def fetch(since_id, offset, limit, on_transient):
+        asked.append(limit)
+        if limit > 1:
+            raise OneboxResponseError("broken")
+        return Page([], [], 1, None)
+
+    fetcher = _Fetcher(fetch, Pace(), lambda: 0.0)
+    for limit in (1, 100, 2):
+        assert fetcher.get(0, 0, limit)[1] == 1
+    assert asked == [1, 100, 1, 2, 1]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_onebox.exceptions import OneboxResponseError
+from airflow_provider_onebox.exceptions import OneboxResponseError, OneboxUnavailableError
 from airflow_provider_onebox.paging import Page, paginate
 
 
@@ -63,6 +64,7 @@ class Server:
             ids += [int(row["Id"]) for row in batch.rows]
             assert batch.last_id == ids[-1]
             self.announced.append(batch.total)
+            assert batch.total is None or batch.total >= len(ids)
         return ids
 
 
@@ -137,10 +139,25 @@ def test_max_records(most, parallelism):
     assert all(limit <= min(10, most) for _, _, limit in server.calls)
 
 
-@pytest.mark.parametrize(("most", "total"), [(None, 95), (1000, 95), (30, 30)])
+@pytest.mark.parametrize("quirks", [{"extra": 3}, {"offset_ignored": True}], ids=str)
+def test_max_records_of_an_odd_server(quirks):
+    """Neither rows that nobody asked for nor pages asked for in vain lead to more than the number."""
+    server = Server(range(1, 99), **quirks)
+    assert server.paginate(max_records=25, parallelism=3) == server.ids[:25]
+    assert max(since_id + offset + limit for since_id, offset, limit in server.calls) <= 25
+
+
+def test_last_row_again_in_place_of_a_single_one():
+    """Where sinceId includes the row itself, a page of one row is that row: an error, since others may follow."""
+    server = Server(range(1, 99), since_included=True)
+    with pytest.raises(OneboxResponseError, match="repeats rows up to Id 10"):
+        server.paginate(max_records=11, parallelism=1)
+
+
+@pytest.mark.parametrize(("most", "total"), [(None, 91), (1000, 91), (30, 30)])
 def test_total(most, total):
     """Each batch tells how many records there will be in all, where the server does."""
-    server = Server(range(1, 96))
+    server = Server(range(1, 92))  # the last page has one new row
     server.paginate(max_records=most)
     assert set(server.announced) == {total}
     server.total = None
@@ -157,6 +174,29 @@ def test_no_request_in_vain(parallelism):
     assert len(server.paginate(page_size=50, parallelism=parallelism)) == 980
     assert len(server.calls) == 20
     assert {offset > 0 for _, offset, _ in server.calls} == ({False} if parallelism == 1 else {False, True})
+
+
+def test_pages_of_one_row():
+    """A page of one row has none to overlap with, so none is asked for by offset."""
+    server = Server(range(1, 11))
+    assert server.paginate(page_size=1) == server.ids
+    assert server.calls == [(n, 0, 1) for n in range(11)]
+
+
+def test_pages_of_different_sizes_join():
+    """A page behind one of twice the rows begins where that will end."""
+    server, released = Server(range(1, 1001)), threading.Event()
+
+    def fetch(since_id, *page):
+        # Else the second page may come before the third is asked for, and change the pace.
+        assert since_id != 100 or released.wait(10)
+        return replace(server(since_id, *page), seconds=0.1)
+
+    pages = paginate(fetch, since_id=0, page_size=None, max_records=None, parallelism=None, call="c")
+    next(pages)
+    released.set()
+    assert [int(row["Id"]) for batch in pages for row in batch.rows] == server.ids[100:]
+    assert {(100, 0, 200), (100, 199, 100), (100, 298, 100)} <= set(server.calls)
 
 
 @pytest.mark.parametrize("count", [0, 1, 20, 99])
@@ -181,13 +221,38 @@ def test_offset_ignored():
     # Twenty pages by id, and three times those ahead in vain.
     assert len(server.calls) <= 21 + 3 * 5
     assert [offset for _, offset, _ in server.calls[-15:]] == [0] * 15
+    assert set(server.announced) == {200}
+
+
+def test_offset_ignored_now_and_then():
+    """Pages are asked for by offset again after two in a row were of no use, however often that happens."""
+    server = Server(range(1, 601))
+
+    def fetch(since_id, offset, limit, on_transient):
+        return server(since_id, offset * (since_id % 200 >= 50), limit)
+
+    rows = paginate(fetch, since_id=0, page_size=10, max_records=None, parallelism=2, call="c")
+    assert [int(row["Id"]) for batch in rows for row in batch.rows] == server.ids
+    assert max(offset for since_id, offset, _ in server.calls if since_id >= 450) > 0
+
+
+def test_page_that_ends_where_a_longer_one_does():
+    """A page without a new row, because the one before had more than it was asked for, is no fault of the server."""
+    server = Server(range(1, 26), total=None)
+
+    def fetch(since_id, offset, limit, on_transient):
+        return server(since_id, offset, limit + 5 * ((since_id, offset) == (10, 0)))
+
+    pages = paginate(fetch, since_id=0, page_size=10, max_records=None, parallelism=2, call="c")
+    assert [int(row["Id"]) for batch in pages for row in batch.rows] == server.ids
 
 
 def test_server_that_repeats_itself():
-    """A server that ignores sinceId ends in an error, not in a loop."""
+    """A server that ignores sinceId ends in an error, not in a loop, and no retry can help it."""
     server = Server(range(1, 100), since_ignored=True)
-    with pytest.raises(OneboxResponseError, match="repeats rows up to Id 10"):
+    with pytest.raises(OneboxResponseError, match="repeats rows up to Id 10") as caught:
         server.paginate(parallelism=1)
+    assert not caught.value.retryable
 
 
 def test_fault_reaches_the_consumer():
@@ -220,7 +285,38 @@ def test_early_end_stops_the_requests():
     assert len(server.calls) <= 5
 
 
-@pytest.mark.parametrize(("parallelism", "ahead"), [(1, 1), (2, 3), (4, 5)])
+def test_early_end_waits_for_nothing():
+    """A listing that ends early waits for no page, and those that wait for their turn are never asked for."""
+    server = Server(range(1, 1001))
+    together, released, ended = threading.Barrier(3), threading.Event(), []
+
+    def fetch(since_id, offset, limit, on_transient):
+        page = server(since_id, offset, limit)
+        if len(server.calls) > 1:
+            together.wait(10)
+            if offset:
+                released.wait(5)
+                ended.append(offset)
+            else:
+                on_transient(OneboxUnavailableError("Too many requests.", status=429))
+        return page
+
+    pages = paginate(fetch, since_id=0, page_size=10, max_records=None, parallelism=3, call="c")
+    next(pages)
+    next(pages)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("onebox-page")]
+    time.sleep(0.05)  # By now the third thread waits: since the rejection only two may have a request under way.
+    pages.close()
+    assert not ended
+    released.set()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(ended) == 2
+    assert len(server.calls) == 4
+
+
+@pytest.mark.parametrize(("parallelism", "ahead"), [(1, 1), (2, 3), (4, 5), (7, 8)])
 def test_slow_consumer(parallelism, ahead):
     """No more requests are under way than allowed, and pages wait for a slow consumer: the next ones, and no more."""
     server = Server(range(1, 1001))
