@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import warnings
 from pathlib import Path
 
@@ -208,11 +207,11 @@ def test_redirects(connected, download, own, public, said):
     assert "its login page" in said()
 
 
-def test_transient_errors(connected, download, own, public, monkeypatch):
+def test_transient_errors(connected, connect, download, own, public):
     """A read is retried; what lasts fails the task, names the host, and a retry of that can help."""
     connected.state.fail("status", path="/files/", status=503, headers={"Retry-After": "0"})
     assert download(own)[1] == 0
-    monkeypatch.setattr(threading.Event, "wait", lambda *_: None)
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
     for kind, words in (("status", r"not available \(503"), ("truncated", "http://localhost:[0-9]+ can't be reached")):
         connected.state.fail(kind, path="/public/", status=503, times=9)
         with pytest.raises(OneboxUnavailableError, match=words) as caught:
