@@ -232,7 +232,7 @@ def write_rows(
     file: VerdictFile,
     *,
     parallelism: int,
-    repeat_in_doubt: bool = False,
+    repeat_in_doubt: bool,
 ) -> Counter[str]:
     """Write each row that is not done yet, and record its verdict.
 

@@ -54,7 +54,7 @@ class WholeFile:
     :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it.
     """
 
-    def __init__(self, path: Any, argument: str = "output_path") -> None:
+    def __init__(self, path: Any, argument: str) -> None:
         self.name = str(path)
         if self.name.strip() in ("", "None"):
             raise OneboxConfigError(f"{argument}={self.name!r} names no file: a template in it found nothing.")

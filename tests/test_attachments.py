@@ -7,12 +7,12 @@ import os
 import re
 import signal
 import socket
-import threading
 import warnings
 from pathlib import Path
 
 import pytest
 
+from airflow_provider_onebox import attachments
 from airflow_provider_onebox.attachments import Attachments
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
@@ -76,6 +76,7 @@ def test_operator(connected, tmp_path, said):
         assert content.startswith(f"{message['ticketId']}/{name}\n".encode())
         assert len(content) == 100_000
     assert connected.state.logins == 1
+    assert "Downloaded 16 attachments, skipped 0." in said()
     result = OneboxListConversationsOperator(**options, max_attachment_bytes="200000").execute({})
     assert (result["attachments"], result["attachments_failed"]) == (8, 8)
     assert "add that host to attachment_hosts" in said()
@@ -102,6 +103,13 @@ def test_too_large(connected, download, own, said, tmp_path):
     assert list((tmp_path / "files" / "12").iterdir()) == []
 
 
+@pytest.mark.parametrize("limit", [1, 64 * 2**20])
+def test_limits_that_can_be_set(connected, download, own, limit):
+    """A limit can be as low as a byte and as high as what is read of any reply."""
+    connected.state.configure(attachment_size=1)
+    assert download(own, max_bytes=limit)[1] == 0
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -110,6 +118,7 @@ def test_too_large(connected, download, own, said, tmp_path):
             "on 'elsewhere.example': to download from there, without the token, add",
         ),
         ("//elsewhere.example/x", "on 'elsewhere.example'"),
+        ("https://elsewhere.example/x", "on 'elsewhere.example'"),
         ("http://127.0.0.1:1/x", "on '127.0.0.1'"),
         ("ftp://localhost/x", "begins with ftp://, not with https://"),
         ("file:/etc/passwd", "begins with file://"),
@@ -154,22 +163,23 @@ def test_host_as_it_is_asked(connected, download, said):
 
 
 def test_names_of_hosts(connected, download, public, monkeypatch):
-    """A host beyond ASCII is named as people write it or as it is sent."""
+    """A host beyond ASCII is named as people write it or as it is sent, an address of IPv6 in its brackets."""
     resolve = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _, *rest, **options: resolve("127.0.0.1", *rest, **options))
     url = public.replace("localhost", "münchen.example")
     for name in ("münchen.example", "MÜNCHEN.example", "xn--mnchen-3ya.example"):
         assert download(url, hosts=[name])[1] == 0
     assert download(url, hosts=["munchen.example"]) == ([], 1)
+    assert download(public.replace("localhost", "[::1]"), hosts=["[::1]"])[1] == 0
 
 
 def test_redirect_beyond_ascii(connected, download, own):
-    """A file's name in a redirect is read as the UTF-8 that servers send."""
+    """A file's name in a redirect is read as the UTF-8 that servers send; one in Latin-1 does no harm."""
     target = own.replace("0.txt", "Übersicht.txt")
-    raw = target.encode().decode("latin-1")
-    connected.state.fail("status", path="/files/", status=302, headers={"Location": raw})
-    (path,), _ = download(own)
-    assert "Übersicht.txt" in Path(path).read_text()
+    for raw, name in ((target.encode().decode("latin-1"), "Übersicht.txt"), (target, "bersicht.txt")):
+        connected.state.fail("status", path="/files/", status=302, headers={"Location": raw})
+        (path,), _ = download(own)
+        assert name in Path(path).read_text()
 
 
 def test_redirects(connected, download, own, public, said):
@@ -184,23 +194,28 @@ def test_redirects(connected, download, own, public, said):
     assert Path(download(own)[0][0]).read_bytes().endswith(b"")
     redirect(public)
     assert download(own) == ([], 1)
-    redirect(own, times=99)
+    redirect(own, times=5)
+    assert download(own)[1] == 0
+    redirect(own, times=6)
     assert download(own) == ([], 1)
     assert "redirected more than 5 times" in said()
+    connected.state.fail("status", path="/files/", status=300)
+    assert download(own) == ([], 1)
+    assert "redirected (300) to 'nowhere'" in said()
     connected.state.calm()
     redirect("/login?next=x")
     assert download(own) == ([], 1)
     assert "its login page" in said()
 
 
-def test_transient_errors(connected, download, own, public, monkeypatch):
-    """A read is retried; what lasts fails the task, and a retry of that can help."""
+def test_transient_errors(connected, connect, download, own, public):
+    """A read is retried; what lasts fails the task, names the host, and a retry of that can help."""
     connected.state.fail("status", path="/files/", status=503, headers={"Retry-After": "0"})
     assert download(own)[1] == 0
-    monkeypatch.setattr(threading.Event, "wait", lambda *_: None)
-    for kind in ("status", "truncated"):
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    for kind, words in (("status", r"not available \(503"), ("truncated", "http://localhost:[0-9]+ can't be reached")):
         connected.state.fail(kind, path="/public/", status=503, times=9)
-        with pytest.raises(OneboxUnavailableError) as caught:
+        with pytest.raises(OneboxUnavailableError, match=words) as caught:
             download(public, hosts=["localhost"])
         assert caught.value.retryable
         connected.state.calm()
@@ -332,19 +347,27 @@ def test_full_disk(connected, download, own, tmp_path, monkeypatch):
 
 def test_url_of_a_folder(connected, own, tmp_path):
     """The folder is whatever ObjectStoragePath takes, with or without a slash at its end."""
-    downloads = Attachments(OneboxHook().client, f"file://{tmp_path}/f/", max_bytes=10_000, hosts=())
+    downloads = Attachments(OneboxHook().client, f"file://{tmp_path}/f_/", max_bytes=10_000, hosts=())
     (found,) = downloads.download([{"Id": 7, "ticketId": "1", "Attachments": [{"File": {"Name": "a", "Path": own}}]}])
-    assert found["attachmentFiles"] == [f"file://{tmp_path}/f/1/7-1-a"]
-    assert (tmp_path / "f/1/7-1-a").read_bytes()
+    assert found["attachmentFiles"] == [f"file://{tmp_path}/f_/1/7-1-a"]
+    assert (tmp_path / "f_/1/7-1-a").read_bytes()
 
 
-def test_log_is_bounded(connected, download, said):
-    """Of very many attachments that can't be had, the log tells the first ones."""
-    assert download(*(["ftp://127.0.0.1/x"] * 30), hosts="127.0.0.1")[1] == 30
-    words = said()
-    told = re.findall("Attachment ([0-9]+) of message 7, ticket 12 was not downloaded", words)
-    assert set(told) == {str(number) for number in range(1, 21)}
-    assert "are only counted" in words
+def test_folder_in_the_way(download, own, tmp_path):
+    """A folder where the file has to go is named, with the argument that leads there."""
+    (tmp_path / "files/12/7-1-a.txt").mkdir(parents=True)
+    with pytest.raises(OneboxConfigError, match=r"attachments_path='.*/7-1-a\.txt' is a folder"):
+        download(own)
+
+
+@pytest.mark.parametrize("count", [20, 21, 30])
+def test_log_is_bounded(download, caplog, count):
+    """Of very many attachments that can't be had, the log names the first ones, and says once that there are others."""
+    assert download(*(["ftp://127.0.0.1/x"] * count), hosts="127.0.0.1")[1] == count
+    told = [record.getMessage() for record in caplog.records if record.name == attachments.log.name]
+    named = [re.match("Attachment ([0-9]+) of message 7, ticket 12 was not downloaded", line) for line in told[:20]]
+    assert [int(match[1]) for match in named if match] == list(range(1, 21))
+    assert told[20:] == ["Further attachments that can't be downloaded are only counted."] * (count > 20)
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,13 @@ def write(path, rows=ROWS, fields=None):
 @pytest.mark.parametrize("prefix", ["", "file://"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_written_as_json_lines(tmp_path, prefix, name):
-    """A line a record, compressed by suffix, in a folder that is made if need be."""
+    """A line a record, compressed by suffix with no name or time in it, in a folder that is made if need be."""
     target = tmp_path / "new" / name
     digest = write(f"{prefix}{target}")
     raw = target.read_bytes()
     text = gzip.decompress(raw) if name.endswith(".gz") else raw
     assert [json.loads(line) for line in text.decode().splitlines()] == ROWS
+    assert text is raw or raw[3:8] == bytes(5)
     assert digest == digest_at(str(target))
     assert write(f"{prefix}{target}") == digest
     assert entries(target.parent) == [name]
@@ -78,6 +79,29 @@ def test_no_records(tmp_path):
     """No records make an empty file, not a blank line."""
     write(tmp_path / "a.jsonl", [])
     assert (tmp_path / "a.jsonl").read_bytes() == b""
+
+
+def test_on_the_disk(tmp_path, monkeypatch):
+    """The disk has all of the file before it is put in place, and then the folder that names it."""
+    target, sync, synced = tmp_path / "a.jsonl", os.fsync, []
+
+    def fsync(number):
+        sync(number)
+        synced.append((os.fstat(number).st_ino, os.fstat(number).st_size, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(target)
+    file, folder = target.stat(), tmp_path.stat()
+    assert synced == [(file.st_ino, file.st_size, False), (folder.st_ino, folder.st_size, True)]
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", ""), ("a.csv", '"Id"\n')])
+def test_nothing_written(tmp_path, name, text):
+    """A file that is given nothing, not even a list without records, is the same as one of no records."""
+    with RecordFile(tmp_path / name, fields=["Id"]) as file:
+        file.finish()
+        file.put_in_place()
+    assert (tmp_path / name).read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -95,7 +119,7 @@ def test_no_records(tmp_path):
 def test_bad_path(tmp_path, monkeypatch, path, reason):
     """What can't be a file's path is rejected before anything is listed or written."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OneboxConfigError, match=reason):
+    with pytest.raises(OneboxConfigError, match=f"output_path='.*{reason}"):
         RecordFile(path.format(tmp_path))
     assert entries(tmp_path) == []
 

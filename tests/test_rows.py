@@ -133,6 +133,29 @@ def test_parallel_error():
     assert len(begun) <= 4
 
 
+def test_parallel_end(monkeypatch):
+    """Calls that have not begun when the caller has enough are dropped, and those under way are waited for."""
+    begun, ended, go_on = [], [], threading.Event()
+
+    class Pool(rows.ThreadPoolExecutor):
+        def shutdown(self, wait=True, **options):
+            super().shutdown(wait=False, **options)
+            go_on.set()
+            super().shutdown(wait=wait)
+
+    def call(item):
+        begun.append(item)
+        if item:
+            go_on.wait(10)
+        ended.append(item)
+
+    monkeypatch.setattr(rows, "ThreadPoolExecutor", Pool)
+    results = in_parallel(call, range(100), 2)
+    next(results)
+    results.close()
+    assert set(begun) == set(ended) <= {0, 1, 2}
+
+
 @pytest.mark.parametrize(("what", "named"), [((), "rows"), (("tickets",), "tickets")])
 @pytest.mark.parametrize("seconds", [0, 60])
 def test_progress(monkeypatch, caplog, seconds, what, named):
@@ -144,8 +167,14 @@ def test_progress(monkeypatch, caplog, seconds, what, named):
     assert [record.message for record in caplog.records] == told
 
 
-@pytest.mark.parametrize("parallelism", [0, 33, True, "2", None])
+@pytest.mark.parametrize("parallelism", [1, 32])
 def test_parallelism(parallelism):
+    """One thread is enough, and 32 are allowed."""
+    assert list(in_parallel(str, range(2), parallelism)) == ["0", "1"]
+
+
+@pytest.mark.parametrize("parallelism", [0, 33, True, "2", None])
+def test_bad_parallelism(parallelism):
     """A number of threads that can't work is rejected at once."""
     with pytest.raises(OneboxConfigError, match="is not a whole number from 1 to 32"):
         in_parallel(str, [], parallelism)

@@ -56,6 +56,12 @@ def verdicts(tmp_path):
     return read
 
 
+def is_open(path):
+    """Tell whether this process has a file open, or one that was replaced meanwhile."""
+    numbers = os.listdir("/dev/fd")  # noqa: PTH208 - one of them is this listing's own
+    return any(os.path.realpath(f"/dev/fd/{number}").startswith(str(path)) for number in numbers)
+
+
 def written(sandbox, field="Name"):
     """Return what Onebox has of the rows, in order."""
     return sorted(entry["body"][field] for entry in sandbox.state.books() if entry["id"])
@@ -231,6 +237,8 @@ def test_stops(connected, connect, run, verdicts):
     assert {line["verdict"] for line in lines} == {"begun", "done", "not_sent"}
     assert connected.state.requests["POST list"] <= 3 + 2
     connected.state.calm()
+    assert run([])["count"] == 0
+    assert {line["verdict"] for line in verdicts()} == {"done"}
     assert run()["done"] == 9
     assert written(connected) == [row["name"] for row in CONTACTS]
 
@@ -274,6 +282,7 @@ def test_path_of_another_run(connected, run, tmp_path):
         run(run_id="r2")
     assert (tmp_path / "verdicts.jsonl").read_bytes() == before
     assert len(connected.state.books()) == 9
+    assert not is_open(tmp_path / "verdicts.jsonl")
 
 
 @pytest.mark.parametrize("text", ['{"Id": "7"}\n', "x\n", '{"row": "x"}\n', "\n", "x", '{"Id": "7"}'])
@@ -310,6 +319,11 @@ def test_no_path(connected, run):
     assert not connected.state.requests
 
 
+def test_new_folder(connected, run, tmp_path):
+    """A folder that is not there yet is made, with those above it."""
+    assert run([], path=tmp_path / "new" / "folder" / "v.jsonl")["count"] == 0
+
+
 def test_file_url(connected, run, tmp_path, verdicts):
     """A local file may be named by its URL."""
     assert run(path=f"file://{tmp_path}/verdicts.jsonl")["done"] == 9
@@ -324,6 +338,7 @@ def test_two_processes(connected, run, tmp_path):
             run()
     assert caught.value.retryable
     assert not connected.state.requests
+    assert not is_open(tmp_path / "verdicts.jsonl")
     assert run()["done"] == 9
 
 
@@ -345,6 +360,7 @@ def test_replaced_between_open_and_lock(connected, run, monkeypatch, tmp_path):
     assert run()["done"] == 9
     assert len(connected.state.books()) == 9
     assert len(locks) == 3
+    assert not is_open(path)
 
 
 def test_no_locks(connected, run, monkeypatch):
@@ -376,6 +392,8 @@ def test_torn_line(connected, run, verdicts, tmp_path):
     assert run()["done"] == 9
     assert len(connected.state.books()) == 10
     assert [line["row"] for line in verdicts()] == list(range(9))
+    path.write_bytes(lines[0] + bytes(9))  # Some file systems fill up with zeros what they have lost.
+    assert run()["done"] == 9
     path.write_bytes(lines[0][:3])
     assert run()["done"] == 9
 
@@ -463,6 +481,33 @@ def test_full_disk(connected, run, monkeypatch, nth):
         "in_doubt": (nth + 1) % 2,
     }
     assert len(connected.state.books()) == 9
+
+
+def test_room_again(connected, run, monkeypatch):
+    """Of a line that found no room nothing is left before the next one, which finds some."""
+    write, cut = os.write, []
+
+    def write_some(number, line):
+        if line.startswith(b'{"row"') and not cut:
+            cut.append(line)
+            return write(number, line[:7])
+        return write(number, line)
+
+    monkeypatch.setattr(os, "write", write_some)
+    with pytest.raises(OneboxError, match="no room left"):
+        run(parallelism=1)
+    assert run()["done"] == 9
+    assert written(connected) == [row["name"] for row in CONTACTS]
+
+
+def test_very_many(tmp_path):
+    """Each of thousands of rows has one line."""
+    path = tmp_path / "verdicts.jsonl"
+    with bulk.VerdictFile(path, ["r1"]) as file:
+        for n in range(2500):
+            file.note(bulk.Verdict(n, bulk.DONE, file.key("row", n)))
+        assert file.finish() == {"done": 2500}
+    assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == list(range(2500))
 
 
 def test_intention_is_on_the_disk_first(connected, run, monkeypatch, verdicts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
+    OneboxError,
     OneboxRequestError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
@@ -54,7 +56,9 @@ def test_conversations(connected, path, said, monkeypatch, parallelism):
     assert result == {"path": str(path), "count": len(messages), "tickets": 40, "missing": 0}
     assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
     assert [m["ticketId"] for m in messages] == [m["Id"][:-1] for m in messages]
-    assert "Done with 40 tickets so far." in said()
+    words = said()
+    assert "Done with 40 tickets so far." in words
+    assert f"Wrote {len(messages)} messages of 40 tickets to {path}." in words
     assert connected.state.logins == 1
 
 
@@ -106,6 +110,26 @@ def test_failure_leaves_the_file(connected, path):
         execute(ids, path)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_full_disk(connected, path, monkeypatch):
+    """The file stays as it was until the disk has the whole of the new one."""
+    execute(connected.state.ids()[:1], path)
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OneboxError, match="No space left on device"):
+        execute(connected.state.ids()[1:2], path)
+    assert path.read_bytes() == before
+
+
+def test_defaults():
+    """An attachment may have the 20 MiB that the documentation promises."""
+    task = OneboxListConversationsOperator(task_id="t", tickets=[], output_path="x")
+    assert task.max_attachment_bytes == 20_971_520
 
 
 def test_parallelism(connected, path, monkeypatch):
