@@ -201,6 +201,11 @@ class Watermark:
     kept: dict[str, Any] | None = None
     """What this run has written before, where it goes by changes."""
 
+    # Set by begin, the next state by announce.
+    _state: State
+    _next: State
+    _repeats: bool
+
     def __init__(
         self, context: Context, assets: list[Any], scope: tuple[str, str, str], changes: Changes | None = None
     ) -> None:
@@ -211,8 +216,6 @@ class Watermark:
         self._scope = scope
         self._mapped = ti.map_index is not None and ti.map_index >= 0
         self._text: str | None = None
-        self._state = self._next = State(0, {})
-        self._repeats = False
         self.changes = changes
 
     @property

@@ -232,11 +232,13 @@ class PolledConnection:
     :param site_id: a site to use in place of the connection's own.
     """
 
+    # Set by each look-up.
+    _good_until: float
+
     def __init__(self, conn_id: str, site_id: str | int | None) -> None:
         self._hook = OneboxHook(conn_id, site_id=site_id)
         self._onebox: _Onebox | None = None
         self._look_up: asyncio.Future[Settings] | None = None
-        self._good_until = 0.0
 
     async def count(
         self,

@@ -83,9 +83,10 @@ class Trial:
     def begin(self, name: str) -> None:
         """Tell the parent which test begins, or which file is imported, and limit its time."""
         Path(tempfile.gettempdir(), str(os.getpid())).write_text(name)
-        # On a busy machine, nothing needs more of the processor. The other limit is for what only waits.
+        # On a busy machine, nothing needs more of the processor. The other limit is for what only waits, as a mutant
+        # can make a test do; without one, a test that takes long waits for its turn at the processor.
         signal.setitimer(signal.ITIMER_PROF, 5 + 5 * self.seconds.get(name, 1))
-        signal.setitimer(signal.ITIMER_REAL, 10 + 10 * self.seconds.get(name, 1))
+        signal.setitimer(signal.ITIMER_REAL, (10 + 10 * self.seconds.get(name, 1)) * (1 if self.mutant else 20))
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests of a file, the fastest first."""

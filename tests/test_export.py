@@ -65,7 +65,7 @@ def test_no_permission(tmp_path):
 
 def test_progress(monkeypatch, caplog):
     """The log tells how far it is every now and then, and at the end."""
-    now = iter(range(0, 1000, 4))
+    now = iter(range(1000, 2000, 4))
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(now)))
     batches = [Batch([{}, {}], 2 * n, 100 if n < 4 else None) for n in range(1, 7)]
     with caplog.at_level(logging.INFO):
@@ -134,14 +134,29 @@ def test_nothing_new(airflow, tmp_path):
     assert (result["count"], result["first_id"], result["last_id"]) == (0, None, "7")
 
 
-def test_repeated_run_writes_the_same_range(airflow, run):
-    """A cleared run neither leaves out nor adds a record, and does not move the watermark back."""
+def test_repeated_run_writes_the_same_range(airflow, run, caplog):
+    """A cleared run neither leaves out nor adds a record, does not move the watermark back, and says where it is."""
     run("r1", 10)
     run("r2", 30)
-    assert run("r1", 35) == list(range(1, 11))
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert run("r1", 35) == list(range(1, 11))
+    assert caplog.messages == [f"The watermark {KEY} is at Id 30; this run begins after Id 0."]
     assert airflow.watermark(KEY)["last"] == 30
     assert run("r2", 35) == list(range(11, 31))
     assert run("r3", 35) == list(range(31, 36))
+
+
+def test_repeated_run_lists_no_further(airflow, run, tmp_path):
+    """A cleared run does not list what comes after its range."""
+    run("r1", 10)
+
+    def listing(after, upto):
+        yield from pages(12)(after, upto)
+        raise AssertionError("it has listed on")
+
+    result = export(RecordFile(tmp_path / "r1.jsonl"), listing, 0, Watermark(airflow.context("r1"), [], SCOPE))
+    assert (result["count"], result["last_id"]) == (10, "10")
 
 
 @pytest.mark.parametrize("again", ["r1", "r2"])
@@ -193,6 +208,7 @@ def test_pending_file_that_cannot_be_read(airflow, run, tmp_path, monkeypatch):
     with pytest.raises(OneboxError, match=r"gone://bucket/r1\.jsonl, and that can't be read") as caught:
         run("r2", 12)
     assert f"remove \"pending\" from the Variable '{KEY}'" in str(caught.value)
+    assert caught.value.retryable
     del stored["pending"]
     airflow.variables[KEY] = json.dumps(stored)
     assert run("r2", 12) == list(range(1, 13))
@@ -255,17 +271,20 @@ def test_changed_meanwhile(airflow, run, tmp_path, nth, words):
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_two_at_once(airflow, run, monkeypatch, counted):
-    """An export waits while another instance of its task runs, and gives up before it has listed anything.
+    """An export waits a minute for another instance of its task to end, and then gives up before it lists anything.
 
     Also one that Airflow does not count as running: that of `airflow tasks test`.
     """
     ours, other = ("d", "t", "r1", -1), ("d", "t", "r2", -1)
     airflow.running = {other, ("d", "t", "r3", 0), ("d", "u", "r2", -1)} | ({ours} if counted else set())
-    monkeypatch.setattr(module, "PATIENCE", 0)
+    pauses = []
+    monkeypatch.setattr(module.time, "monotonic", lambda: 1000 + sum(pauses))
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    monkeypatch.setattr(module.random, "uniform", max)
     with pytest.raises(OneboxError, match=f"uses the watermark '{KEY}': nothing was listed") as caught:
         run("r1", 10)
     assert caught.value.retryable
-    monkeypatch.setattr(module, "PATIENCE", 1e9)
+    assert pauses == [2] * 30
     monkeypatch.setattr(module.time, "sleep", lambda seconds: airflow.running.discard(other))
     assert len(run("r1", 10)) == 10
 
@@ -320,6 +339,9 @@ def test_key(airflow):
     long, other = key(task_id="x" * 250), key(task_id="x" * 249 + "y")
     assert len(long) == MAX_KEY
     assert long != other
+    longest = key(task_id="x" * (MAX_KEY + 1 - len(KEY)))
+    assert len(longest) == MAX_KEY
+    assert longest.endswith("x@crm@169@ticketrz")
 
 
 def write_old(folder):

@@ -51,11 +51,18 @@ def test_is_tolerable(error, failures, silent, goes_on):
     assert is_tolerable(error, failures, silent) is goes_on
 
 
-def test_pauses_end_together():
-    """Triggers wake up on the same tick, whenever they began; an interval of nothing stays one."""
-    ends = {round(time.monotonic() + until_tick(60), 3) for _ in range(50)}
-    assert len(ends) <= 2
-    assert 60 <= until_tick(60) <= 61
+@pytest.mark.parametrize(("interval", "tick"), [(3600, 1), (60, 1), (5, 0.5), (0.1, 0.01)])
+def test_pauses_end_together(monkeypatch, interval, tick):
+    """Triggers that begin within a second, or a tenth of their interval if that is less, wake up together."""
+    ends = []
+    for begin in (1000 + 0.01 * tick, 1000 + 0.5 * tick, 1000 + 0.99 * tick):
+        monkeypatch.setattr(polling.time, "monotonic", lambda begin=begin: begin)
+        ends.append(begin + until_tick(interval))
+    assert ends == pytest.approx([1000 + interval + tick] * 3, abs=1e-6)
+
+
+def test_pause_of_nothing():
+    """An interval of nothing stays one."""
     assert 0 <= until_tick(0) <= 0.001
 
 
@@ -152,8 +159,17 @@ def test_failure_that_nobody_waits_for(connected):
     assert complaints == []
 
 
+@pytest.fixture
+def new_threads(monkeypatch):
+    """Begin and end without threads of the provider's; of each kind there is one at the most."""
+    monkeypatch.setattr(polling, "THREADS", dict.fromkeys(THREADS, 1))
+    polling._threads.cache_clear()
+    yield
+    polling._threads.cache_clear()
+
+
 @pytest.mark.parametrize(("seconds", "kind"), [(1.0, "onebox polls"), (1.1, "onebox slow polls")])
-def test_threads_of_a_connection(connected, monkeypatch, seconds, kind):
+def test_threads_of_a_connection(connected, new_threads, monkeypatch, seconds, kind):
     """A connection that was slow to fail is polled by other threads, until it answers; to fail at once is to answer."""
     threads, clock = [], [0.0]
 
@@ -176,7 +192,7 @@ def test_threads_of_a_connection(connected, monkeypatch, seconds, kind):
     assert threads == ["onebox polls", "onebox polls", kind, "onebox polls"]
 
 
-def test_fork():
+def test_fork(new_threads):
     """A forked process polls in threads of its own, for those of its parent are not there."""
 
     async def ask():

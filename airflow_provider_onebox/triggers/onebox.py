@@ -287,8 +287,7 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
         if stores is None:
             return []
         # Nothing public lists them, and nothing tells a trigger which assets it watches.
-        found = [*vars(stores).get("_by_name", {}).values(), *vars(stores).get("_by_uri", {}).values()]
-        return found or [stores]
+        return [*vars(stores).get("_by_name", {}).values()] or [stores]
 
     async def _load(self) -> int | None:
         from airflow_provider_onebox.listing import as_id

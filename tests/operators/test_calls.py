@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 import pyarrow.parquet
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, Asset, ObjectStoragePath
+from polling import Log
 from watermarks import Deployment
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUncertainWriteError
@@ -76,13 +77,28 @@ def test_list_too_large_for_xcom(connected, context, monkeypatch):
         OneboxListOperator(task_id="t", resource="ticketrz").execute(context())
 
 
-def test_list_to_a_file(connected, context, tmp_path):
-    """Many records go to a file, and the task tells what is in it."""
+def test_records_that_just_fit_an_xcom(connected, context, monkeypatch):
+    """Records of as many bytes as an XCom may hold are returned, and rejected if they are one byte more."""
+    options = {"task_id": "t", "resource": "ticketrz", "max_records": 3, "fields": ["Id", "Subject"]}
+    rows = OneboxListOperator(**options).execute(context())
+    size = len(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode())
+    monkeypatch.setattr(onebox, "MAX_XCOM_BYTES", size)
+    assert OneboxListOperator(**options).execute(context()) == rows
+    monkeypatch.setattr(onebox, "MAX_XCOM_BYTES", size - 1)
+    with pytest.raises(OneboxConfigError, match=f"the first 3 records are {size:,} bytes of JSON"):
+        OneboxListOperator(**options).execute(context())
+
+
+def test_list_to_a_file(connected, context, tmp_path, monkeypatch):
+    """Many records go to a file, and the task and its log tell what is in it."""
+    log = Log()
+    monkeypatch.setattr(OneboxListOperator, "log", log)
     path = tmp_path / "out.jsonl.gz"
     ids = connected.state.ids()
     task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(path), page_size=33)
     assert task.execute(context()) == {"path": str(path), "count": 250, "first_id": ids[0], "last_id": ids[-1]}
     assert lines(path) == ids
+    assert log.lines[-1:] == [("info", f"Wrote 250 ticketrz records to {path}.")]
     task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(path), since_id=ids[-1])
     assert task.execute(context()) == {"path": str(path), "count": 0, "first_id": None, "last_id": ids[-1]}
 
@@ -141,16 +157,21 @@ def test_failed_list_leaves_the_file(connected, context, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("include", [False, True])
-def test_connection_secrets(connected, context, tmp_path, include):
+@pytest.mark.parametrize(
+    ("options", "include"), [({}, False), ({"include_secrets": False}, False), ({"include_secrets": True}, True)]
+)
+def test_connection_secrets(connected, context, tmp_path, options, include):
     """Secrets of the customer's channels stay out of XCom and file unless asked for."""
-    options = {"task_id": "t", "resource": "connection", "max_records": 5, "include_secrets": include}
-    rows = OneboxListOperator(**options).execute(context())
+    task = OneboxRequestOperator(task_id="t", endpoint="connection", query={"limit": 5}, **options)
+    rows = task.execute(context())["data"]
+    options = {"task_id": "t", "resource": "connection", "max_records": 5, **options}
+    rows += OneboxListOperator(**options).execute(context())
     path = tmp_path / "c.jsonl.gz"
     OneboxListOperator(**options, output_path=str(path)).execute(context())
     rows += [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    assert len(rows) == 10
-    assert all(("Password" in row and "Token" in row) is include for row in rows)
+    assert len(rows) == 15
+    for row in rows:
+        assert ("Password" in row, "Token" in row) == (include, include)
 
 
 @pytest.fixture
@@ -440,6 +461,13 @@ def test_changes_after_a_time(connected, run_changes):
     assert [row["Id"] for row in run_changes("r2", last_update=f"{since:%Y-%m-%d} 00:00")] == [ids[7]]
 
 
+def test_changes_after_no_time(connected, run_changes):
+    """What is no time is rejected under the name of the argument, before anything is sent."""
+    with pytest.raises(OneboxConfigError, match=r"^last_update='soon' is not a time"):
+        run_changes("r1", last_update="soon")
+    assert not connected.state.requests
+
+
 def test_last_update_is_ignored(connected, run_changes, tmp_path):
     """A server that ignores lastUpdate is found out by one small request, with the remedy; nothing is written."""
     connected.state.configure(last_update_ignored=True)
@@ -534,6 +562,15 @@ def test_answer_too_large_for_xcom(connected, context, monkeypatch):
     with pytest.raises(OneboxConfigError, match=r"GET ticketrz returned [0-9,]+ bytes .* 2,000 here: pass resp"):
         OneboxRequestOperator(**options).execute(context())
     assert OneboxRequestOperator(**options, response_filter=len).execute(context()) == 5
+
+
+def test_answer_that_just_fits_an_xcom(connected, context):
+    """An XCom takes a mebibyte of JSON and no byte more."""
+    options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 1}}
+    text = "x" * (2**20 - 2)
+    assert OneboxRequestOperator(**options, response_filter=lambda _: text).execute(context()) == text
+    with pytest.raises(OneboxConfigError, match="returned 1,048,577 bytes"):
+        OneboxRequestOperator(**options, response_filter=lambda _: f"{text}x").execute(context())
 
 
 def test_request_with_a_form(connected, context):

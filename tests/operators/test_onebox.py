@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from polling import Log
 
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxUnavailableError
 from airflow_provider_onebox.operators.onebox import OneboxAuthenticateOperator
@@ -81,6 +82,18 @@ def test_opaque_token(connected, run):
     token, pushed = run()
     assert token in connected.state.tokens
     assert pushed == {"expires_at": None, "site_id": "169"}
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_log_line(connected, run, monkeypatch, opaque):
+    """One line of the log says where, as whom and for which site the task is logged in, and until when."""
+    log = Log()
+    monkeypatch.setattr(OneboxAuthenticateOperator, "log", log)
+    connected.state.configure(opaque_tokens=opaque)
+    _, pushed = run()
+    expires_at = "an unknown time" if opaque else pushed["expires_at"]
+    line = f"Logged in to {connected.url} as {connected.email} for site 169; the token expires at {expires_at}."
+    assert log.lines[-1:] == [("info", line)]
 
 
 def test_each_run_signs_in(connected, run):

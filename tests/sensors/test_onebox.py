@@ -36,6 +36,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxUnavailableError,
 )
 from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators.onebox import OneboxRequestOperator
 from airflow_provider_onebox.polling import MAX_FAILED_POLLS, MAX_POLL_INTERVAL
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sensors.onebox import BACKSTOP, OneboxRecordSensor
@@ -207,7 +208,20 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     assert sensor._get_next_poke_interval(0, lambda: timeout + 5, 1) == 0
     connected.state.configure(quota_closed=False)
     sensor.poke({})
+    assert log.lines[1:] == [("info", "Found 250 of 1 new ticketrz records.")]
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == 60
+
+
+def test_failed_polls_around_a_closed_quota(connected, connect, monkeypatch):
+    """Outside of Onebox's hours the count of failed polls begins anew."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    connected.state.configure(quota_closed=True)
+    sensor = make(since_id=0)
+    for _ in range(2):
+        connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
+        assert not any(sensor.poke({}).is_done for _ in range(MAX_FAILED_POLLS + 1))
+    connected.state.configure(quota_closed=False)
+    assert sensor.poke({}).is_done
 
 
 @every
@@ -224,7 +238,11 @@ def test_failed_polls_in_a_row(connected, connect, mode):
 
 @pytest.mark.parametrize("trouble", ["none", "failed poll", "missing for a while"])
 def test_changed_connection_is_picked_up(connected, connect, monkeypatch, trouble):
-    """A wait in poke mode notices that its connection leads elsewhere now: after a while, or after a failed poll."""
+    """A wait in poke mode notices that its connection leads elsewhere now: after a while, or after a failed poll.
+
+    It does not look at each poll.
+    """
+    monkeypatch.setattr("airflow_provider_onebox.hooks.onebox._runs", {})
     monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1 if trouble == "missing for a while" else 300)
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
     last = connected.state.ids()[-1]
@@ -248,6 +266,9 @@ def test_changed_connection_is_picked_up(connected, connect, monkeypatch, troubl
             assert not sensor.poke({}).is_done
         assert sensor.poke({}).xcom_value["last_id"] == other.state.ids()[-1]
         assert other.state.logins == 1
+        if trouble != "missing for a while":
+            monkeypatch.delenv("AIRFLOW_CONN_ONEBOX_DEFAULT")
+            assert sensor.poke({}).is_done  # It was looked up just now.
 
 
 @every
@@ -289,6 +310,11 @@ def test_transient_errors(connected, connect, mode):
         wait(mode, since_id=0, timeout=30)
     with pytest.raises(AirflowSensorTimeout):
         wait(mode, since_id=0, silent_fail=True)
+
+
+def test_colour():
+    """In the graph it has the colour of the provider's operators."""
+    assert OneboxRecordSensor.ui_color == OneboxRequestOperator.ui_color
 
 
 def test_reference_point_is_required(connected):

@@ -41,10 +41,21 @@ def rebuilt(trigger):
     return type(trigger)(**row.kwargs)
 
 
+class Plain(BaseTrigger):
+    """A trigger that has what each one has."""
+
+    def serialize(self):
+        """Describe it."""
+
+    def run(self):
+        """Wait for nothing."""
+
+
 def test_serialize():
     """What is stored makes the same trigger again, and holds no secret."""
     trigger = OneboxRecordTrigger("ticketrz", since_id=5, deadline=time.time() + 9, site_id="170", max_wait=7.0)
     assert vars(rebuilt(trigger)) == vars(trigger)
+    assert vars(trigger).items() >= vars(Plain()).items()
     assert not {"token", "password"} & set(trigger.serialize()[1])
 
 
@@ -216,6 +227,24 @@ def test_closed_quota(connected, monkeypatch, logged):
     assert all(line.startswith("Onebox is closed, next poll in 0 s: Connection ") for _, line in logged)
 
 
+def test_failed_polls_around_a_closed_quota(connected, monkeypatch):
+    """Outside of Onebox's hours the count of failed polls begins anew."""
+    monkeypatch.setattr(onebox, "until_opening", lambda error, interval: 0.02)
+    connected.state.configure(quota_closed=True)
+    asked = connected.state.requests
+
+    async def scenario():
+        waiting = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
+        for _ in range(2):
+            connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
+            seen = asked["GET list"] + MAX_FAILED_POLLS + 2
+            await until(lambda seen=seen: asked["GET list"] >= seen or waiting.done())
+        connected.state.configure(quota_closed=False)
+        return await waiting
+
+    assert asyncio.run(scenario())["status"] == "success"
+
+
 @pytest.mark.parametrize(("missing_for", "expected"), [(3, "success"), (MAX_FAILED_POLLS + 1, "error")])
 def test_connection_that_goes_missing(connected, monkeypatch, logged, missing_for, expected):
     """A failed look-up is a failed poll: one line each, at the poll's pace, and the wait survives a few of them."""
@@ -285,10 +314,13 @@ def test_no_thread_is_left(connected):
 class Store(dict):
     """The state store of a watched asset, as Airflow 3.3 injects it."""
 
+    written = 0
+
     async def aget(self, key):
         return self.get(key)
 
     async def aset(self, key, value):
+        self.written += 1
         self[key] = value
 
 
@@ -334,6 +366,7 @@ class TestWatcher:
         """What is stored makes the same trigger again."""
         trigger = OneboxNewRecordsTrigger("ticketrz", since_id="5", site_id="170", poll_interval=7.0)
         assert vars(rebuilt(trigger)) == vars(trigger)
+        assert vars(trigger).items() >= vars(Plain()).items()
 
     def test_events(self, connected):
         """It begins at the present and tells each set of new records once, with their range."""
@@ -341,9 +374,10 @@ class TestWatcher:
         trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=0.02)
         events = asyncio.run(watch(trigger, connected, [2, 3]))
         ids = connected.state.ids()
-        assert [event["count"] for event in events] == [2, 3]
-        assert [event["since_id"] for event in events] == [last, ids[-4]]
-        assert [event["last_id"] for event in events] == [ids[-4], ids[-1]]
+        assert events == [
+            {"resource": "ticketrz", "count": 2, "since_id": last, "last_id": ids[-4]},
+            {"resource": "ticketrz", "count": 3, "since_id": ids[-4], "last_id": ids[-1]},
+        ]
 
     def test_faults_do_not_end_it(self, connected):
         """A watcher outlives whatever Onebox does."""
@@ -384,15 +418,17 @@ class TestWatcher:
         assert all(level == "error" and line.count("can't be found") == 1 for level, line in logged)
 
     def test_restart(self, connected):
-        """Where Airflow keeps its state, a watcher goes on where it was."""
+        """Where Airflow keeps its state, a watcher goes on where it was, and writes what has changed alone."""
         store = Store()
         trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=0.02)
         trigger.asset_state_store = store
         assert [event["count"] for event in asyncio.run(watch(trigger, connected, [2]))] == [2]
+        assert store.written == 2  # where it began, and where it is now
         connected.state.add(4)
         again = rebuilt(trigger)
         again.asset_state_store = store
         assert [event["count"] for event in asyncio.run(watch(again, connected, events=1))] == [4]
+        assert store.written == 3
         empty = OneboxNewRecordsTrigger("prospectrz", poll_interval=0.02)
         empty.asset_state_store = store
         connected.state.delete(connected.state.ids("prospectrz"), "prospectrz")
