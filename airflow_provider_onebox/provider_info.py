@@ -109,7 +109,7 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.sensors.onebox"]}],
         "triggers": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.triggers.onebox"]}],
         "notifications": ["airflow_provider_onebox.notifications.onebox.OneboxTicketNotifier"],
-        "asset-uris" if airflow >= (3,) else "dataset-uris": [
+        "asset-uris" if airflow >= (3, 0) else "dataset-uris": [
             {
                 "schemes": ["onebox"],
                 "handler": "airflow_provider_onebox.assets.onebox.sanitize_uri",

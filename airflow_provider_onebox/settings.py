@@ -330,7 +330,7 @@ def _ascii_host(name: str) -> str:
     if not name.isascii():
         import idna
 
-        name = idna.encode(name, uts46=True, std3_rules=True).decode()
+        name = idna.encode(name, uts46=True).decode()
     labels = name.removesuffix(".").split(".")
     if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError("no host name")

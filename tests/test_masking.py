@@ -44,6 +44,13 @@ def test_supervisor_is_told_at_the_next_opportunity(told):
     assert told == {True: ["correct-horse"], False: ["correct-horse"]}
 
 
+def test_short_secrets(told):
+    """A secret of four characters is not masked, one of five is: Airflow 2 would punch holes into every log."""
+    masking.mask(["abcd", "efghi"])
+    assert "efghi" in told[False]
+    assert "abcd" not in told[False]
+
+
 def test_too_many_tokens(told, monkeypatch, caplog):
     """From the first token that is not masked, a warning tells so, once."""
     monkeypatch.setattr(masking, "_masked_tokens", 0)

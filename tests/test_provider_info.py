@@ -17,6 +17,7 @@ from airflow_home import AIRFLOW_VERSION, AirflowHome
 
 import airflow_provider_onebox
 from airflow_provider_onebox import settings
+from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR, get_provider_info
 
 NAME = "airflow-provider-onebox"
@@ -73,9 +74,11 @@ def test_classes_are_listed():
     for name in [*notifiers, *(entry["hook-class-name"] for entry in info["connection-types"])]:
         module, _, attribute = name.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), attribute), type)
-    integrations = {entry["integration-name"] for entry in info["integrations"]}
+    (integration,) = info["integrations"]
+    assert info["name"] == integration["integration-name"] == OneboxHook.hook_name
+    assert integration["external-doc-url"] == settings.DEFAULT_HOST
     for kind in ("hooks", "operators", "sensors", "triggers"):
-        assert {entry["integration-name"] for entry in info.get(kind, [])} <= integrations
+        assert {entry["integration-name"] for entry in info[kind]} == {info["name"]}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,7 @@ def test_keys_of_one_airflow(monkeypatch, airflow, keys):
     assert {"asset-uris", "dataset-uris", "retry-policies", "toolsets", "extra-links"} & set(info) == keys
     (uris,) = info.get("asset-uris") or info["dataset-uris"]
     assert uris.pop("schemes") == ["onebox"]
+    assert set(uris) == {"handler", "factory", "to_openlineage_converter"}
     for name in uris.values():
         module, _, attribute = name.rpartition(".")
         assert callable(getattr(importlib.import_module(module), attribute))
@@ -173,6 +177,7 @@ def test_examples_of_the_form():
     examples = UI_FIELD_BEHAVIOUR["placeholders"]
     assert set(examples) == {"host", "login", "password", "site_id", "timeout", "max_retries", "verify"}
     assert examples["host"] == settings.DEFAULT_HOST
+    assert examples["login"].endswith("@example.com")
     assert float(examples["timeout"]) == settings.DEFAULT_TIMEOUT
     assert int(examples["max_retries"]) == settings.DEFAULT_MAX_RETRIES
     assert (examples["site_id"], examples["verify"]) == ("169", "true")
@@ -192,4 +197,5 @@ def test_words_of_the_form():
     }
     assert UI_FIELD_BEHAVIOUR["relabeling"] == {"host": "Onebox URL", "login": "Email", "password": "Password"}
     (connection,) = get_provider_info()["connection-types"]
+    assert (connection["connection-type"], connection["hook-name"]) == (OneboxHook.conn_type, OneboxHook.hook_name)
     assert (connection["conn-fields"], connection["ui-field-behaviour"]) == (CONN_FIELDS, UI_FIELD_BEHAVIOUR)

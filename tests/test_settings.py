@@ -20,6 +20,7 @@ from airflow_provider_onebox.redaction import forms_of
 from airflow_provider_onebox.settings import Settings, is_plain_path, is_site_id, settings_from_connection
 
 PASSWORD = " pä$$ w/o:rd@%? "
+LONGEST_HOST = ".".join(["a" * 63] * 3 + ["a" * 61])
 
 
 def connection(extra=None, **fields):
@@ -46,6 +47,7 @@ def test_defaults():
     assert settings.base_url == "https://cloud.onebox.co.id"
     assert (settings.email, settings.password, settings.site_id) == ("demo@example.com", PASSWORD, "169")
     assert (settings.timeout, settings.max_retries, settings.verify, settings.proxies) == (30.0, 3, True, ())
+    assert Settings("crm", "https://cloud.onebox.co.id", "demo@example.com", PASSWORD, "169") == settings
 
 
 def test_repr_holds_no_secret():
@@ -67,6 +69,8 @@ def test_repr_holds_no_secret():
         ("dev.example", 8443, "feature/voc", "https://dev.example:8443/feature/voc"),
         ("https://dev.example/feature", None, "voc", "https://dev.example/feature/voc"),
         ("HTTPS://Dev.Example", None, None, "https://dev.example"),
+        ("dev.example", None, "HTTPS", "https://dev.example"),
+        ("dev.example/_/", None, "/_v_/", "https://dev.example/_/_v_"),
         ("127.0.0.1:8080", None, "http", "http://127.0.0.1:8080"),
         ("http://localhost:8080/x", None, None, "http://localhost:8080/x"),
         ("http://[::1]:8080", None, None, "http://[::1]:8080"),
@@ -76,12 +80,14 @@ def test_repr_holds_no_secret():
         ("dev.example.", None, None, "https://dev.example."),
         ("my_onebox-1", None, None, "https://my_onebox-1"),
         ("a" * 63 + ".example", None, None, "https://" + "a" * 63 + ".example"),
+        (LONGEST_HOST, None, None, "https://" + LONGEST_HOST),
         ("https://dev.example/api/onebox", None, None, "https://dev.example/api/onebox"),
         ("https://dev.example/myapi", None, None, "https://dev.example/myapi"),
         # As it is looked up and sent, whatever the spelling.
         ("München.example", None, None, "https://xn--mnchen-3ya.example"),
         ("https://xn--mnchen-3ya.example", None, None, "https://xn--mnchen-3ya.example"),
         ("straße.example", None, None, "https://xn--strae-oqa.example"),
+        ("mu\N{COMBINING DIAERESIS}nchen.example", None, None, "https://xn--mnchen-3ya.example"),
     ],
 )
 def test_host(host, port, schema, expected):
@@ -112,9 +118,11 @@ def test_host(host, port, schema, expected):
         ("https://-onebox.co.id", "not an address"),
         ("https://onebox-.co.id", "not an address"),
         ("https://" + "a" * 64 + ".example", "not an address"),
-        ("https://" + ".".join(["a" * 60] * 5), "not an address"),
+        ("https://" + LONGEST_HOST + "a", "not an address"),
         ("https://m\N{SNOWMAN}nchen..example", "not an address"),
         ("https://xn--\N{LATIN SMALL LETTER U WITH DIAERESIS}.example", "not an address"),
+        ("https://mün chen.example", "not an address"),
+        ("https://münchen\N{FULLWIDTH EXCLAMATION MARK}.example", "not an address"),
         ("https://[::1::2]", "not an address"),
         ("https://[fe80::1%25eth0]", "not an address"),
         ("https://cloud.onebox.co.id/api", "ends in /api: leave that part out"),
@@ -146,14 +154,15 @@ def test_allow_http(value):
     """Plain HTTP beyond this machine takes a decision of its own."""
     settings = settings_from_connection(connection({"allow_http": value}, host="http://dev.example"))
     assert settings.base_url == "http://dev.example"
-    assert "true or false" in refusal({"allow_http": "yes"}, host="http://dev.example")
+    message = refusal({"allow_http": "yes"}, host="http://dev.example")
+    assert "the connection's extra field 'allow_http' must be true or false" in message
 
 
 @pytest.mark.parametrize("field", ["login", "password"])
 @pytest.mark.parametrize("value", [None, ""])
 def test_credentials_refused(field, value):
     """E-mail and password must be there."""
-    assert field in refusal(**{field: value})
+    assert f"the connection's {field} is empty: enter " in refusal(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["login", "password"])
@@ -189,7 +198,7 @@ def test_site_id_refused(value):
 @pytest.mark.parametrize("extra", ["{}", '{"site_id": null}', '{"site_id": ""}', ""])
 def test_site_id_missing(extra):
     """A connection without a site says which field to fill in."""
-    assert "Site ID" in refusal(extra)
+    assert "extra field 'site_id' is missing: enter the number of the Onebox site as Site ID" in refusal(extra)
 
 
 @pytest.mark.parametrize("extra", ["[1]", "169", "site_id=169", '"x"'])
@@ -286,7 +295,7 @@ def test_verify_folder(ca, tmp_path):
         ("/etc/hostname/ca.pem", "there is no such file"),
         ("/dev/null", "there is no such file"),
         ("a\0b", "there is no such file"),
-        ("/" + "x" * 5000, "File name too long"),
+        ("/" + "x" * 5000, ": File name too long"),
         (__file__, "there is no certificate in it"),
     ],
 )
@@ -362,6 +371,7 @@ def test_proxies_refused(value):
         "http://me:hunter22@proxy.example:65536",
         "http://me:hunter22@proxy..example",
         "http://me:hunter22@proxy.example/path",
+        "http://me:hunter22@proxy.example/_",
         "http://me:hunter22@proxy.example?query",
         "http://me:hunter22@proxy.example#fragment",
         # What follows the first of these characters would not be the password's any more.
@@ -477,5 +487,7 @@ def test_is_site_id():
 def test_is_plain_path():
     """A path that could be read as something else is not plain."""
     assert is_plain_path("ticketrz/12250")
-    for path in ("", "/x", "x/", "//x", "a/../b", "..", "a?b", "a#b", "a%2fb", "a b", "a\\b", "a:b", "a\n", "é"):
+    for path in ("", "/x", "x/", "//x", "a/../b", "..", "a/./b", "."):
+        assert not is_plain_path(path), path
+    for path in ("a?b", "a#b", "a%2fb", "a b", "a\\b", "a:b", "a\n", "é"):
         assert not is_plain_path(path), path

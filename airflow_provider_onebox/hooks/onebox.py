@@ -200,7 +200,7 @@ class OneboxHook(BaseHook):
         :raises OneboxError: the subclass that fits what went wrong.
         """
         reply = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
-        is_connection = any(part.lower() == "connection" for part in endpoint.split("/")[:2])
+        is_connection = "connection" in endpoint.lower().split("/")
         return _without_secrets(reply) if is_connection and not include_secrets else reply
 
     def list_records(
@@ -505,7 +505,7 @@ class OneboxHook(BaseHook):
             token = client.login()
         except OneboxError as error:
             # Airflow tests a copy of the connection under a random name, which would only puzzle the reader.
-            return False, str(error).replace(f"Connection {self.onebox_conn_id!r}", "This connection", 1)
+            return False, str(error).replace(f"Connection {self.onebox_conn_id!r}", "This connection")
         settings = client.settings
         life = "for an unknown time" if token.life is None else f"{token.life / 60:.4g} minutes"
         return True, (
@@ -708,7 +708,6 @@ def _with_known_resources(error: OneboxRequestError, resource: str) -> OneboxReq
     """Help with a misspelt resource; a router of Onebox serves more than the documented ones, so ask it first."""
     if error.status == 404 and resource not in RESOURCES:
         error.args = (f"{error} Check the resource {resource!r}; the documented ones are {', '.join(RESOURCES)}.",)
-        error.retryable = False
     return error
 
 

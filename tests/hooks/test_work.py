@@ -53,8 +53,11 @@ def test_conversation_of_no_ticket(connected, hook):
 def test_odd_conversation(connected, hook):
     """A reply that is no conversation is an error that names the call, and no empty list."""
     connected.state.fail("wrong_type", path="conversations", value={"data": ["x"]})
-    with pytest.raises(OneboxResponseError, match=r"GET ticket/conversations/12: the reply is not a conversation"):
+    with pytest.raises(
+        OneboxResponseError, match="GET ticket/conversations/12: the reply is not a conversation"
+    ) as caught:
         hook.list_conversations("12")
+    assert caught.value.status == 200
 
 
 def test_new_message(connected, hook):
@@ -161,8 +164,11 @@ def test_contact_without_fields(connected, hook):
 def test_no_id(connected, hook, write, field):
     """A write that is answered without the id is in doubt."""
     connected.state.fail("wrong_type", path="POST", value={}, after=1)
-    with pytest.raises(OneboxUncertainWriteError, match=f"the answer holds no {field}. It may have been done"):
+    with pytest.raises(
+        OneboxUncertainWriteError, match=f"the answer holds no {field}. It may have been done"
+    ) as caught:
         getattr(hook, write)(**(TICKET if field == "ticketId" else {"name": "A"}))
+    assert caught.value.status == 200
 
 
 def test_lost_message(connected, hook):

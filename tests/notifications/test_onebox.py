@@ -14,7 +14,7 @@ from polling import Log, deaf_server
 from watermarks import Deployment
 
 from airflow_provider_onebox.notifications import onebox
-from airflow_provider_onebox.notifications.onebox import KEPT_TICKETS, NOTIFY_SECONDS, OneboxTicketNotifier
+from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier
 
 WHO = {"full_name": "Airflow", "contact": "ops@example.com", "category": "Pipelines"}
 
@@ -35,8 +35,8 @@ def context(**changes):
     return {"dag": DAG(ti.dag_id, schedule=None), "ti": ti, "run_id": ti.run_id, "exception": error}
 
 
-def test_ticket(connected):
-    """The ticket names the run and its log, and not the error's text."""
+def test_ticket(connected, logged):
+    """The ticket names the run and its log, and not the error's text; the task's log names the ticket."""
     OneboxTicketNotifier(**WHO)(context())
     (ticket,) = connected.state.tickets
     assert ticket["subject"] == "Airflow: d.t failed"
@@ -44,8 +44,10 @@ def test_ticket(connected):
     assert ticket["content"] == (
         "DAG: d\nTask: t\nMap index: 3\nRun: r\nTry: 2\nLog: http://airflow.example/log?x=1&y=2\n"
     )
-    OneboxTicketNotifier(**WHO)(context(map_index=-1))
-    assert "Map index" not in connected.state.tickets[-1]["content"]
+    assert logged == [("info", f"Opened Onebox ticket {ticket['ticketId']}.")]
+    for map_index, is_told in ((0, True), (-1, False)):
+        OneboxTicketNotifier(**WHO)(context(map_index=map_index))
+        assert (f"Map index: {map_index}\n" in connected.state.tickets[-1]["content"]) is is_told
 
 
 def test_own_words(connected):
@@ -189,7 +191,7 @@ ONCE = "onebox_tickets@d@onebox_default@"
 
 
 @pytest.mark.parametrize(("once_per", "opened"), [(None, 6), ("task", 5), ("run", 3)])
-def test_once_per(connected, monkeypatch, logged, once_per, opened):
+def test_once_per(connected, monkeypatch, logged, caplog, once_per, opened):
     """However often a run or a task fails, it has one ticket, which later failures name; another DAG has its own."""
     airflow = Deployment(monkeypatch)
     notifier = OneboxTicketNotifier(**WHO, once_per=once_per)
@@ -204,6 +206,7 @@ def test_once_per(connected, monkeypatch, logged, once_per, opened):
     notifier(dag_context(task_id="a"))
     tickets = connected.state.tickets
     assert len(tickets) == opened
+    assert "The Variable" not in caplog.text
     left_out = [line for _, line in logged if line.startswith("Opened no Onebox ticket: ")]
     assert len(left_out) == 6 - opened
     first = tickets[0]["ticketId"]
@@ -241,10 +244,10 @@ def test_once_per_with_a_failed_ticket(connected, monkeypatch, logged):
 def test_once_per_remembers_few(connected, monkeypatch):
     """The Variable of a DAG that fails for months stays small, and keeps the latest."""
     airflow = Deployment(monkeypatch)
-    airflow.variables[ONCE] = json.dumps({f"run {n}": "1" for n in range(KEPT_TICKETS)})
+    airflow.variables[ONCE] = json.dumps({f"run {n}": "1" for n in range(100)})
     OneboxTicketNotifier(**WHO, once_per="run")(context())
     tickets = list(json.loads(airflow.variables[ONCE]))
-    assert (len(tickets), tickets[0], tickets[-1]) == (KEPT_TICKETS, "run 1", "r")
+    assert (len(tickets), tickets[0], tickets[-1]) == (100, "run 1", "r")
 
 
 def test_once_per_at_once(connected, monkeypatch):
