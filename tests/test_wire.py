@@ -194,6 +194,8 @@ def test_stream(status):
         with client_of(peer.url).session.get(f"{peer.url}/api/ticketrz", stream=True) as response:
             assert json.loads(response.raw.read()) == {"count": 1}
         assert len(set(peer.tokens())) == 2
+        with client_of(peer.url).session.get(f"{peer.url}/api/ticketrz", stream=True) as response:
+            assert json.loads(response.raw.read()) == {"count": 1}
 
 
 # Proxies
