@@ -281,12 +281,16 @@ def test_unreachable_proxy_is_named(url):
     assert len(client.waits) == 3
 
 
-@pytest.mark.parametrize("status", [b"407 Proxy Authentication Required", b"403 Forbidden"])
-def test_proxy_that_says_no(status):
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(b"407 Proxy Authentication Required", "its user or password"), (b"403 Forbidden", "the way to Onebox")],
+)
+def test_proxy_that_says_no(status, hint):
     """A proxy that rejects the password, or the host, is not asked again with the same; the write never left."""
     with refusing_proxy(status) as proxy:
         client = client_of("https://dev.example", proxies=(("https", proxy.url.replace("//", "//me:proxypass@")),))
-        with pytest.raises(OneboxConfigError, match=f"the proxy {proxy.url} rejected.*{status[:3].decode()}") as caught:
+        words = f"the proxy {proxy.url} rejected {hint}.*{status[:3].decode()}"
+        with pytest.raises(OneboxConfigError, match=words) as caught:
             write(client)
         assert "proxypass" not in str(caught.value)
         assert caught.value.may_have_acted is False
