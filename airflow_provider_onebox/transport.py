@@ -127,7 +127,7 @@ class _TimedResponse(http.client.HTTPResponse):
     def begin(self) -> None:
         super().begin()
         # The base class skips 100 alone; the final reply follows any of the interim ones.
-        while 100 < self.status < 200 and self.status != 101:
+        while self.status < 200 and self.status != 101:
             self.headers = None  # type: ignore[assignment]
             super().begin()
 

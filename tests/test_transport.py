@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 import zlib
+from types import SimpleNamespace
 
 import pytest
 import requests
 
 from airflow_provider_onebox import transport
 from airflow_provider_onebox.settings import Settings
-from airflow_provider_onebox.transport import OneboxSession, ReplyTooLargeError, _TimedSocketReader
+from airflow_provider_onebox.transport import OneboxSession, ReplyTooLargeError, _TimedSocketReader, read_body
 
 
 @contextlib.contextmanager
@@ -88,8 +89,21 @@ def test_endless_body_is_cut_off(chunked, monkeypatch):
         while True:
             conn.sendall(piece)
 
-    with server(answer) as url, pytest.raises(ReplyTooLargeError, match="larger than 1 MiB"):
-        make(url).get(url + "/x?secret=1")
+    with server(answer) as url:
+        with pytest.raises(ReplyTooLargeError, match="larger than 1 MiB") as caught:
+            make(url).get(url + "/x?secret=1")
+        # Whoever keeps the error keeps no connection.
+        is_closed = caught.value.response.raw.closed
+        caught.value.response.close()
+    assert is_closed
+
+
+def test_body_of_just_the_limit():
+    """A body as large as the limit comes whole; one byte more is too large."""
+    with server(lambda conn: conn.sendall(HEAD % 4 + b"abcd")) as url:
+        assert read_body(make(url).get(url, stream=True), 4) == b"abcd"
+        with pytest.raises(ReplyTooLargeError):
+            read_body(make(url).get(url, stream=True), 3)
 
 
 def drip(conn, piece, pause):
@@ -118,18 +132,23 @@ def test_dripping_reply_is_cut_off(head, monkeypatch):
         assert 0.9 < time.monotonic() - start < 10
 
 
-def test_time_of_a_reply_is_up():
-    """Once a reply has had its time, a byte that lies ready is not waited for."""
+def test_time_of_a_reply_is_up(monkeypatch):
+    """A reply may take ten timeouts: a read waits for what is left, and then not even for a byte that lies ready."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(transport, "time", clock)
     here, there = socket.socketpair()
     with here, there:
         here.settimeout(60)
         with _TimedSocketReader(here) as reader:
-            there.sendall(b"x")
-            assert reader.read(1) == b"x"
-            reader._deadline = time.monotonic()
+            for clock.now, wait in ((100, 60), (599, 1)):
+                there.sendall(b"x")
+                assert reader.read(1) == b"x"
+                assert here.gettimeout() == wait
+            clock.now = 600
             there.sendall(b"x")
             with pytest.raises(TimeoutError, match="the whole reply took too long"):
                 reader.read(1)
+        assert reader.closed
 
 
 def test_no_limit_for_a_read():

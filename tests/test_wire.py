@@ -281,12 +281,16 @@ def test_unreachable_proxy_is_named(url):
     assert len(client.waits) == 3
 
 
-@pytest.mark.parametrize("status", [b"407 Proxy Authentication Required", b"403 Forbidden"])
-def test_proxy_that_says_no(status):
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(b"407 Proxy Authentication Required", "its user or password"), (b"403 Forbidden", "the way to Onebox")],
+)
+def test_proxy_that_says_no(status, hint):
     """A proxy that rejects the password, or the host, is not asked again with the same; the write never left."""
     with refusing_proxy(status) as proxy:
         client = client_of("https://dev.example", proxies=(("https", proxy.url.replace("//", "//me:proxypass@")),))
-        with pytest.raises(OneboxConfigError, match=f"the proxy {proxy.url} rejected.*{status[:3].decode()}") as caught:
+        words = f"the proxy {proxy.url} rejected {hint}.*{status[:3].decode()}"
+        with pytest.raises(OneboxConfigError, match=words) as caught:
             write(client)
         assert "proxypass" not in str(caught.value)
         assert caught.value.may_have_acted is False
@@ -590,6 +594,12 @@ def test_interim_replies_are_skipped(status):
         assert peer.connections == 1
 
 
+def test_switch_of_protocols():
+    """101 is no interim reply: nothing else follows, so it is not waited for."""
+    with Peer(script(http_reply(101, b""))) as peer, pytest.raises(OneboxResponseError, match="101"):
+        client_of(peer.url, max_retries=0).request("GET", "ticketrz")
+
+
 def test_head(sandbox):
     """HEAD gives an empty answer, or the error of its status."""
     with Peer(script(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nContent-Encoding: br\r\n\r\n")) as peer:
@@ -666,12 +676,18 @@ def test_size_is_bounded(secure, packed, tls, ca, monkeypatch):
 
 @pytest.mark.parametrize("encoding", [b"gzip, gzip", b"br", b"zstd", b"x-gzip", b"gzip\r\nContent-Encoding: gzip"])
 def test_packing_that_was_not_asked_for(encoding, monkeypatch):
-    """A body that is packed twice, or in a way that was not asked for, is not unpacked at all."""
+    """A body that is packed twice, or in a way that was not asked for, is not unpacked at all; its connection ends."""
+    # As where another package has taught requests to unpack more.
+    monkeypatch.setattr("requests.utils.DEFAULT_ACCEPT_ENCODING", "gzip, deflate, br, zstd")
     body = gzip.compress(gzip.compress(b" " * 2**26))
     with Peer(script(http_reply(200, body, b"Content-Encoding: " + encoding))) as peer:
         with pytest.raises(OneboxUnavailableError, match="not one that was asked for"):
             client_of(peer.url, max_retries=0).request("GET", "ticketrz")
         assert b"Accept-Encoding: gzip, deflate\r\n" in peer.requests[0]
+        response = client_of(peer.url).session.get(f"{peer.url}/api/x", stream=True)
+        with pytest.raises(requests.exceptions.ContentDecodingError):
+            transport.read_body(response)
+        assert response.raw.closed
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -852,6 +868,7 @@ def test_prepared_request_can_be_sent_again():
 def test_user_sees_no_token(stream, capsys, monkeypatch):
     """Neither the request of a reply nor its history nor http.client's debug output shows token or password."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    transport._wire.cache_clear()  # as in a process in which it was set before the first call
     with Peer(script(http_reply(401, EXPIRED), http_reply())) as peer:
         response = client_of(peer.url).session.get(f"{peer.url}/api/x", stream=stream)
         response.close()
