@@ -115,8 +115,11 @@ def imports(repetitions: int) -> Any:
 
 def provider_info(repetitions: int) -> Any:
     """Import and call what Airflow's discovery does, in forks of a process that has Airflow."""
+    from importlib.metadata import entry_points
+
     import airflow.sdk  # noqa: F401 - finds all providers itself
 
+    entry_points(group="apache_airflow_provider")  # As Airflow does before it calls any of them.
     for name in [name for name in sys.modules if name.startswith("airflow_provider_onebox")]:
         del sys.modules[name]
 
