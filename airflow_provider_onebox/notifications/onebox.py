@@ -153,7 +153,7 @@ class OneboxTicketNotifier(BaseNotifier):
 def _tickets(variable: str) -> dict[str, str]:
     """Read which failures have a ticket."""
     try:
-        return dict(json.loads(Variable.get(variable, "{}")))
+        return dict(json.loads(Variable.get(variable, None) or "{}"))
     except Exception as error:  # noqa: BLE001 - the ticket is worth more than one too many
         log.warning("The Variable %r, which holds the open tickets, can't be read: %s", variable, type(error).__name__)
         return {}
