@@ -199,11 +199,11 @@ class Pace:
         """
         if started < self._rejected or (self.width == 1 and not self._accepted):
             return  # it was sent at the pace of before, or nothing has come since
+        if self._raised > self._rejected or (self.gap and self._is_settled(now)):
+            self._patience *= 2
         if self.width == 1:
             even = (now - self._rejected) / (self._accepted + 1)
-            self.gap = self.gap * (1.1 if self._is_settled(now) else 1.25) or even
-        if self._raised > self._rejected:
-            self._patience *= 2
+            self.gap = 1.1 * self.gap or even
         self._set(now, self.rows, max(1, self.width - 1))
         self._has_been_rejected = True
         self._rejected, self._accepted, self._calm = now, 0, 0

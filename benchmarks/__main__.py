@@ -178,15 +178,17 @@ class Measurements:
             rows.append(pair(f"list {size:,} rows {words}", got["default"], got["cautious"], peer, 1.0))
         most = sandbox.control("snapshot")["max_concurrent"]
         rows.append(Row("the same: most requests under way", [most], unit="", bar=4))
-        sandbox.control("reset")
         rate, size = 25, self.bench.of(100_000, 2_500)
-        sandbox.control("configure", latency=LATENCY, page_cap=100, page_rate=rate)
-        speed = self.bench.child("settled", sandbox, **self.tail(sandbox, "ticketrz", min(size, self.size)))
-        seen = sandbox.control("snapshot")
+        speeds, rejected = [], []
+        for _ in range(self.bench.of(3, 1)):
+            sandbox.control("reset")
+            sandbox.control("configure", latency=LATENCY, page_cap=100, page_rate=rate)
+            speeds.append(self.bench.child("settled", sandbox, **self.tail(sandbox, "ticketrz", min(size, self.size))))
+            seen = sandbox.control("snapshot")
+            rejected.append(100 * seen["rejected_pages"] / seen["requests"]["GET list"])
         what = f"list {size:,} rows, {rate} pages a second, 100 a page"
-        rejected = 100 * seen["rejected_pages"] / seen["requests"]["GET list"]
-        rows.append(Row(what, [speed], [100 * rate], "the limit", "rows/s", 0.8, at_least=True))
-        rows.append(Row("the same: requests rejected", [rejected], unit="%", bar=2))
+        rows.append(Row(what, speeds, [100 * rate] * len(speeds), "the limit", "rows/s", 0.8, at_least=True))
+        rows.append(Row("the same: requests rejected", rejected, unit="%", bar=2))
         sandbox.control("reset")
         return rows
 

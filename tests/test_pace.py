@@ -213,7 +213,7 @@ def test_limit_of_the_server_is_learnt(cap):
 
 
 @pytest.mark.parametrize("wait", [1.0, 2.0])
-@pytest.mark.parametrize(("requests", "span"), [(2, 1), (10, 1), (50, 1), (200, 10)])
+@pytest.mark.parametrize(("requests", "span"), [(2, 1), (10, 1), (25, 1), (50, 1), (200, 10)])
 def test_rejections(requests, span, wait):
     """At an account with a limit the pace settles near it: 0.8 of the best, fewer than 2 % of the requests rejected."""
     outcome = play(Pace(), Limited(requests, span, wait), 200_000)
@@ -468,9 +468,9 @@ def test_no_trial_for_little(most, tried):
     assert pace.next_rows() == tried
 
 
-@pytest.mark.parametrize(("pages", "seconds", "gap"), [(65, 15.1, 1.1), (64, 15.1, 1.25), (65, 15.0, 1.25)])
-def test_gap_after_another_rejection(pages, seconds, gap):
-    """A rejection at a settled pace costs 10 %, an earlier one 25 %."""
+@pytest.mark.parametrize(("pages", "seconds", "held"), [(65, 15.1, 30), (64, 15.1, 15), (65, 15.0, 15)])
+def test_gap_after_another_rejection(pages, seconds, held):
+    """A rejection costs 10 %; one of a settled pace doubles the time for which the gap is held."""
     pace = Pace(100, 1)
     pace.start(1.0)
     pace.end()
@@ -479,8 +479,14 @@ def test_gap_after_another_rejection(pages, seconds, gap):
     assert pace.gap == 1.0
     for _ in range(pages):
         pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=3.0, now=3.1)
-    pace.rejected(started=3.0 + seconds, now=3.0 + seconds)
-    assert pace.gap == pytest.approx(gap)
+    now = 3.0 + seconds
+    pace.rejected(started=now, now=now)
+    assert pace.gap == pytest.approx(1.1)
+    for _ in range(100):
+        pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=now, now=now + held)
+    assert pace.gap == pytest.approx(1.1)
+    pace.came(Page([], [], 100, None, 0.1), asked=100, more=True, started=now, now=now + held + 0.1)
+    assert pace.gap < 1.1
 
 
 def test_gap_shrinks_once_settled():
