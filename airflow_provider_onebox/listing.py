@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxResponseError, sanitize
 from airflow_provider_onebox.paging import Batch, Fetch, Page, paginate
-from airflow_provider_onebox.transport import MAX_CONNECTIONS
+from airflow_provider_onebox.settings import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

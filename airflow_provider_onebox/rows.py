@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
 from airflow_provider_onebox.files import TABLES, storage_path
 from airflow_provider_onebox.lineage import report_file
-from airflow_provider_onebox.transport import MAX_CONNECTIONS
+from airflow_provider_onebox.settings import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,6 +28,9 @@ DEFAULT_MAX_RETRIES = 3
 MAX_TIMEOUT = 86400.0
 """Seconds that a timeout may be at the most: a day. Sockets take none that is much longer."""
 
+MAX_CONNECTIONS = 32
+"""The most connections that one session keeps open, so the most requests that can be asked to be under way."""
+
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 """How a proxy can be spoken to."""
 

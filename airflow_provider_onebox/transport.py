@@ -14,6 +14,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 
+from airflow_provider_onebox.settings import MAX_CONNECTIONS
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
@@ -29,9 +31,6 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 
 MAX_REPLY_TIMEOUTS = 10
 """How many times the connection's timeout a whole reply may take, head and body."""
-
-MAX_CONNECTIONS = 32
-"""The most connections that one session keeps open."""
 
 MAX_IDLE_BEFORE_WRITE = 0.5
 """Seconds after which a connection is too old for a write: the server may be closing it at this moment."""
