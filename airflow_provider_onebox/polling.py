@@ -60,11 +60,11 @@ MAX_REQUESTS = 4
 """The most requests under way at once to one site of one Onebox."""
 
 MAX_BUSY = 4
-"""The most polls at once that began less than :data:`BUSY_SECONDS` ago. They keep the processor busy, and the event
-loop has to wait for its turn among their threads; older polls wait for an answer and disturb nobody."""
+"""The most threads at once that began to work less than :data:`BUSY_SECONDS` ago. They keep the processor busy, and the
+event loop has to wait for its turn among them; older ones wait for an answer and disturb nobody."""
 
 BUSY_SECONDS = 0.01
-"""Seconds that a poll is busy for at the most."""
+"""Seconds that a poll or a look-up is busy for at the most."""
 
 
 def is_tolerable(error: OneboxError, failures: int, silent_fail: bool) -> bool:
@@ -125,7 +125,11 @@ async def in_thread(kind: str, function: Callable[..., T], *args: Any, **kwargs:
     # On Airflow 3.0 and 3.1 a look-up from a thread that asgiref does not know ends the triggerer.
     from asgiref.sync import sync_to_async
 
-    return await sync_to_async(function, thread_sensitive=False, executor=_threads(kind))(*args, **kwargs)
+    run = sync_to_async(function, thread_sensitive=False, executor=_threads(kind))
+    async with _find(_busy, asyncio.get_running_loop(), lambda: asyncio.Semaphore(MAX_BUSY)):
+        work = _shared(run(*args, **kwargs))
+        await asyncio.wait({work}, timeout=BUSY_SECONDS)
+    return await work
 
 
 async def _within(seconds: float, work: Awaitable[T], what: str) -> T:
@@ -154,7 +158,6 @@ class _Onebox:
         self.rejected_at: float | None = None
         self._turn = asyncio.Semaphore(MAX_REQUESTS)
         self._alone = asyncio.Lock()
-        self._busy = _find(_busy, asyncio.get_running_loop(), lambda: asyncio.Semaphore(MAX_BUSY))
         # What will be asked next: the ids after which records count, and the answer for the least of them.
         self._questions: dict[Hashable, tuple[list[int], asyncio.Future[tuple[int, int, int | None]]]] = {}
 
@@ -197,10 +200,7 @@ class _Onebox:
         async with self._alone if self.is_slow else nullcontext():
             kind = "slow polls" if self.is_slow else "polls"
             try:
-                async with self._busy:
-                    poll = _shared(in_thread(kind, self._count, resource, since_id=after, **filters))
-                    await asyncio.wait({poll}, timeout=BUSY_SECONDS)
-                return await poll
+                return await in_thread(kind, self._count, resource, since_id=after, **filters)
             except OneboxAuthError:
                 if self.rejected_at is None:
                     self.rejected_at = time.monotonic()

@@ -277,19 +277,21 @@ class Measurements:
     def crowd(self) -> list[Row]:
         """Let very many triggers wait on one core."""
         count, sites = self.bench.of(10_000, 1_000), 200
-        with onebox(10, "ticketrz", "--sites", ",".join(map(str, range(sites)))) as sandbox:
-            got = self.bench.child("crowd", sandbox, count=count, sites=sites)
+        got = []
+        for _ in range(self.bench.of(3, 1)):
+            with onebox(10, "ticketrz", "--sites", ",".join(map(str, range(sites)))) as sandbox:
+                got.append(self.bench.child("crowd", sandbox, count=count, sites=sites))
 
-        def ms(key: str) -> float:
-            return 1000 * float(got[key])
+        def ms(key: str, share: float = 1) -> list[float]:
+            return [1000 * share * float(found[key]) for found in got]
 
         what = f"{count:,} triggers of {sites} connections on one core, none with another's question"
         return [
-            Row(f"{what}: until all have asked", [got["seconds"]], unit="s", bar=60),
-            Row("the same: CPU of a poll", [ms("cpu") / count]),
+            Row(f"{what}: until all have asked", [found["seconds"] for found in got], unit="s", bar=60),
+            Row("the same: CPU of a poll", ms("cpu", 1 / count)),
             # A collection of garbage takes longer than the bar in a triggerer without a trigger already.
-            Row("the same: event loop blocked at the most, collections of garbage aside", [ms("blocked")], bar=50),
-            Row("the same: longest collection of garbage", [ms("collection")], [ms("collection_alone")], "no trigger"),
+            Row("the same: event loop blocked at the most, collections of garbage aside", ms("blocked"), bar=50),
+            Row("the same: longest collection of garbage", ms("collection"), ms("collection_alone"), "no trigger"),
         ]
 
     def points(self) -> list[Row]:
