@@ -93,12 +93,6 @@ def markdown(head: list[str], lines: Iterable[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *lines))
 
 
-def table(rows: list[Row]) -> str:
-    """Write all that was measured."""
-    head = ["what", "ours", "beside", "ratio", "middle half", "CPU ratio", "n", "bar", "reached"]
-    return markdown(head, (row.cells() for row in rows))
-
-
 def fill(text: str, rows: list[Row]) -> str:
     """Put the figures that have a peer into a page of the documentation.
 
@@ -116,6 +110,7 @@ def page(rows: list[Row]) -> str:
     """Write the whole page of results."""
     versions = [f"{name} {version(name)}" for name in PACKAGES]
     missed = [row.what for row in rows if not row.reached]
+    head = ["what", "ours", "beside", "ratio", "middle half", "CPU ratio", "n", "bar", "reached"]
     measured = f"CPython {platform.python_version()} on {platform.system()}, {', '.join(versions)}"
     return f"""# Results of `make bench`
 
@@ -125,7 +120,7 @@ The ratio is that of the medians of ours and the peer's, measured in turns; the 
 rounds' ratios; n is how many rounds there were. A row without a peer has an absolute bar. The CPU ratio is that of
 the client's own processor time, which a busy machine and the server disturb less.
 
-{table(rows)}
+{markdown(head, (row.cells() for row in rows))}
 {"Every bar is reached." if not missed else "Short of their bars: " + "; ".join(missed) + "."}
 """
 

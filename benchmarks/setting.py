@@ -113,14 +113,14 @@ class Bench:
     """Runs measurements, each in an interpreter of its own.
 
     :param env: the environment for them, from :func:`airflow_home`.
-    :param quick: whether to measure less, for development.
+    :param quick: whether to measure little, and once, to see that it works.
     """
 
     def __init__(self, env: dict[str, str], quick: bool) -> None:
         self.env = env
         self.quick = quick
 
-    def of(self, many: int, few: int) -> int:
+    def of(self, many: int, few: int = 1) -> int:
         """Choose a number of rows or repetitions.
 
         :param many: for a full run.
