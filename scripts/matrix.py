@@ -64,7 +64,7 @@ class Cell:
     constraints: str
     python: str
     left_out: tuple[str, ...]
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("passed", "skipped", "failed"), 0))
     seconds: float = 0
     problems: list[str] = field(default_factory=list)
 
@@ -175,7 +175,7 @@ def try_cell(cell: Cell, wheel: Path, folder: Path) -> str:
         output.seek(0)
         printed = output.read()
     read_report(cell, report)
-    if code and not cell.counts.get("failed"):
+    if code and not cell.counts["failed"]:
         cell.problems.append(f"pytest ended with {code}")
     cell.seconds = time.monotonic() - start
     return printed
@@ -183,7 +183,6 @@ def try_cell(cell: Cell, wheel: Path, folder: Path) -> str:
 
 def read_report(cell: Cell, report: Path) -> None:
     """Count what the suite did; nothing may be skipped but for the version of Airflow."""
-    cell.counts = dict.fromkeys(("passed", "skipped", "failed"), 0)
     if not report.exists():
         return
     for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest has just written it
@@ -225,7 +224,12 @@ def try_all(cells: list[Cell], folder: Path, jobs: int) -> None:
     check_lowest(wheel, ROOT / "constraints" / "lowest.txt")
 
     def work(cell: Cell) -> tuple[Cell, str]:
-        printed = try_cell(cell, wheel, folders[cell.name])
+        try:
+            printed = try_cell(cell, wheel, folders[cell.name])
+        except SystemExit as problem:
+            # The others go on: to end here would be to wait for their suites all the same, and to tell nothing of them.
+            printed = str(problem)
+            cell.problems.append("it could not be made")
         shutil.rmtree(folders[cell.name], ignore_errors=True)
         return cell, printed
 
