@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Nothing else of ours, nor anything that Airflow's SDK does not load too: what imports take is measured.
+# Nothing of the package, nor what it or HttpOperator would be the first to load: what imports take is measured.
 from benchmarks.setting import EMAIL, PASSWORD, Onebox, describe, in_turns
 
 if TYPE_CHECKING:
