@@ -113,7 +113,8 @@ def draw(title: str, panels: list[Panel], styles: Mapping[str, Style]) -> str:
     """
     width, height = LEFT + len(panels) * (WIDTH + GAP) - GAP + 20, TOP + HEIGHT + 74
     legend = []
-    x, y = LEFT, height - 16
+    x: float = LEFT
+    y = height - 16
     for style in styles.values():
         legend.append(f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" {style.stroke}/>')
         legend.append(_text(x + 28, y + 4, style.name, "start"))

@@ -11,13 +11,18 @@ import os
 import sys
 import tempfile
 import time
-import traceback
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+# Nothing of the package, nor what it or HttpOperator would be the first to load: what imports take is measured.
+from benchmarks.setting import EMAIL, PASSWORD, Onebox, describe, in_turns
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+FORK = get_context("fork")
 Sample = tuple[float, float]
 """Seconds of wall time and of CPU time."""
 
@@ -30,38 +35,42 @@ def timed(function: Callable[[], object]) -> Sample:
 
 
 def interleaved(repetitions: int, contenders: dict[str, Callable[[], object]]) -> dict[str, list[Sample]]:
-    """Measure contenders in turns, each round beginning with another one."""
-    samples: dict[str, list[Sample]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for n in range(repetitions):
-        for name in names[n % len(names) :] + names[: n % len(names)]:
-            gc.collect()
-            samples[name].append(timed(contenders[name]))
-    return samples
+    """Measure contenders in turns."""
+
+    def measured(contender: Callable[[], object]) -> Sample:
+        gc.collect()
+        return timed(contender)
+
+    return in_turns(repetitions, {name: partial(measured, contender) for name, contender in contenders.items()})
+
+
+def repeated(function: Callable[[], object], times: int) -> Callable[[], None]:
+    """Return a function that calls another one so many times."""
+
+    def run() -> None:
+        for _ in range(times):
+            function()
+
+    return run
+
+
+def each(samples: list[Sample], number: int) -> list[Sample]:
+    """Divide samples by the number of things that were measured together."""
+    return [(wall / number, cpu / number) for wall, cpu in samples]
 
 
 def forked(function: Callable[[], Any]) -> Any:
-    """Run something in a fork of this process, so that it leaves nothing behind, and return its JSON."""
+    """Run something in a fork of this process, so that it leaves nothing behind, and return its result."""
     # Else a collection of all that Airflow has loaded, 100 ms, falls to whoever makes the next object.
     gc.collect()
-    receive, send = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            with os.fdopen(send, "w") as pipe:
-                json.dump(function(), pipe)
-            code = 0
-        except BaseException:  # noqa: BLE001 - nothing of the parent's may run in the fork
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(send)
-    with os.fdopen(receive) as pipe:
-        text = pipe.read()
-    if os.waitpid(pid, 0)[1]:
-        raise RuntimeError("a fork failed")
-    return json.loads(text)
+    receive, send = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=lambda: send.send(function()))
+    process.start()
+    send.close()
+    # If the fork has failed, which it tells itself, this raises EOFError.
+    result = receive.recv()
+    process.join()
+    return result
 
 
 def memory(field: str = "VmRSS") -> int:
@@ -72,13 +81,11 @@ def memory(field: str = "VmRSS") -> int:
     raise RuntimeError(f"this system does not tell {field}")
 
 
-def peak(function: Callable[[], object]) -> int:
-    """Bytes by which this process grew at the most during a call."""
+def reset_peak() -> int:
+    """Forget the most that this process has held; return the bytes that it holds now."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
-    before = memory()
-    function()
-    return memory("VmHWM") - before
+    return memory()
 
 
 def open_files() -> int:
@@ -101,14 +108,11 @@ def imports(repetitions: int) -> Any:
         "ours": "airflow_provider_onebox.operators.onebox",
         "http": "airflow.providers.http.operators.http",
     }
-    contenders = {
-        name: lambda module=module: forked(lambda: timed(lambda: importlib.import_module(module)))
-        for name, module in modules.items()
-    }
-    samples: dict[str, list[Sample]] = {name: [] for name in modules}
-    for _ in range(repetitions):
-        for name, run in contenders.items():
-            samples[name].append(run())
+
+    def load(module: str) -> Any:
+        return forked(lambda: timed(lambda: importlib.import_module(module)))
+
+    samples = in_turns(repetitions, {name: partial(load, module) for name, module in modules.items()})
     loaded = forked(lambda: sorted(loaded_by(modules["ours"])))
     return {**samples, "heavy": [name for name in ("requests", "jwt", "aiohttp") if name in loaded]}
 
@@ -172,49 +176,41 @@ def parsing(repetitions: int, tasks: int) -> Any:
             # The second time the modules are there: what is left is the tasks themselves.
             return [timed(work), timed(work)]
 
-        rounds = [{name: forked(lambda name=name: parse(name)) for name in paths} for _ in range(repetitions)]
-    return {
-        **{name: [both[name][0] for both in rounds] for name in paths},
-        **{f"{name}_warm": [both[name][1] for both in rounds] for name in paths},
-    }
+        got = in_turns(repetitions, {name: partial(forked, partial(parse, name)) for name in paths})
+    first = {name: [both[0] for both in rounds] for name, rounds in got.items()}
+    return {**first, **{f"{name}_warm": [both[1] for both in rounds] for name, rounds in got.items()}}
 
 
-def cold_token(repetitions: int, url: str, **_: Any) -> Any:
+def cold_token(repetitions: int) -> Any:
     """Log in, in forks of a process that has everything imported, so that none pays for the secrets of others."""
     import requests
-    from airflow.providers.http.hooks.http import HttpHook
     from airflow.sdk.log import mask_secret
 
     from airflow_provider_onebox.hooks.onebox import OneboxHook
-    from benchmarks.setting import EMAIL, PASSWORD
+    from benchmarks.contenders import URL
 
     form = {"email": EMAIL, "password": PASSWORD, "siteId": "169"}
 
     def bare() -> str:
-        return str(requests.post(f"{url}/api/authenticate", data=form, timeout=30).json()["token"])
+        return str(requests.post(f"{URL}/api/authenticate", data=form, timeout=30).json()["token"])
 
-    def http() -> str:
-        return str(HttpHook("POST", "http_bench").run("/api/authenticate", data=form).json()["token"])
+    contenders: dict[str, Callable[[], object]] = {
+        "bare": bare,
+        "ours": lambda: OneboxHook().get_token(),
+        "unmasked": lambda: OneboxHook().client.tokens.get(),
+        "masked": lambda: mask_secret(bare()),
+    }
 
-    # A task run has one token, and each one that is masked makes the masker slower: those who mask get forks of
-    # their own. The first round in a fork pays for its pages of memory.
-    groups: list[dict[str, Callable[[], object]]] = [
-        {"bare": bare, "http": http},
-        {"ours": lambda: OneboxHook().get_token()},
-        {"unmasked": lambda: OneboxHook().client.tokens.get()},
-        {"masked": lambda: mask_secret(bare())},
-    ]
-    for group in groups:
-        interleaved(1, group)
-    samples: dict[str, list[Sample]] = {name: [] for group in groups for name in group}
-    for _ in range(repetitions):
-        for group in groups:
-            for name, some in forked(lambda group=group: interleaved(2, group)).items():
-                samples[name] += some[1:]
-    return samples
+    def second(login: Callable[[], object]) -> Sample:
+        # The first one in a fork pays for its pages of memory.
+        return interleaved(2, {"login": login})["login"][1]
+
+    interleaved(1, contenders)
+    # A task run has one token, and each one that is masked makes the masker slower.
+    return in_turns(repetitions, {name: partial(forked, partial(second, run)) for name, run in contenders.items()})
 
 
-def cached_token(repetitions: int, **_: Any) -> Any:
+def cached_token(repetitions: int) -> Any:
     """Ask for a token that is there, as code of a task does."""
     import uuid
 
@@ -226,68 +222,43 @@ def cached_token(repetitions: int, **_: Any) -> Any:
     ti = RuntimeTaskInstance.model_construct(
         id=uuid.uuid4(), dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1
     )
-    calls = 10_000
-
-    def many() -> None:
-        for _ in range(calls):
-            get_token()
-
+    number = 10_000
     with set_current_context({"ti": ti}):
         get_token = OneboxHook().get_token
         get_token()
-        samples = interleaved(repetitions, {"ours": many})["ours"]
-    return {"ours": [(wall / calls, cpu / calls) for wall, cpu in samples]}
+        samples = interleaved(repetitions, {"ours": repeated(get_token, number)})["ours"]
+    return {"ours": each(samples, number)}
 
 
-def calls(repetitions: int, calls: int, url: str, token: str) -> Any:
+def calls(repetitions: int, number: int) -> Any:
     """Make one small call many times on a connection that is kept alive."""
     from airflow.providers.http.hooks.http import HttpHook
 
     from airflow_provider_onebox.hooks.onebox import OneboxHook
-    from benchmarks.contenders import bare_session
+    from benchmarks.contenders import TOKEN, BareSession
 
-    hook, session = OneboxHook(), bare_session(token)
-    http_hook = HttpHook("GET", "http_bench")
-    headers = {"Authorization": f"Bearer {token}"}
+    hook, session, http_hook = OneboxHook(), BareSession(), HttpHook("GET", "http_bench")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
     query = {"limit": 1}
-
-    def bare() -> None:
-        response = session.get(f"{url}/api/ticketrz", params=query, timeout=30)
-        response.raise_for_status()
-        response.json()
-
-    contenders = {
+    contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: hook.request("GET", "ticketrz", params=query),
-        "bare": bare,
+        "bare": lambda: session.call("GET", "ticketrz", params=query),
         "http": lambda: http_hook.run("/api/ticketrz", query, headers).json(),
     }
-
-    def many(call: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(calls):
-                call()
-
-        return run
-
     for call in contenders.values():
         call()
-    samples = interleaved(repetitions, {name: many(call) for name, call in contenders.items()})
-    return {name: [(wall / calls, cpu / calls) for wall, cpu in some] for name, some in samples.items()}
+    samples = interleaved(repetitions, {name: repeated(call, number) for name, call in contenders.items()})
+    return {name: each(some, number) for name, some in samples.items()}
 
 
-def lister(name: str, url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> Callable[[], None]:
-    """Return one way of listing, ready to run; ``onebox-500-4`` is ours with that page size and parallelism."""
+def lister(since_id: str, rows: int, who: str = "onebox", **options: int) -> Callable[[], None]:
+    """Return one way of listing tickets, ready to run; the options are those of ours."""
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
     from benchmarks import contenders
 
-    if name == "bare":
-        return lambda: contenders.list_bare(url, token, resource, since_id, page, rows)
-    if name == "http":
-        return lambda: contenders.list_operator(token, resource, since_id, page, rows)
-    from airflow_provider_onebox.hooks.onebox import OneboxHook
-
-    hook = OneboxHook()
-    options = dict(zip(("page_size", "parallelism"), map(int, name.split("-")[1:]), strict=False))
-    return lambda: contenders.list_onebox(hook, resource, since_id, rows, **options)
+    if who == "onebox":
+        return partial(contenders.list_onebox, OneboxHook(), since_id, rows, **options)
+    return partial({"bare": contenders.list_bare, "http": contenders.list_operator}[who], since_id, rows)
 
 
 def listing(repetitions: int, ways: dict[str, dict[str, Any]], warm_up: dict[str, Any], **common: Any) -> Any:
@@ -297,60 +268,48 @@ def listing(repetitions: int, ways: dict[str, dict[str, Any]], warm_up: dict[str
     """
     for way in ways.values():
         lister(**{**common, **way, **warm_up})()
-    runs = {name: lister(**{**common, **way}) for name, way in ways.items()}
-    return interleaved(repetitions, runs)
+    return interleaved(repetitions, {name: lister(**{**common, **way}) for name, way in ways.items()})
 
 
-def flat(repetitions: int, ways: dict[str, dict[str, Any]], ratio: int, **common: Any) -> Any:
+def flat(repetitions: int, many: dict[str, Any], few: dict[str, Any], ratio: int) -> Any:
     """Time a row of a long listing beside one of a short one that is repeated until it takes long enough."""
-    rows = {name: way["rows"] for name, way in ways.items()}
-    runs = {name: lister(**{**common, **way}) for name, way in ways.items()}
-
-    def repeated() -> None:
-        for _ in range(ratio):
-            runs["few"]()
-
-    runs["few"]()
-    samples = interleaved(repetitions, {"many": runs["many"], "few": repeated})
-    rows["few"] *= ratio
-    return {name: [(wall / rows[name], cpu / rows[name]) for wall, cpu in some] for name, some in samples.items()}
+    short = lister(**few)
+    short()
+    samples = interleaved(repetitions, {"many": lister(**many), "few": repeated(short, ratio)})
+    return {"many": each(samples["many"], many["rows"]), "few": each(samples["few"], few["rows"] * ratio)}
 
 
-def listing_memory(way: dict[str, Any], warm_up: dict[str, Any], *, total: bool = False, **common: Any) -> Any:
-    """Tell by how much a listing makes a process grow that has listed a little before, or what it holds at the most."""
-    lister(**{**common, **way, **warm_up})()
-    grown = peak(lister(**{**common, **way}))
-    return memory("VmHWM") if total else grown
+def listing_memory(warm_up: dict[str, Any], **way: Any) -> dict[str, int]:
+    """Tell what a process that has listed a little before holds at the most during a listing, and how much it grows."""
+    lister(**{**way, **warm_up})()
+    run = lister(**way)
+    before = reset_peak()
+    run()
+    return {"most": memory("VmHWM"), "growth": memory("VmHWM") - before}
 
 
-def settled(resource: str, since_id: str, rows: int, **_: Any) -> float:
+def settled(since_id: str, rows: int) -> float:
     """List, and tell how many rows a second the second half of them came at."""
     from airflow_provider_onebox.hooks.onebox import OneboxHook
 
     given, half = 0, (0, 0.0)
-    for batch in OneboxHook().list_batches(resource, since_id=since_id):
+    for batch in OneboxHook().list_batches("ticketrz", since_id=since_id):
         given += len(batch.rows)
         if not half[0] and given >= rows / 2:
             half = given, time.monotonic()
     return (given - half[0]) / (time.monotonic() - half[1])
 
 
-def many_calls(ids: list[str], few: int, url: str, token: str) -> dict[str, list[float]]:
+def many_calls(ids: list[str], few: int) -> dict[str, list[float]]:
     """Read the conversations of tickets and write as many contacts, and a few of both one by one; tell the pace."""
     from types import SimpleNamespace
 
     from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
     from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator
-    from benchmarks.contenders import bare_session
+    from benchmarks.contenders import BareSession
 
-    session = bare_session(token)
+    session = BareSession()
     names = [f"contact {row_id}" for row_id in ids]
-
-    def bare(method: str, endpoint: str, **options: Any) -> Any:
-        response = session.request(method, f"{url}/api/{endpoint}", timeout=30, **options)
-        response.raise_for_status()
-        return response.json()
-
     with tempfile.TemporaryDirectory() as folder:
         read = OneboxListConversationsOperator(task_id="read", tickets=ids, output_path=f"{folder}/read.jsonl")
         rows = [{"name": name} for name in names]
@@ -359,7 +318,7 @@ def many_calls(ids: list[str], few: int, url: str, token: str) -> dict[str, list
         def bare_read() -> None:
             with Path(folder, "bare.jsonl").open("w") as file:
                 for row_id in ids[:few]:
-                    for message in bare("GET", f"ticket/conversations/{row_id}")["data"]:
+                    for message in session.call("GET", f"ticket/conversations/{row_id}")["data"]:
                         file.write(json.dumps(message) + "\n")
 
         context: Any = {"ti": SimpleNamespace(dag_id="d", task_id="write", run_id="r", map_index=-1)}
@@ -367,7 +326,7 @@ def many_calls(ids: list[str], few: int, url: str, token: str) -> dict[str, list
             "read": (len(ids), lambda: read.execute(context)),
             "read_bare": (few, bare_read),
             "written": (len(ids), lambda: write.execute(context)),
-            "written_bare": (few, lambda: [bare("POST", "contactrz", json={"Name": n}) for n in names[:few]]),
+            "written_bare": (few, lambda: [session.call("POST", "contactrz", json={"Name": n}) for n in names[:few]]),
         }
         return {name: [calls / timed(run)[0]] for name, (calls, run) in runs.items()}
 
@@ -387,7 +346,9 @@ def watermark(repetitions: int, known: int) -> Any:
     Base.metadata.create_all(settings.engine)
     # That of the task SDK asks the API server, which is not measured.
     vars(export)["Variable"] = Variable
-    ti = SimpleNamespace(dag_id="d", task_id="t", run_id="", map_index=-1, try_number=1, get_ti_count=lambda **_: 1)
+    ti: Any = SimpleNamespace(
+        dag_id="d", task_id="t", run_id="", map_index=-1, try_number=1, get_ti_count=lambda **_: 1
+    )
     number = 0
 
     def listing(after: int, _: int | None) -> list[Batch]:
@@ -401,15 +362,16 @@ def watermark(repetitions: int, known: int) -> Any:
             ti.run_id = f"scheduled__2026-11-24T00:00:00+00:00_{number}"
             export.export(RecordFile(f"{folder}/{number}.jsonl"), listing, 0, watermark)
 
-        def incremental() -> None:
-            run(export.Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz")))  # type: ignore[typeddict-item]
+        def incremental() -> export.Watermark:
+            mark = export.Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz"))
+            run(mark)
+            return mark
 
         def plain() -> None:
             run(None)
             Variable.set("bench", Variable.get("bench"))
 
-        incremental()
-        key = export.Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz")).key  # type: ignore[typeddict-item]
+        key = incremental().key
         state = json.loads(Variable.get(key))
         state["runs"] = {f"scheduled__2026-11-23T00:00:00+00:00_{n}": [n, n + 1] for n in range(known)}
         Variable.set(key, json.dumps(state))
@@ -417,42 +379,61 @@ def watermark(repetitions: int, known: int) -> Any:
         return interleaved(repetitions, {"ours": incremental, "plain": plain})
 
 
-def files(repetitions: int, url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> Any:
+def files(repetitions: int, since_id: str, rows: int) -> Any:
     """Write the same rows to gzip JSON Lines."""
     from benchmarks import contenders
 
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: str(Path(folder, f"{name}.jsonl.gz")) for name in ("ours", "bare")}
+        ours, bare = (f"{folder}/{name}.jsonl.gz" for name in ("ours", "bare"))
         # The first task with a path pays for importing Airflow's object storage, whatever it writes.
-        contenders.file_onebox(resource, since_id, paths["ours"], max_records=1)
+        contenders.file_onebox(since_id, ours, max_records=1)
         samples = interleaved(
             repetitions,
             {
-                "ours": lambda: contenders.file_onebox(resource, since_id, paths["ours"]),
-                "bare": lambda: contenders.file_bare(url, token, resource, since_id, page, paths["bare"]),
+                "ours": lambda: contenders.file_onebox(since_id, ours),
+                "bare": lambda: contenders.file_bare(since_id, bare),
             },
         )
-        lines = gzip.decompress(Path(paths["ours"]).read_bytes())
-        run = lister("onebox", url, token, resource, since_id, page, rows)
-        samples["listed"] = interleaved(repetitions, {"listed": run})["listed"]
-        samples["gzip"] = interleaved(repetitions, {"gzip": lambda: contenders.pack(lines, f"{folder}/packed.gz")})[
-            "gzip"
-        ]
-        written = []
-        for path in paths.values():
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                written.append([json.loads(line) for line in file])
+        lines, theirs = (gzip.decompress(Path(path).read_bytes()) for path in (ours, bare))
+        pack = partial(contenders.pack, lines, f"{folder}/packed.gz")
+        samples |= interleaved(repetitions, {"listed": lister(since_id, rows), "gzip": pack})
+        written = [[json.loads(line) for line in text.splitlines()] for text in (lines, theirs)]
         if written[0] != written[1] or len(written[0]) != rows:
             raise RuntimeError("the files do not hold the same rows")
     return samples
 
 
-def waiting(who: str, count: int, interval: float, intervals: int, token: str, **_: Any) -> Any:
+async def start(triggers: Iterable[Any]) -> list[asyncio.Task[None]]:
+    """Start triggers that shall wait, all at once, as a triggerer that starts does."""
+
+    async def wait(trigger: Any) -> None:
+        async for event in trigger.run():
+            raise RuntimeError(f"it should have waited: {event}")
+
+    tasks = []
+    for trigger in triggers:
+        tasks.append(asyncio.ensure_future(wait(trigger)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def end(*tasks: asyncio.Task[None]) -> None:
+    """End what still has to run, and raise what has ended it if it does not."""
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def waiting(who: str, count: int, interval: float, intervals: int) -> Any:
     """Let many triggers wait in one event loop, and tell what it costs once all of them do.
 
     They wait for something in each of the resources, ours for records after an id of each one's own; ``apart`` is
     ours with a time of each one's own beside it, so that no two triggers ask the same.
     """
+    from benchmarks.contenders import TOKEN
+
     resources = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
 
     def make(n: int) -> Any:
@@ -464,21 +445,14 @@ def waiting(who: str, count: int, interval: float, intervals: int, token: str, *
             return OneboxRecordTrigger(resource, since_id=999_000_000 + n, since=since, poke_interval=interval)
         from airflow.providers.http.triggers.http import HttpSensorTrigger
 
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
         return HttpSensorTrigger(f"/api/{resource}/{n + 1}", "http_bench", headers=headers, poke_interval=interval)
 
-    async def first(trigger: Any) -> None:
-        async for event in trigger.run():
-            raise RuntimeError(f"it should have waited: {event}")
-
     async def scenario() -> dict[str, float]:
-        warm = asyncio.ensure_future(first(make(count)))
+        warm = await start([make(count)])
         await asyncio.sleep(1)
-        warm.cancel()
-        await asyncio.gather(warm, return_exceptions=True)
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
-        before, files = memory(), open_files()
+        await end(*warm)
+        before, files = reset_peak(), open_files()
         most = 0
 
         async def watch() -> None:
@@ -488,27 +462,19 @@ def waiting(who: str, count: int, interval: float, intervals: int, token: str, *
                 await asyncio.sleep(0.05)
 
         watcher = asyncio.ensure_future(watch())
-        # A triggerer that starts begins with all of them at once.
-        tasks = []
-        for n in range(count):
-            tasks.append(asyncio.ensure_future(first(make(n))))
-            await asyncio.sleep(0)
+        tasks = await start(make(n) for n in range(count))
         await asyncio.sleep(interval * 1.5)
-        watcher.cancel()
-        start, cpu = time.monotonic(), time.process_time()
+        await end(watcher)
+        begun, cpu = time.monotonic(), time.process_time()
         await asyncio.sleep(interval * intervals)
-        spent = (time.process_time() - cpu) * interval / (time.monotonic() - start)
-        for task in tasks:
-            if task.done():
-                task.result()
-            task.cancel()
-        await asyncio.gather(*tasks, watcher, return_exceptions=True)
+        spent = (time.process_time() - cpu) * interval / (time.monotonic() - begun)
+        await end(*tasks)
         return {"cpu": spent, "memory": memory("VmHWM") - before, "sockets": most}
 
     return asyncio.run(scenario())
 
 
-def crowd(count: int, sites: int, url: str, **_: Any) -> Any:
+def crowd(count: int, sites: int) -> Any:
     """Let very many triggers wait that can't ask together, on one core; tell when all have asked, and what blocked.
 
     Python stops all threads to collect garbage, the longer the more objects Airflow has: that is told apart.
@@ -516,10 +482,10 @@ def crowd(count: int, sites: int, url: str, **_: Any) -> Any:
     import airflow.jobs.triggerer_job_runner  # noqa: F401 - so that there is what there is in a triggerer
 
     from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
-    from benchmarks.setting import Onebox, describe
+    from benchmarks.contenders import URL
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    os.environ.update({f"AIRFLOW_CONN_CRM_{n}": describe(url, str(n)) for n in range(sites)})
+    os.environ.update({f"AIRFLOW_CONN_CRM_{n}": describe(URL, str(n)) for n in range(sites)})
     triggers = [
         OneboxRecordTrigger(
             "ticketrz",
@@ -530,7 +496,7 @@ def crowd(count: int, sites: int, url: str, **_: Any) -> Any:
         )
         for n in range(count)
     ]
-    books = Onebox(url)
+    books = Onebox(URL)
     collections: list[tuple[float, float]] = []
     began = 0.0
 
@@ -558,16 +524,13 @@ def crowd(count: int, sites: int, url: str, **_: Any) -> Any:
         gc.collect()
         alone, *_ = collections
         watcher = asyncio.ensure_future(watch())
-        start, cpu = time.monotonic(), time.process_time()
-        tasks = []
-        for trigger in triggers:
-            tasks.append(asyncio.ensure_future(anext(trigger.run())))
-            await asyncio.sleep(0)
+        begun, cpu = time.monotonic(), time.process_time()
+        tasks = await start(triggers)
         while (await asyncio.to_thread(books.control, "snapshot"))["requests"].get("GET list", 0) < count:
-            if time.monotonic() - start > 120:
+            if time.monotonic() - begun > 120:
                 raise RuntimeError("not all have asked within 120 s")
             await asyncio.sleep(0.5)
-        seconds, cpu = time.monotonic() - start, time.process_time() - cpu
+        seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
         gc.callbacks.remove(collecting)
         found = {
             "seconds": seconds,
@@ -576,11 +539,7 @@ def crowd(count: int, sites: int, url: str, **_: Any) -> Any:
             "collection": max(end - start for start, end in collections),
             "collection_alone": alone[1] - alone[0],
         }
-        for task in (watcher, *tasks):
-            if task.done():
-                task.result()
-            task.cancel()
-        await asyncio.gather(watcher, *tasks, return_exceptions=True)
+        await end(watcher, *tasks)
         return found
 
     return asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -12,6 +13,10 @@ from requests.auth import AuthBase
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+URL, TOKEN = os.environ["BENCH_URL"], os.environ["BENCH_TOKEN"]
+PAGE = 500
 GZIP_LEVEL = 6  # the provider's; the default of the gzip module, 9, is slower for 1 % smaller files
 
 
@@ -49,21 +54,25 @@ class Reader:
             raise RuntimeError(f"{self.rows} rows instead of {self.expected}")
 
 
-def bare_session(token: str) -> requests.Session:
-    """Make what a careful user would: one session, kept alive, logged in."""
-    session = requests.Session()
-    session.auth = Bearer(token)
-    return session
+class BareSession(requests.Session):
+    """What a careful user would make: one session, kept alive, logged in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auth = Bearer(TOKEN)
+
+    def call(self, method: str, endpoint: str, **options: Any) -> Any:
+        """Make one call."""
+        response = self.request(method, f"{URL}/api/{endpoint}", timeout=30, **options)
+        response.raise_for_status()
+        return response.json()
 
 
-def bare_pages(url: str, token: str, resource: str, since_id: str, page: int) -> Iterator[list[dict[str, Any]]]:
+def bare_pages(since_id: str) -> Iterator[list[dict[str, Any]]]:
     """List with one page after the other."""
-    with bare_session(token) as session:
+    with BareSession() as session:
         while True:
-            query = {"sinceId": since_id, "limit": page}
-            response = session.get(f"{url}/api/{resource}", params=query, timeout=30)
-            response.raise_for_status()
-            reply = response.json()
+            reply = session.call("GET", "ticketrz", params={"sinceId": since_id, "limit": PAGE})
             rows = reply["data"]
             yield rows
             if reply["total"] <= len(rows):
@@ -71,22 +80,22 @@ def bare_pages(url: str, token: str, resource: str, since_id: str, page: int) ->
             since_id = rows[-1]["Id"]
 
 
-def list_bare(url: str, token: str, resource: str, since_id: str, page: int, rows: int) -> None:
+def list_bare(since_id: str, rows: int) -> None:
     """List with ``requests``."""
     reader = Reader(rows)
-    for batch in bare_pages(url, token, resource, since_id, page):
+    for batch in bare_pages(since_id):
         reader.take(batch)
     reader.check()
 
 
-def list_onebox(hook: Any, resource: str, since_id: str, rows: int, **options: Any) -> None:
+def list_onebox(hook: OneboxHook, since_id: str, rows: int, **options: Any) -> None:
     """List with ``OneboxHook``."""
     reader = Reader(rows)
-    reader.take(hook.list_records(resource, since_id=since_id, **options))
+    reader.take(hook.list_records("ticketrz", since_id=since_id, **options))
     reader.check()
 
 
-def list_operator(token: str, resource: str, since_id: str, page: int, rows: int) -> None:
+def list_operator(since_id: str, rows: int) -> None:
     """List with ``HttpOperator``, whose rows are read as the pages come: parsed once, no text made of them."""
     from airflow.providers.http.operators.http import HttpOperator
 
@@ -103,19 +112,19 @@ def list_operator(token: str, resource: str, since_id: str, page: int, rows: int
         task_id="list",
         http_conn_id="http_bench",
         method="GET",
-        endpoint=f"/api/{resource}",
-        data={"sinceId": since_id, "limit": page},
-        headers={"Authorization": f"Bearer {token}"},
+        endpoint="/api/ticketrz",
+        data={"sinceId": since_id, "limit": PAGE},
+        headers={"Authorization": f"Bearer {TOKEN}"},
         pagination_function=next_page,
         response_filter=lambda responses: len(responses),
     ).execute({})
     reader.check()
 
 
-def file_bare(url: str, token: str, resource: str, since_id: str, page: int, path: str) -> None:
+def file_bare(since_id: str, path: str) -> None:
     """Write JSON Lines with ``requests``, ``json`` and ``gzip``."""
     with gzip.open(path, "wt", compresslevel=GZIP_LEVEL, encoding="utf-8") as file:
-        for rows in bare_pages(url, token, resource, since_id, page):
+        for rows in bare_pages(since_id):
             file.write("".join([json.dumps(row, ensure_ascii=False) + "\n" for row in rows]))
 
 
@@ -126,9 +135,9 @@ def pack(lines: bytes, path: str) -> None:
             file.write(lines[start : start + 2**20])
 
 
-def file_onebox(resource: str, since_id: str, path: str, **options: Any) -> None:
+def file_onebox(since_id: str, path: str, **options: Any) -> None:
     """Write JSON Lines with ``OneboxListOperator``."""
     from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
-    operator = OneboxListOperator(task_id="list", resource=resource, since_id=since_id, output_path=path, **options)
+    operator = OneboxListOperator(task_id="list", resource="ticketrz", since_id=since_id, output_path=path, **options)
     operator.execute({})

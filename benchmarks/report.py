@@ -5,8 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from statistics import median, quantiles
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PACKAGES = (
     "airflow-provider-onebox",
@@ -84,13 +88,9 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-HEAD = ("what", "ours", "beside", "ratio", "middle half", "CPU ratio", "n", "bar", "reached")
-
-
-def table(rows: list[Row]) -> str:
-    """Write rows as a Markdown table."""
-    lines = [HEAD, tuple("---" for _ in HEAD), *(row.cells() for row in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+def markdown(head: list[str], lines: Iterable[list[str]]) -> str:
+    """Write a table in Markdown."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *lines))
 
 
 def fill(text: str, rows: list[Row]) -> str:
@@ -101,20 +101,16 @@ def fill(text: str, rows: list[Row]) -> str:
     :return: the page with a new table.
     """
     start, end = "<!-- figures -->\n", "<!-- end of figures -->"
-    lines = ["| | Onebox provider | instead |\n| --- | --- | --- |\n"]
-    lines += [f"| {' | '.join(row.cells()[:3])} |\n" for row in rows if row.theirs and row.bar is not None]
-    return f"{text.partition(start)[0]}{start}\n{''.join(lines)}\n{end}{text.partition(end)[2]}"
+    lines = (row.cells()[:3] for row in rows if row.theirs and row.bar is not None)
+    figures = markdown(["", "Onebox provider", "instead"], lines)
+    return f"{text.partition(start)[0]}{start}\n{figures}\n{end}{text.partition(end)[2]}"
 
 
 def page(rows: list[Row]) -> str:
     """Write the whole page of results."""
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
+    versions = [f"{name} {version(name)}" for name in PACKAGES]
     missed = [row.what for row in rows if not row.reached]
+    head = ["what", "ours", "beside", "ratio", "middle half", "CPU ratio", "n", "bar", "reached"]
     measured = f"CPython {platform.python_version()} on {platform.system()}, {', '.join(versions)}"
     return f"""# Results of `make bench`
 
@@ -124,7 +120,7 @@ The ratio is that of the medians of ours and the peer's, measured in turns; the 
 rounds' ratios; n is how many rounds there were. A row without a peer has an absolute bar. The CPU ratio is that of
 the client's own processor time, which a busy machine and the server disturb less.
 
-{table(rows)}
+{markdown(head, (row.cells() for row in rows))}
 {"Every bar is reached." if not missed else "Short of their bars: " + "; ".join(missed) + "."}
 """
 

@@ -11,15 +11,30 @@ import urllib.parse
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 EMAIL = "care@example.com"
 PASSWORD = "benchmark-password"  # noqa: S105 - of the local sandbox
-PAGE = 500
+
+
+def in_turns(rounds: int, contenders: dict[str, Callable[[], T]]) -> dict[str, list[T]]:
+    """Run contenders in turns, each round beginning with another one.
+
+    :param rounds: how often each runs.
+    :param contenders: functions by name.
+    :return: by the same name, what they returned.
+    """
+    got: dict[str, list[T]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for n in range(rounds):
+        for name in names[n % len(names) :] + names[: n % len(names)]:
+            got[name].append(contenders[name]())
+    return got
 
 
 class Onebox:
@@ -54,11 +69,10 @@ class Onebox:
 
 
 @contextmanager
-def onebox(records: int, resource: str, *options: str) -> Iterator[Onebox]:
-    """Run a sandbox whose rows are all made before anything is measured.
+def onebox(records: int, *options: str) -> Iterator[Onebox]:
+    """Run a sandbox whose tickets are all made before anything is measured.
 
     :param records: rows of each resource.
-    :param resource: the resource that will be listed.
     :param options: more of the sandbox's command line.
     :return: the sandbox.
     """
@@ -68,7 +82,7 @@ def onebox(records: int, resource: str, *options: str) -> Iterator[Onebox]:
         try:
             assert process.stdout is not None  # noqa: S101 - it is a pipe
             sandbox = Onebox(process.stdout.readline().strip())
-            sandbox.control("warm", count=records, resource=resource)
+            sandbox.control("warm", count=records)
             yield sandbox
         finally:
             process.terminate()
@@ -99,14 +113,14 @@ class Bench:
     """Runs measurements, each in an interpreter of its own.
 
     :param env: the environment for them, from :func:`airflow_home`.
-    :param quick: whether to measure less, for development.
+    :param quick: whether to measure little, and once, to see that it works.
     """
 
     def __init__(self, env: dict[str, str], quick: bool) -> None:
         self.env = env
         self.quick = quick
 
-    def of(self, many: int, few: int) -> int:
+    def of(self, many: int, few: int = 1) -> int:
         """Choose a number of rows or repetitions.
 
         :param many: for a full run.
@@ -119,15 +133,19 @@ class Bench:
         """Run one function of :mod:`benchmarks.child` in a new interpreter.
 
         :param name: the function.
-        :param sandbox: what the connections ``onebox_default`` and ``http_bench`` lead to.
+        :param sandbox: what the connections ``onebox_default`` and ``http_bench``, and :mod:`benchmarks.contenders`,
+            lead to.
         :param arguments: the function's arguments.
         :return: what it returns, as JSON has it.
         """
         env = dict(self.env)
         if sandbox:
-            env |= connections(sandbox)
-            arguments["url"] = sandbox.url
-            arguments["token"] = sandbox.token()
+            env |= {
+                "AIRFLOW_CONN_ONEBOX_DEFAULT": describe(sandbox.url, "169"),
+                "AIRFLOW_CONN_HTTP_BENCH": json.dumps({"conn_type": "http", "host": sandbox.url}),
+                "BENCH_URL": sandbox.url,
+                "BENCH_TOKEN": sandbox.token(),
+            }
         command = [sys.executable, "-m", "benchmarks.child", name, json.dumps(arguments)]
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -144,15 +162,3 @@ def describe(url: str, site_id: str) -> str:
     """
     extra = {"site_id": site_id}
     return json.dumps({"conn_type": "onebox", "host": url, "login": EMAIL, "password": PASSWORD, "extra": extra})
-
-
-def connections(sandbox: Onebox) -> dict[str, str]:
-    """Describe the connections as environment variables.
-
-    :param sandbox: where they lead.
-    :return: the variables.
-    """
-    return {
-        "AIRFLOW_CONN_ONEBOX_DEFAULT": describe(sandbox.url, "169"),
-        "AIRFLOW_CONN_HTTP_BENCH": json.dumps({"conn_type": "http", "host": sandbox.url}),
-    }

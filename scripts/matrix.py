@@ -17,12 +17,14 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-import zipfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from email.parser import Parser
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "airflow_provider_onebox"
@@ -62,7 +64,7 @@ class Cell:
     constraints: str
     python: str
     left_out: tuple[str, ...]
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("passed", "skipped", "failed"), 0))
     seconds: float = 0
     problems: list[str] = field(default_factory=list)
 
@@ -116,38 +118,16 @@ def environment() -> dict[str, str]:
     return kept
 
 
-def find_pythons(cells: list[Cell]) -> dict[str, str]:
-    """Return the interpreter of each version that is needed."""
-    found, missing = {}, []
-    for wanted in sorted({cell.python for cell in cells}):
-        done = subprocess.run(
-            [UV, "python", "find", "--no-project", "--system", wanted],
-            env=environment(),
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            missing.append(wanted)
-        else:
-            found[wanted] = done.stdout.strip()
-    if missing:
-        sys.exit(f"Python {', '.join(missing)} not found: install it so that `uv python find` finds it.")
-    return found
-
-
 def check_lowest(wheel: Path, file: Path) -> None:
     """See that the pins of the lowest cell are the lower bounds of the wheel, which uv would not tell."""
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-        required = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])
-    pins = dict(line.split("==") for line in file.read_text().split("\n") if "==" in line)
-    for text in required:
-        match = re.match(r"([\w.-]+)>=([\d.]+)", text)
-        if not match:
-            sys.exit(f"{text}: no lower bound")
-        low, pin = ([int(part) for part in v.split(".")] for v in (match[2], pins[match[1]]))
-        if low + [0] * (len(pin) - len(low)) != pin:
-            sys.exit(f"{match[1]}: {file.name} has {pins[match[1]]}, pyproject.toml admits {match[2]}")
+    (built,) = distributions(path=[str(wheel)])
+    pins = dict(line.split("==") for line in file.read_text().splitlines())
+    for required in map(Requirement, built.requires or ()):
+        bounds = [Version(bound.version) for bound in required.specifier if bound.operator == ">="]
+        if bounds != [Version(pins[required.name])]:
+            sys.exit(
+                f"{required.name}: {file.name} has {pins[required.name]}, pyproject.toml admits {required.specifier}"
+            )
 
 
 def copy_tree(folder: Path) -> Path:
@@ -159,11 +139,10 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
-def try_cell(cell: Cell, python: str, wheel: Path, folder: Path) -> str:
-    """Make the environment of a cell and run the suite in it; return the suite's output."""
+def try_cell(cell: Cell, wheel: Path, folder: Path) -> str:
+    """Fill the environment of a cell and run the suite in it; return the suite's output."""
     start = time.monotonic()
     binary = folder / "venv" / "bin" / "python"
-    run(UV, "venv", "--quiet", "--no-project", "--python", python, binary.parent.parent, env=environment())
     pins = ROOT / "constraints" / f"{cell.constraints}.txt"
     install = (UV, "pip", "install", "--quiet", "--python", binary, "--constraints", pins)
     group = f"{ROOT / 'pyproject.toml'}:test"
@@ -196,7 +175,7 @@ def try_cell(cell: Cell, python: str, wheel: Path, folder: Path) -> str:
         output.seek(0)
         printed = output.read()
     read_report(cell, report)
-    if code and not cell.counts.get("failed"):
+    if code and not cell.counts["failed"]:
         cell.problems.append(f"pytest ended with {code}")
     cell.seconds = time.monotonic() - start
     return printed
@@ -204,7 +183,6 @@ def try_cell(cell: Cell, python: str, wheel: Path, folder: Path) -> str:
 
 def read_report(cell: Cell, report: Path) -> None:
     """Count what the suite did; nothing may be skipped but for the version of Airflow."""
-    cell.counts = dict.fromkeys(("passed", "skipped", "failed"), 0)
     if not report.exists():
         return
     for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest has just written it
@@ -234,17 +212,25 @@ def table(cells: list[Cell]) -> str:
     return "\n".join(lines)
 
 
-def try_all(cells: list[Cell], pythons: dict[str, str], folder: Path, jobs: int) -> None:
+def try_all(cells: list[Cell], folder: Path, jobs: int) -> None:
     """Build the wheel and try it in every cell, several at a time."""
+    folders = {cell.name: folder / cell.name.replace("/", "-") for cell in cells}
+    for cell in cells:
+        # First of all, for it fails where a Python is missing.
+        venv = (UV, "venv", "--quiet", "--no-project", "--python", cell.python)
+        run(*venv, folders[cell.name] / "venv", env=environment())
     run(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT, env=environment())
     (wheel,) = folder.glob("*.whl")
     check_lowest(wheel, ROOT / "constraints" / "lowest.txt")
 
     def work(cell: Cell) -> tuple[Cell, str]:
-        own = folder / cell.name.replace("/", "-")
-        own.mkdir()
-        printed = try_cell(cell, pythons[cell.python], wheel, own)
-        shutil.rmtree(own, ignore_errors=True)
+        try:
+            printed = try_cell(cell, wheel, folders[cell.name])
+        except SystemExit as problem:
+            # The others go on: to end here would be to wait for their suites all the same, and to tell nothing of them.
+            printed = str(problem)
+            cell.problems.append("it could not be made")
+        shutil.rmtree(folders[cell.name], ignore_errors=True)
         return cell, printed
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -274,9 +260,8 @@ def main() -> int:
     cells = [c for c in CELLS if not options.cells or {c.name, c.constraints} & set(options.cells)]
     if not cells:
         parser.error(f"no such cell; there are {', '.join(cell.name for cell in CELLS)}")
-    pythons = find_pythons(cells)
     with tempfile.TemporaryDirectory(prefix="airflow-matrix-") as folder:
-        try_all(cells, pythons, Path(folder).resolve(), options.jobs)
+        try_all(cells, Path(folder).resolve(), options.jobs)
     sys.stdout.write(f"\n{table(cells)}\n\n")
     bad = [cell.name for cell in cells if not cell.is_good]
     if bad:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from benchmarks.report import progress
-from benchmarks.setting import EMAIL, PASSWORD, ROOT, Onebox, onebox
+from benchmarks.setting import ROOT, Onebox, describe, onebox
 from benchmarks.soak.report import SAMPLE, check, picture, write
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -178,15 +178,12 @@ class Soak:
         self.probe.mkdir()
         sites = ",".join(map(str, range(size.connections)))
         self.books = {
-            "triggerer": stack.enter_context(onebox(10, "ticketrz", "--sites", sites)),
-            "task": stack.enter_context(onebox(10, "ticketrz", "--sites", "0")),
+            "triggerer": stack.enter_context(onebox(10, "--sites", sites)),
+            "task": stack.enter_context(onebox(10, "--sites", "0")),
         }
-        common = {"conn_type": "onebox", "login": EMAIL, "password": PASSWORD}
-        connections = {
-            f"crm_{n}": json.dumps({**common, "host": self.books["triggerer"].url, "extra": {"site_id": str(n)}})
-            for n in range(size.connections)
-        }
-        connections["poked"] = json.dumps({**common, "host": self.books["task"].url, "extra": {"site_id": "0"}})
+        url = self.books["triggerer"].url
+        connections = {f"crm_{n}": describe(url, str(n)) for n in range(size.connections)}
+        connections["poked"] = describe(self.books["task"].url, "0")
         settings = {
             "folder": str(folder),
             "triggers": size.triggers,

@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chart import Panel, Style, draw
-from benchmarks.report import number
+from benchmarks.report import markdown, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,16 +140,15 @@ def write(results: list[dict[str, Any]]) -> str:
     :param results: what was measured on each Airflow.
     :return: Markdown.
     """
-    head = ("what", "after the warm-up", "at the end", "bar", "reached")
+    head = ["what", "after the warm-up", "at the end", "bar", "reached"]
     parts = [_HEAD]
     for result in results:
-        lines = [head, tuple("---" for _ in head), *(row.cells() for row in check(result))]
         done, minutes = result["done"], result["times"][-1] / 60
         parts.append(
             f"## Airflow {result['airflow']}\n\n"
             f"{', '.join(result['versions'])}. {minutes:.1f} minutes; {done['renewals']:,} renewals and "
             f"{done['polls']:,} polls in the triggerer, {done['pokes']:,} renewals in the task. "
-            f"Ended: {result['ended']}.\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+            f"Ended: {result['ended']}.\n\n" + markdown(head, (row.cells() for row in check(result)))
         )
     return "\n".join(parts)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from airflow.models import TaskInstance, Trigger
 from airflow.utils.session import create_session
@@ -24,7 +25,7 @@ def trigger(number: int, connections: int, interval: float, since_id: int) -> On
     :return: one that shares its polls with others, or one that nobody else has a question in common with.
     """
     site, turn = number % connections, number // connections
-    common = {"since_id": since_id, "onebox_conn_id": f"crm_{site}"}
+    common: dict[str, Any] = {"since_id": since_id, "onebox_conn_id": f"crm_{site}"}
     if turn % 2:
         return OneboxRecordTrigger("ticketrz", poke_interval=interval, **common)
     own = f"20{turn // 12:02d}-{turn % 12 + 1:02d}-01 00:00"

@@ -16,7 +16,7 @@ from airflow_provider_onebox.triggers.onebox import OneboxNewRecordsTrigger
 try:
     from airflow.sdk import AssetWatcher
 except ImportError:  # Airflow 2.11 has no watchers.
-    AssetWatcher = None
+    AssetWatcher = None  # type: ignore[assignment, misc]
 
 SOAK = json.loads(os.environ["ONEBOX_SOAK"])
 
@@ -45,7 +45,7 @@ with DAG("pokes", schedule=None, catchup=False):
         on_execute_callback=tell,
     )
 
-if AssetWatcher:
+if AssetWatcher is not None:
     watched = []
     for number in range(SOAK["connections"]):
         trigger = OneboxNewRecordsTrigger("ticketrz", poll_interval=1, onebox_conn_id=f"crm_{number}")
