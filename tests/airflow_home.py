@@ -12,7 +12,6 @@ Everything is set by environment variables, listens on loopback alone and ends w
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -48,14 +48,11 @@ AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
 # Short intervals and few processes, for a small machine. SQLite gives up waiting for a lock after 5 s by
 # default, and several processes write to it here; a task gives up on a busy API server after 5 s.
 _SETTINGS = """
-core dags_folder={home}/dags plugins_folder={home}/plugins load_examples=False fernet_key={fernet}
-core dags_are_paused_at_creation=False parallelism=4
+core load_examples=False fernet_key={fernet} dags_are_paused_at_creation=False parallelism=4
 database sql_alchemy_conn=sqlite:///{home}/airflow.db?timeout=30
-logging base_log_folder={home}/logs colored_console_log=False
-logging worker_log_server_port={worker_log_port} trigger_log_server_port={trigger_log_port}
+logging colored_console_log=False
 scheduler job_heartbeat_sec=1 scheduler_heartbeat_sec=1 scheduler_idle_sleep_time=0.2
 triggerer job_heartbeat_sec=1
-usage_data_collection enabled=False
 """
 _SETTINGS_2 = """
 api auth_backends=airflow.api.auth.backend.default
@@ -63,15 +60,14 @@ database load_default_connections=False
 metrics timer_unit_consistency=True
 scheduler dag_dir_list_interval=2 parsing_processes=1
 webserver base_url=http://127.0.0.1:{port} web_server_host=127.0.0.1 web_server_port={port}
-webserver workers=1 secret_key={secret} config_file={home}/webserver_config.py web_server_master_timeout=0
+webserver workers=1 secret_key={secret} web_server_master_timeout=0
 """
 _SETTINGS_3 = """
 api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret_key={secret}
 api_auth jwt_secret={secret} jwt_issuer=airflow-home
-core execution_api_server_url=http://127.0.0.1:{port}/execution/
-workers execution_api_timeout=60
-core simple_auth_manager_all_admins=True simple_auth_manager_passwords_file={home}/passwords.json
+core simple_auth_manager_all_admins=True
 dag_processor parsing_processes=1 refresh_interval=2 bundle_refresh_check_interval=1
+workers execution_api_timeout=60
 """
 # Airflow 3.4 keeps every try of a task as a row, and XComs by task instance.
 TASKS, _XCOMS = "task_instance", "xcom"
@@ -115,9 +111,7 @@ def _settings(home: Path, port: int) -> dict[tuple[str, str], str]:
     values = {
         "home": home,
         "port": port,
-        "worker_log_port": free_port(),
-        "trigger_log_port": free_port(),
-        "fernet": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "fernet": Fernet.generate_key().decode(),
         "secret": secrets.token_urlsafe(64),
     }
     settings = {}
@@ -174,10 +168,8 @@ class AirflowHome:
         self.env |= {
             "AIRFLOW_HOME": str(self.home),
             "NO_COLOR": "1",
-            "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "PYTHONUNBUFFERED": "1",
-            "SCARF_ANALYTICS": "false",
             # Keeps the environment of renamed processes readable, so that orphans can be told.
             "SPT_NOENV": "1",
             # Airflow 2 refuses SQLite under any executor that runs two tasks at once.

@@ -26,7 +26,6 @@ os.environ |= {
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home.name}/airflow.db",
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
-    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
 
 from airflow_home import AIRFLOW_3, AirflowHome  # noqa: E402 - reads the environment set above

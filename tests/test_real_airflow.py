@@ -93,8 +93,6 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
             config={
                 ("triggerer", "triggerer_health_check_threshold"): 5,
                 ("scheduler", "trigger_timeout_check_interval"): 1,
-                # On a busy machine the first call of a task takes longer than 5 s, and Airflow fails it.
-                ("workers", "execution_api_timeout"): 60,
             },
             template=airflow_template,
         ) as home:
