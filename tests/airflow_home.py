@@ -25,7 +25,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,8 +38,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from datetime import datetime
+    from collections.abc import Callable, Iterable, Mapping
 
 AIRFLOW_VERSION = tuple(int(part) for part in version("apache-airflow").split(".")[:2])
 AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
@@ -48,7 +46,7 @@ AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
 # Short intervals and few processes, for a small machine. SQLite gives up waiting for a lock after 5 s by
 # default, and several processes write to it here; a task gives up on a busy API server after 5 s.
 _SETTINGS = """
-core load_examples=False fernet_key={fernet} dags_are_paused_at_creation=False parallelism=4
+core executor=LocalExecutor parallelism=4 load_examples=False dags_are_paused_at_creation=False fernet_key={fernet}
 database sql_alchemy_conn=sqlite:///{home}/airflow.db?timeout=30
 logging colored_console_log=False
 scheduler job_heartbeat_sec=1 scheduler_heartbeat_sec=1 scheduler_idle_sleep_time=0.2
@@ -127,23 +125,21 @@ class AirflowHome:
     """One Airflow installation: folder, configuration, database and the processes started in it.
 
     :param home: the folder, new or empty.
-    :param dags: a folder of DAG files, or the files; they are copied.
+    :param dags: files of DAGs; they are copied.
     :param connections: connection id to URI or JSON, for ``AIRFLOW_CONN_*``.
     :param env: more environment variables.
     :param config: ``(section, key)`` to value, on top of the settings of this module.
-    :param executor: the executor of the scheduler.
     :param template: a migrated SQLite file to copy; it is made by the first ``migrate`` that misses it.
     """
 
     def __init__(
         self,
         home: Path,
-        dags: Path | Iterable[Path] = (),
+        dags: Iterable[Path] = (),
         *,
         connections: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         config: Mapping[tuple[str, str], Any] | None = None,
-        executor: str = "LocalExecutor",
         template: Path | None = None,
     ) -> None:
         self.home = home.resolve()
@@ -153,15 +149,12 @@ class AirflowHome:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.started: set[str] = set()
         (self.home / "processes").mkdir(parents=True, exist_ok=True)
-        if isinstance(dags, Path):
-            shutil.copytree(dags, self.home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            (self.home / "dags").mkdir()
-            for file in dags:
-                shutil.copy(file, self.home / "dags")
+        (self.home / "dags").mkdir()
+        for file in dags:
+            shutil.copy(file, self.home / "dags")
         # A page without login, for the browser; Airflow 3 has a setting for it.
         (self.home / "webserver_config.py").write_text("AUTH_ROLE_PUBLIC = 'Admin'\n")
-        self.config = _settings(self.home, self.port) | {("core", "executor"): executor} | dict(config or {})
+        self.config = _settings(self.home, self.port) | dict(config or {})
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW_")}
         self.env |= {f"AIRFLOW__{s}__{k}".upper(): str(value) for (s, k), value in self.config.items()}
         self.env |= {f"AIRFLOW_CONN_{name.upper()}": uri for name, uri in (connections or {}).items()}
@@ -185,11 +178,12 @@ class AirflowHome:
         """End every process that was started."""
         self.stop()
 
-    def run(self, *args: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str) -> str:
         """Run ``airflow`` with these arguments and return its output, stderr included."""
-        return self._python("-m", "airflow", *args, timeout=timeout, check=check)
+        return self.python("-m", "airflow", *args)
 
-    def _python(self, *args: str, timeout: float, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def python(self, *args: str) -> str:
+        """Run Python with these arguments and return its output, stderr included."""
         done = subprocess.run(
             [sys.executable, *args],
             env=self.env,
@@ -198,12 +192,12 @@ class AirflowHome:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
+            timeout=300,
             check=False,
         )
-        if check and done.returncode:
+        if done.returncode:
             raise AirflowHomeError(f"{shlex.join(args)} ended with {done.returncode}:\n{_tail(done.stdout)}")
-        return done
+        return done.stdout
 
     # --- database
 
@@ -211,13 +205,13 @@ class AirflowHome:
         """Bring the database to this Airflow's schema; with a template, by copying it."""
         file = self.home / "airflow.db"
         if self.template is None or not self.config["database", "sql_alchemy_conn"].startswith("sqlite"):
-            self.run("db", "migrate", timeout=300)
+            self.run("db", "migrate")
         elif self.template.exists():
             # Not a file copy: what is still in the write-ahead log belongs to the database.
             with closing(sqlite3.connect(self.template)) as source, closing(sqlite3.connect(file)) as target:
                 source.backup(target)
         else:
-            self.run("db", "migrate", timeout=300)
+            self.run("db", "migrate")
             # Readers do not block the writer then; Airflow 3 does the same by itself.
             with closing(sqlite3.connect(file)) as source:
                 source.execute("PRAGMA journal_mode=WAL")
@@ -260,23 +254,18 @@ class AirflowHome:
 
     # --- one process
 
-    def test_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 180) -> Run:
+    def test_dag(self, dag_id: str) -> Run:
         """Run one DAG as ``airflow dags test`` does."""
-        return self.test_dags({dag_id: conf}, timeout)[dag_id]
+        return self.test_dags([dag_id])[dag_id]
 
-    def test_dags(
-        self, dags: Iterable[str] | Mapping[str, Mapping[str, Any] | None], timeout: float = 300
-    ) -> dict[str, Run]:
-        """Run several DAGs one after the other in a single process: Airflow is imported once.
-
-        :param dags: DAG ids, or a mapping of them to the configuration of their runs.
-        """
-        confs = dict(dags) if isinstance(dags, Mapping) else dict.fromkeys(dags)
+    def test_dags(self, dag_ids: Iterable[str]) -> dict[str, Run]:
+        """Run several DAGs one after the other in a single process: Airflow is imported once."""
         last = self.database("SELECT coalesce(max(id), 0) AS id FROM dag_run")[0]["id"]
-        output = self._python(__file__, json.dumps(confs), timeout=timeout).stdout
+        output = self.python(__file__, *dag_ids)
         query = "SELECT run_id FROM dag_run WHERE dag_id = :dag AND id > :last ORDER BY id DESC"
         runs = {}
-        for part in output.split(_MARK)[1:]:
+        # The first mark is that of ``reserialize``.
+        for part in output.split(_MARK)[2:]:
             dag_id, _, printed = part.partition("\n")
             rows = self.database(query, dag=dag_id, last=last)
             if not rows:
@@ -401,24 +390,12 @@ class AirflowHome:
         token = self.request("GET", "/auth/token")["access_token"] if AIRFLOW_3 else ""
         return self.request(method, f"/api/v{2 if AIRFLOW_3 else 1}{path}", body, token)
 
-    def trigger(
-        self,
-        dag_id: str,
-        conf: Mapping[str, Any] | None = None,
-        logical_date: datetime | None = None,
-        timeout: float = 60,
-    ) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 60) -> str:
         """Start a run as soon as the DAG is parsed and return its run id."""
         self.until(lambda: self._parsed(dag_id), f"{dag_id} is parsed", timeout)
         run_id = f"run_{secrets.token_hex(6)}"
-        if "api-server" in self.processes:
-            body: dict[str, Any] = {"dag_run_id": run_id, "conf": dict(conf or {})}
-            if AIRFLOW_3 or logical_date:
-                body["logical_date"] = logical_date and logical_date.isoformat()
-            self.api("POST", f"/dags/{dag_id}/dagRuns", body)
-        else:
-            date = ["-l" if AIRFLOW_3 else "-e", logical_date.isoformat()] if logical_date else []
-            self.run("dags", "trigger", "-r", run_id, "-c", json.dumps(conf or {}), *date, dag_id)
+        date = {"logical_date": None} if AIRFLOW_3 else {}
+        self.api("POST", f"/dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "conf": dict(conf or {}), **date})
         return run_id
 
     def _parsed(self, dag_id: str) -> bool:
@@ -474,16 +451,15 @@ class AirflowHome:
         return sorted(f for d in ("logs", "processes") for f in (self.home / d).rglob("*") if f.is_file())
 
 
-def _main(confs: dict[str, Any]) -> None:
-    """Serialise the DAGs of the home, then test each of ``confs``, with a mark in the output before each."""
+def _main(dag_ids: list[str]) -> None:
+    """Serialise the DAGs of the home, then test each of ``dag_ids``, with a mark in the output before each step."""
     import traceback
 
     from airflow.__main__ import main
 
-    tests = [(dag, ["dags", "test", dag, *(["-c", json.dumps(c)] if c else [])]) for dag, c in confs.items()]
-    for dag_id, arguments in [("", ["dags", "reserialize"]), *tests]:
-        print(f"{_MARK}{dag_id}" if dag_id else "", flush=True)  # noqa: T201
-        sys.argv = ["airflow", *arguments]
+    for command in [["reserialize"], *(["test", dag_id] for dag_id in dag_ids)]:
+        print(f"{_MARK}{command[-1]}", flush=True)  # noqa: T201
+        sys.argv = ["airflow", "dags", *command]
         try:
             main()  # type: ignore[no-untyped-call]
         except SystemExit as end:
@@ -494,4 +470,4 @@ def _main(confs: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the tests are not what the DAGs may import
-    _main(json.loads(sys.argv[1]))
+    _main(sys.argv[1:])
