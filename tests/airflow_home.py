@@ -29,7 +29,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -39,6 +38,7 @@ from sqlalchemy.pool import NullPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
 AIRFLOW_VERSION = tuple(int(part) for part in version("apache-airflow").split(".")[:2])
 AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
@@ -100,6 +100,14 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a SQLite database, with what is still in its write-ahead log."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+        # Readers do not block the writer then; Airflow 3 does the same by itself.
+        new.execute("PRAGMA journal_mode=WAL")
+
+
 def _tail(text: str, lines: int = 40) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
@@ -129,7 +137,7 @@ class AirflowHome:
     :param connections: connection id to URI or JSON, for ``AIRFLOW_CONN_*``.
     :param env: more environment variables.
     :param config: ``(section, key)`` to value, on top of the settings of this module.
-    :param template: a migrated SQLite file to copy; it is made by the first ``migrate`` that misses it.
+    :param template: a migrated SQLite file for ``migrate`` to copy.
     """
 
     def __init__(
@@ -203,21 +211,10 @@ class AirflowHome:
 
     def migrate(self) -> None:
         """Bring the database to this Airflow's schema; with a template, by copying it."""
-        file = self.home / "airflow.db"
-        if self.template is None or not self.config["database", "sql_alchemy_conn"].startswith("sqlite"):
-            self.run("db", "migrate")
-        elif self.template.exists():
-            # Not a file copy: what is still in the write-ahead log belongs to the database.
-            with closing(sqlite3.connect(self.template)) as source, closing(sqlite3.connect(file)) as target:
-                source.backup(target)
+        if self.template:
+            copy_database(self.template, self.home / "airflow.db")
         else:
             self.run("db", "migrate")
-            # Readers do not block the writer then; Airflow 3 does the same by itself.
-            with closing(sqlite3.connect(file)) as source:
-                source.execute("PRAGMA journal_mode=WAL")
-                with closing(sqlite3.connect(f"{self.template}.new")) as target:
-                    source.backup(target)
-            Path(f"{self.template}.new").replace(self.template)
 
     def database(self, query: str, **params: Any) -> list[dict[str, Any]]:
         """Return the rows of an SQL statement (``:name`` parameters) on the metadata database."""
