@@ -23,8 +23,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +30,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import requests
 from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
@@ -75,7 +74,6 @@ if AIRFLOW_VERSION >= (3, 4):
 _TAG = "AIRFLOW_HOME_COMPONENT"
 _MARK = "\x1eairflow-home dag "
 _JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class AirflowHomeError(Exception):
@@ -311,7 +309,7 @@ class AirflowHome:
             return False
         if name == "api-server":
             with suppress(OSError, AirflowHomeError):
-                return bool(self.request("GET", "/api/v2/monitor/health" if AIRFLOW_3 else "/health"))
+                return bool(self.api("GET", "/version"))
             return False
         query = "SELECT id FROM job WHERE id > :last AND job_type = :type AND state = 'running'"
         return name not in _JOBS or bool(self.database(query, last=last, type=_JOBS[name]))
@@ -370,22 +368,19 @@ class AirflowHome:
 
     # --- runs
 
-    def request(self, method: str, path: str, body: Any = None, token: str = "") -> Any:
-        """Call the API server and return its JSON."""
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
-        try:
-            with _OPENER.open(request, timeout=30) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise AirflowHomeError(f"{method} {path}: {error.code} {error.read().decode()}") from error
-
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """Call the public REST API, logged in; ``path`` follows ``/api/v2`` (``/api/v1`` on Airflow 2)."""
-        token = self.request("GET", "/auth/token")["access_token"] if AIRFLOW_3 else ""
-        return self.request(method, f"/api/v{2 if AIRFLOW_3 else 1}{path}", body, token)
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy
+            if AIRFLOW_3:
+                login = session.get(f"{self.url}/auth/token", timeout=30)
+                login.raise_for_status()
+                session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+            url = f"{self.url}/api/v{2 if AIRFLOW_3 else 1}{path}"
+            answer = session.request(method, url, json=body, timeout=30)
+        if not answer.ok:
+            raise AirflowHomeError(f"{method} {path}: {answer.status_code} {answer.text}")
+        return answer.json()
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 60) -> str:
         """Start a run as soon as the DAG is parsed and return its run id."""
