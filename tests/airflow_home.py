@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shlex
 import shutil
@@ -23,7 +22,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -93,9 +92,8 @@ class Run:
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -127,7 +125,7 @@ def _settings(home: Path, port: int) -> dict[tuple[str, str], str]:
     return settings
 
 
-class AirflowHome:
+class AirflowHome(AbstractContextManager["AirflowHome"]):
     """One Airflow installation: folder, configuration, database and the processes started in it.
 
     :param home: the folder, new or empty.
@@ -175,10 +173,6 @@ class AirflowHome:
             "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
             **(env or {}),
         }
-
-    def __enter__(self) -> AirflowHome:
-        """Return the home itself."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """End every process that was started."""
@@ -228,12 +222,10 @@ class AirflowHome:
 
     def xcoms(self, dag_id: str, run_id: str) -> dict[tuple[str, int, str], Any]:
         """Return every XCom of a run as its reader gets it, by task id, map index and key."""
-        # JSON text in bytes on Airflow 2, of the database's JSON type since.
-        value = "CAST(value AS TEXT) AS value" if AIRFLOW_3 else "value"
-        query = f"SELECT task_id, map_index, key, {value} FROM {_XCOMS}"  # noqa: S608
+        # JSON text in bytes on Airflow 2 (read from SQLite alone), of the database's JSON type since.
+        query = f"SELECT task_id, map_index, key, CAST(value AS TEXT) AS value FROM {_XCOMS}"  # noqa: S608
         rows = self.database(f"{query} WHERE dag_id = :dag AND run_id = :run", dag=dag_id, run=run_id)
-        decode = json.loads if AIRFLOW_3 else lambda value: json.loads(bytes(value))
-        return {(row["task_id"], row["map_index"], row["key"]): decode(row["value"]) for row in rows}
+        return {(row["task_id"], row["map_index"], row["key"]): json.loads(row["value"]) for row in rows}
 
     def import_errors(self) -> dict[str, str]:
         """Return the traceback of every DAG file that could not be imported."""
@@ -294,19 +286,13 @@ class AirflowHome:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-        try:
-            for name in started:
-                self.until(partial(self._healthy, name, last), f"{name} is healthy", timeout)
-        except BaseException:
-            self.stop()
-            raise
+        for name in started:
+            self.until(partial(self._healthy, name, last), f"{name} is healthy", timeout)
 
     def _log(self, name: str) -> Path:
-        return self.home / "processes" / f"{re.sub('[^a-zA-Z0-9]+', '-', name)}.log"
+        return self.home / "processes" / f"{name}.log"
 
     def _healthy(self, name: str, last: int) -> bool:
-        if self.processes[name].poll() is not None:
-            return False
         if name == "api-server":
             with suppress(OSError, AirflowHomeError):
                 return bool(self.api("GET", "/version"))
@@ -332,26 +318,22 @@ class AirflowHome:
         found = psutil.process_iter(["environ", "cmdline"])
         return [process for process in found if (process.info["environ"] or {}).get(_TAG) in tags]
 
-    def stop(self, *components: str, grace: float = 20) -> list[str]:
-        """End components (all by default); return the command lines of what had to be killed."""
-        names = list(components or self.processes)
+    def stop(self, grace: float = 20) -> list[str]:
+        """End all components; return the command lines of what had to be killed."""
         killed = []
         # Tasks that end still talk to the API server: it goes last.
-        for group in ([n for n in names if n != "api-server"], [n for n in names if n == "api-server"]):
-            family = self.alive(*group) if group else []
-            for name in group:
-                self.processes[name].terminate()
-            _, left = psutil.wait_procs(family, 3)
-            if left and "triggerer" in group and AIRFLOW_3:
-                # It waits out 10 s for a runner that has long gone; a second signal ends that.
-                self.processes["triggerer"].terminate()
-            _, left = psutil.wait_procs(left, grace / 2)
+        last = [name for name in self.processes if name == "api-server"]
+        for group in filter(None, ([name for name in self.processes if name not in last], last)):
+            left = self.alive(*group)
+            # The triggerer of Airflow 3 waits out 10 s for a runner that has long gone; a second signal ends that.
+            again = [name for name in group if name == "triggerer" and AIRFLOW_3]
             # Airflow's handler raises SystemExit, which Python drops if the signal comes in a callback of a weak
             # reference. The process goes on then, and has to be told again.
-            for name in group if left else ():
-                self.processes[name].terminate()
-            psutil.wait_procs(left, grace / 2)
-            killed += self.kill(*group) if group else []
+            for told, seconds in ((group, 3), (again, grace / 2), (group, grace / 2)):
+                for name in told:
+                    self.processes[name].terminate()
+                _, left = psutil.wait_procs(left, seconds)
+            killed += self.kill(*group)
         return killed
 
     def kill(self, *components: str) -> list[str]:
@@ -414,18 +396,16 @@ class AirflowHome:
         :param task_id: the task; any one if ``None``.
         """
 
-        def heard(task: str, log: str) -> bool:
-            # Airflow 3.4 names the task run by its id, and puts the key behind that.
-            key = re.escape(f"TaskInstanceKey(dag_id='{dag_id}', task_id='{task}', run_id='{run_id}'")
-            return bool(re.search(f"executor event with state success for task instance .*{key}", log))
-
         def there() -> bool:
             states = self.task_states(dag_id, run_id)
             tasks = {task for (task, _), now in states.items() if now == state and task_id in (None, task)}
             if state not in ("deferred", "up_for_reschedule"):
                 return bool(tasks)
-            log = self._log("scheduler").read_text(errors="replace")
-            return any(heard(task, log) for task in tasks)
+            log = self._log("scheduler").read_text(errors="replace").splitlines()
+            ended = [line for line in log if "executor event with state success for task instance" in line]
+            # Airflow 3.4 names the task run by its id, and puts the key behind that.
+            keys = [f"TaskInstanceKey(dag_id='{dag_id}', task_id='{task}', run_id='{run_id}'" for task in tasks]
+            return any(key in line for key in keys for line in ended)
 
         self.until(there, f"{task_id or 'a task'} of {dag_id} is {state}", timeout)
 

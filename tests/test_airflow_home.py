@@ -79,5 +79,5 @@ def test_a_component_that_ends(airflow_home: Callable[..., AirflowHome]) -> None
     home.env["AIRFLOW__CORE__EXECUTOR"] = "NoSuchExecutor"
     with pytest.raises(AirflowHomeError, match=r"(?s)scheduler ended\n--- scheduler\n.*NoSuchExecutor"):
         home.start("triggerer", "scheduler")
-    assert home.processes == {}
+    assert home.stop() == []
     assert home.alive() == []
