@@ -104,24 +104,19 @@ def copy_database(source: Path, target: Path) -> None:
         new.execute("PRAGMA journal_mode=WAL")
 
 
-def _tail(text: str, lines: int = 40) -> str:
-    return "\n".join(text.splitlines()[-lines:])
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-40:])
 
 
 def _settings(home: Path, port: int) -> dict[tuple[str, str], str]:
     """Return the configuration of a home."""
-    values = {
-        "home": home,
-        "port": port,
-        "fernet": Fernet.generate_key().decode(),
-        "secret": secrets.token_urlsafe(64),
-    }
+    fernet, secret = Fernet.generate_key().decode(), secrets.token_urlsafe(64)
     settings = {}
-    for line in (_SETTINGS + (_SETTINGS_3 if AIRFLOW_3 else _SETTINGS_2)).split("\n"):
-        section, *options = line.split() or [""]
+    lines = (_SETTINGS + (_SETTINGS_3 if AIRFLOW_3 else _SETTINGS_2)).splitlines()
+    for section, *options in map(str.split, filter(None, lines)):
         for option in options:
             key, _, value = option.partition("=")
-            settings[section, key] = value.format(**values)
+            settings[section, key] = value.format(home=home, port=port, fernet=fernet, secret=secret)
     return settings
 
 
@@ -151,7 +146,6 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         self.url = f"http://127.0.0.1:{self.port}"
         self.template = template
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.started: set[str] = set()
         (self.home / "processes").mkdir(parents=True, exist_ok=True)
         (self.home / "dags").mkdir()
         for file in dags:
@@ -193,7 +187,6 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
             stderr=subprocess.STDOUT,
             text=True,
             timeout=300,
-            check=False,
         )
         if done.returncode:
             raise AirflowHomeError(f"{shlex.join(args)} ended with {done.returncode}:\n{_tail(done.stdout)}")
@@ -236,8 +229,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         """Return states and XComs of a run."""
         query = "SELECT state FROM dag_run WHERE dag_id = :dag AND run_id = :run"
         state = self.database(query, dag=dag_id, run=run_id)[0]["state"]
-        tasks, xcoms = self.task_states(dag_id, run_id), self.xcoms(dag_id, run_id)
-        return Run(run_id, state, tasks, xcoms, output)
+        return Run(run_id, state, self.task_states(dag_id, run_id), self.xcoms(dag_id, run_id), output)
 
     # --- one process
 
@@ -271,7 +263,6 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         """
         last = self.database("SELECT coalesce(max(id), 0) AS id FROM job")[0]["id"]
         started = [name for name in components if AIRFLOW_3 or name != "dag-processor"]
-        self.started.update(started)
         for name in started:
             command = shlex.split(name if AIRFLOW_3 else name.replace("api-server", "webserver"))
             if name in ("scheduler", "triggerer"):
@@ -314,9 +305,9 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
 
     def alive(self, *components: str) -> list[psutil.Process]:
         """Return the processes of components (all that were started by default), orphans included."""
-        tags = {f"{self.home} {name}" for name in components or self.started}
+        tags = tuple(f"{self.home} {name}" for name in components) or f"{self.home} "
         found = psutil.process_iter(["environ", "cmdline"])
-        return [process for process in found if (process.info["environ"] or {}).get(_TAG) in tags]
+        return [process for process in found if (process.info["environ"] or {}).get(_TAG, "").startswith(tags)]
 
     def stop(self, grace: float = 20) -> list[str]:
         """End all components; return the command lines of what had to be killed."""
@@ -379,15 +370,12 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
 
     def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
         """Wait until the run is over and return its state."""
-        query = """SELECT state FROM dag_run WHERE dag_id = :dag AND run_id = :run
-                   AND state IN ('success', 'failed')"""
+        query = "SELECT state FROM dag_run WHERE dag_id = :dag AND run_id = :run AND state IN ('success', 'failed')"
         what = f"run {run_id} of {dag_id} is over"
         rows = self.until(lambda: self.database(query, dag=dag_id, run=run_id), what, timeout)
         return str(rows[0]["state"])
 
-    def until_state(
-        self, dag_id: str, run_id: str, state: str, task_id: str | None = None, timeout: float = 120
-    ) -> None:
+    def until_state(self, dag_id: str, run_id: str, state: str, task_id: str | None = None) -> None:
         """Wait until a task of a run is in a state and the scheduler has heard that its process has ended.
 
         A task that waits elsewhere and is woken before the scheduler has heard of that counts as failed, on every
@@ -407,15 +395,13 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
             keys = [f"TaskInstanceKey(dag_id='{dag_id}', task_id='{task}', run_id='{run_id}'" for task in tasks]
             return any(key in line for key in keys for line in ended)
 
-        self.until(there, f"{task_id or 'a task'} of {dag_id} is {state}", timeout)
+        self.until(there, f"{task_id or 'a task'} of {dag_id} is {state}", 180)
 
     # --- logs
 
-    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
+    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """Return the log of one try and of its triggers as it lies on the disk (JSON lines on Airflow 3)."""
         folder = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
-        if map_index >= 0:
-            folder /= f"map_index={map_index}"
         return "".join(file.read_text() for file in sorted(folder.glob(f"attempt={try_number}.log*")))
 
     def log_files(self) -> list[Path]:

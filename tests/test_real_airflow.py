@@ -57,7 +57,7 @@ class World:
 
     def until_state(self, dag_id: str, run_id: str, state: str, task_id: str | None = None) -> None:
         """Wait until a run's only task, or the named one, is in a state."""
-        self.home.until_state(dag_id, run_id, state, task_id, 60)
+        self.home.until_state(dag_id, run_id, state, task_id)
 
     def tries(self, dag_id: str, run_id: str) -> list[int]:
         """Return how often each task of a run was tried."""

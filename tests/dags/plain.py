@@ -56,7 +56,6 @@ def every_kind() -> None:
 
     @task
     def mapped(number: int) -> int:
-        print(f"number is {number}")  # noqa: T201
         return number * 10
 
     mapped.expand(number=plain())
