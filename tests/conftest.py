@@ -68,8 +68,8 @@ def airflow_home(tmp_path: Path, airflow_template: Path) -> Iterator[Callable[..
     with ExitStack() as stack:
 
         def make(*args: Any, **options: Any) -> AirflowHome:
-            home = stack.enter_context(AirflowHome(tmp_path / "home", *args, template=airflow_template, **options))
-            home.migrate()
+            home = stack.enter_context(AirflowHome(tmp_path / "home", *args, **options))
+            home.migrate(airflow_template)
             return home
 
         yield make

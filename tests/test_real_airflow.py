@@ -94,9 +94,8 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
                 ("triggerer", "triggerer_health_check_threshold"): 5,
                 ("scheduler", "trigger_timeout_check_interval"): 1,
             },
-            template=airflow_template,
         ) as home:
-            home.migrate()
+            home.migrate(airflow_template)
             yield World(files, sandbox, home)
 
 
