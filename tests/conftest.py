@@ -26,7 +26,6 @@ os.environ |= {
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home.name}/airflow.db",
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
-    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
 
 from airflow_home import AIRFLOW_3, AirflowHome  # noqa: E402 - reads the environment set above
@@ -57,19 +56,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def airflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where the migrated database of this session is kept, once there is one."""
-    return tmp_path_factory.mktemp("airflow-template") / "airflow.db"
+    """Migrate a database, for the homes of this session to copy."""
+    with AirflowHome(tmp_path_factory.mktemp("airflow-template")) as home:
+        home.migrate()
+    return home.home / "airflow.db"
 
 
 @pytest.fixture
 def airflow_home(tmp_path: Path, airflow_template: Path) -> Iterator[Callable[..., AirflowHome]]:
-    """Make homes with a migrated database; what is started in them ends with the test."""
+    """Make a home with a migrated database; what is started in it ends with the test."""
     with ExitStack() as stack:
 
         def make(*args: Any, **options: Any) -> AirflowHome:
-            folder = tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}"
-            home = stack.enter_context(AirflowHome(folder, *args, template=airflow_template, **options))
-            home.migrate()
+            home = stack.enter_context(AirflowHome(tmp_path / "home", *args, **options))
+            home.migrate(airflow_template)
             return home
 
         yield make

@@ -68,9 +68,8 @@ def runs(sandbox, airflow_template, tmp_path_factory):
         [*EXAMPLES, OWN, readme],
         connections={name: json.dumps(value) for name, value in connections.items()},
         env={"PYTHONWARNINGS": "default", "AIRFLOW_VAR_ONEBOX_LISTINGS": last},
-        template=airflow_template,
     ) as home:
-        home.migrate()
+        home.migrate(airflow_template)
         yield home.test_dags(list(CALLS))
 
 

@@ -29,9 +29,8 @@ def told(airflow_template, tmp_path_factory):
             config={
                 ("openlineage", "transport"): json.dumps({"type": "file", "log_file_path": str(events), "append": True})
             },
-            template=airflow_template,
         ) as home:
-            home.migrate()
+            home.migrate(airflow_template)
             run = home.test_dag("lineage")
             assert run.state == "success", run.output
             yield sandbox, folder, run, events.read_text()

@@ -133,14 +133,14 @@ print(sorted({"airflow", "requests", "urllib3", "jwt", "msgspec"} & {name.split(
 )
 def test_airflow_lists_it(home, command, columns):
     """Airflow's command line names the provider in one row of its table and nowhere else, a warning say."""
-    output = home.run("providers", command).stdout
+    output = home.run("providers", command)
     (row,) = (line for line in output.splitlines() if "onebox" in line.lower())
     assert set(columns) <= {cell.strip() for cell in row.split("|")}
 
 
 def test_connection_form(home):
     """The page shows our labels, hides what has no use, and has a field for each extra."""
-    output = home._python(str(Path(__file__).with_name("connection_form.py")), timeout=120).stdout
+    output = home.python(str(Path(__file__).with_name("connection_form.py")))
     form = json.loads(output.splitlines()[-1])
     assert not [line for line in output.splitlines()[:-1] if "onebox" in line.lower() and "warn" in line.lower()]
     if AIRFLOW_VERSION == (3, 0) and not find_spec("wtforms"):

@@ -57,7 +57,7 @@ class World:
 
     def until_state(self, dag_id: str, run_id: str, state: str, task_id: str | None = None) -> None:
         """Wait until a run's only task, or the named one, is in a state."""
-        self.home.until_state(dag_id, run_id, state, task_id, 60)
+        self.home.until_state(dag_id, run_id, state, task_id)
 
     def tries(self, dag_id: str, run_id: str) -> list[int]:
         """Return how often each task of a run was tried."""
@@ -93,12 +93,9 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
             config={
                 ("triggerer", "triggerer_health_check_threshold"): 5,
                 ("scheduler", "trigger_timeout_check_interval"): 1,
-                # On a busy machine the first call of a task takes longer than 5 s, and Airflow fails it.
-                ("workers", "execution_api_timeout"): 60,
             },
-            template=airflow_template,
         ) as home:
-            home.migrate()
+            home.migrate(airflow_template)
             yield World(files, sandbox, home)
 
 

@@ -31,6 +31,7 @@ SECONDS = 5400
 
 WORKERS = [f"celery worker --celery-hostname {name}@%h --concurrency 4 --skip-serve-logs" for name in ("one", "two")]
 CONFIG = {
+    ("core", "executor"): "CeleryExecutor",
     ("core", "parallelism"): 16,
     # A worker that dies takes the messages along that it has not acknowledged. Redis gives them to another after the
     # visibility timeout, which has to be longer than any task: a day by default.
@@ -162,8 +163,7 @@ def cluster(folder: Path, crm: Onebox, broker: str, database: str) -> Iterator[A
     crm_connection = json.dumps({**connection, "extra": {"site_id": 1}})
     with AirflowHome(
         folder,
-        Path(__file__).parent / "dags",
-        executor="CeleryExecutor",
+        [Path(__file__).parent / "dags" / "cluster.py"],
         config=config,
         connections={"crm": crm_connection},
         env={"CLUSTER_SITES": str(SITES)},

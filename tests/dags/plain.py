@@ -31,13 +31,13 @@ def passing() -> None:
     """Pass an XCom on."""
 
     @task
-    def first(**context: Any) -> dict[str, Any]:
-        return {"numbers": [1, 2], "name": context["dag_run"].conf.get("name", "nobody")}
+    def first() -> dict[str, list[int]]:
+        return {"numbers": [1, 2]}
 
     @task
-    def second(given: dict[str, Any]) -> str:
+    def second(given: dict[str, list[int]]) -> int:
         print("given:", given)  # noqa: T201
-        return f"hello {given['name']}"
+        return len(given["numbers"])
 
     second(first())
 
@@ -56,7 +56,6 @@ def every_kind() -> None:
 
     @task
     def mapped(number: int) -> int:
-        print(f"number is {number}")  # noqa: T201
         return number * 10
 
     mapped.expand(number=plain())

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from airflow_home import AIRFLOW_3, AirflowHome
+from airflow_home import AIRFLOW_3, AirflowHome, copy_database
 from cryptography.fernet import Fernet
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -84,7 +83,7 @@ def hand_over(handover: Path, onebox: Onebox) -> Callable[[AirflowHome], None]:
 
     def leave(home: AirflowHome) -> None:
         handover.mkdir(parents=True)
-        _copy(home.home / "airflow.db", handover / "airflow.db")
+        copy_database(home.home / "airflow.db", handover / "airflow.db")
         state = {"fernet_key": home.config["core", "fernet_key"], "onebox": onebox._asdict()}
         (handover / "handover.json").write_text(json.dumps(state))
 
@@ -97,15 +96,10 @@ def upgraded(handover: Path) -> Callable[[Path], dict[tuple[str, str], str]]:
 
     def take(folder: Path) -> dict[tuple[str, str], str]:
         folder.mkdir()
-        _copy(handover / "airflow.db", folder / "airflow.db")
+        copy_database(handover / "airflow.db", folder / "airflow.db")
         return {("core", "fernet_key"): _read(handover)["fernet_key"]}
 
     return take
-
-
-def _copy(source: Path, target: Path) -> None:
-    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
-        old.backup(new)
 
 
 @contextmanager

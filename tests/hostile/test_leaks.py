@@ -77,7 +77,7 @@ def deployment(airflow_home, tmp_path):
         )
         home.start("api-server", "scheduler", "dag-processor", "triggerer")
         run_id = home.trigger("leaks")
-        home.until_state("leaks", run_id, "deferred", "wait", 180)
+        home.until_state("leaks", run_id, "deferred", "wait")
         triggers = home.database("SELECT * FROM trigger")
         sandbox.state.add(1, "prospectrz")
         home.wait("leaks", run_id, 240)
