@@ -435,6 +435,7 @@ def die_while_writing(path, ready):
     file.__enter__()
     file.write(ROWS * 1000)
     ready.set()
+    signal.alarm(60)  # if the test has ended before it could kill this process
     signal.pause()
 
 
