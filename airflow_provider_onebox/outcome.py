@@ -226,7 +226,6 @@ def _unreadable(
             **facts,
         )
     if status in TRANSIENT:
-        facts["may_have_acted"] = status != 429
         return OneboxUnavailableError(f"{call}: not available ({status}), with {what}", **facts)
     if status == 401 or (login and status == 403):
         return OneboxAuthError(f"{call}: Onebox rejected the call ({status}), with {what}.", **facts)

@@ -148,7 +148,7 @@ class Forks:
         for trial, status, last in attempt([choose(mutant, seconds, ran[mutant.key[0]]) for mutant in self.mutants]):
             if not status and trial.mutant:
                 self.survivors.append(trial.mutant)
-            elif status in (pytest.ExitCode.TESTS_FAILED, -signal.SIGPROF, -signal.SIGALRM):
+            elif status in (pytest.ExitCode.TESTS_FAILED, -signal.SIGPROF, -signal.SIGALRM, -signal.SIGSEGV):
                 killers[last] = Trial({last: seconds.get(last, 1)})
             else:
                 self.bad.append(f"{last} ended with {status}: {trial.mutant}")

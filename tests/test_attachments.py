@@ -310,6 +310,7 @@ def test_messages_that_look_alike(connected, own, tmp_path, message_id):
     paths = [path for message in downloads.download(messages) for path in message["attachmentFiles"]]
     assert len(set(paths)) == 6
     assert paths[0] == f"{tmp_path}/1/7-1-a.txt"
+    assert message_id or paths[2] == f"{tmp_path}/1/no-id-1-a.txt"
 
 
 def test_again(connected, download, own, tmp_path):

@@ -81,6 +81,12 @@ def test_no_records(tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == b""
 
 
+def test_new_folder(tmp_path):
+    """The folder of a file is made, with those above it."""
+    write(tmp_path / "new" / "newer" / "a.jsonl", [])
+    assert (tmp_path / "new" / "newer" / "a.jsonl").exists()
+
+
 def test_on_the_disk(tmp_path, monkeypatch):
     """The disk has all of the file before it is put in place, and then the folder that names it."""
     target, sync, synced = tmp_path / "a.jsonl", os.fsync, []

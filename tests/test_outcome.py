@@ -299,6 +299,12 @@ def test_may_have_acted(status, body, acted):
     assert read(reply(status, body)).may_have_acted is acted
 
 
+def test_redirect_with_a_body():
+    """Whatever a redirect brings along is no answer."""
+    for status in (300, 308):
+        assert f"redirected ({status}) to 'nowhere'" in str(failure(OneboxResponseError, reply(status, "{}")))
+
+
 def test_head():
     """A reply to HEAD has no body by design; its status still counts."""
     response = reply(200)

@@ -275,7 +275,7 @@ def test_unreachable_proxy_is_named(url):
     client = client_of(url, proxies=((scheme, f"http://me:proxypass@127.0.0.1:{port}"),))
     with pytest.raises(OneboxUnavailableError, match=f"the proxy http://127.0.0.1:{port} can't be reached") as caught:
         write(client)
-    assert "refused" in str(caught.value)
+    assert str(caught.value).endswith("can't be reached or broke off: Connection refused. Given up after 4 of 4 tries.")
     assert "proxypass" not in str(caught.value)
     assert caught.value.may_have_acted is False
     assert len(client.waits) == 3
@@ -297,7 +297,7 @@ def test_proxy_that_says_no(status, hint):
         assert len(proxy.requests) == 1
 
 
-@pytest.mark.parametrize("status", [b"503 Busy", b"429 Slow down", b"502 Bad Gateway", b"500 Oops"])
+@pytest.mark.parametrize("status", [b"503 Busy", b"429 Slow down", b"408 Timeout", b"500 Oops"])
 def test_proxy_that_is_busy(status):
     """A proxy that can't now is asked again, for a write too: it never left."""
     with refusing_proxy(status) as proxy:
@@ -746,7 +746,7 @@ def test_time_limit_of_a_silent_onebox(steps, error):
     with Peer(Silent(steps)) as peer:
         client = client_of(peer.url, token=None, time_limit=1)
         start = time.monotonic()
-        with pytest.raises(error):
+        with pytest.raises(error, match=r"no whole answer after 0\.[45] s"):
             write(client)
         assert time.monotonic() - start < 1.5
         assert len(peer.requests) == steps + 1
@@ -776,6 +776,7 @@ def end_abandoned_calls():
     """Wait until calls that nobody waits for are over."""
     for thread in threading.enumerate():
         if thread.name == "onebox-call":
+            assert thread.daemon, "it would keep the process from ending"
             thread.join(20)
 
 

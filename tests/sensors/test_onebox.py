@@ -216,10 +216,15 @@ def test_failed_polls_around_a_closed_quota(connected, connect, monkeypatch):
     """Outside of Onebox's hours the count of failed polls begins anew."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
     connected.state.configure(quota_closed=True)
+    log = Log()
+    monkeypatch.setattr(OneboxRecordSensor, "log", log)
     sensor = make(since_id=0)
     for _ in range(2):
         connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
         assert not any(sensor.poke({}).is_done for _ in range(MAX_FAILED_POLLS + 1))
+        for n, (level, line) in enumerate(log.lines[-MAX_FAILED_POLLS - 1 : -1], 1):
+            assert level == "warning"
+            assert line.startswith(f"Poll failed ({n} in a row), continuing: Connection 'onebox_default'")
     connected.state.configure(quota_closed=False)
     assert sensor.poke({}).is_done
 
