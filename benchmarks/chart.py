@@ -141,7 +141,7 @@ def chart(rows: Series, latency: Series, facts: Mapping[str, str]) -> str:
         "Time to list records: list_records beside requests and HttpOperator",
         [
             Panel(facts["latency"], "rows", "s", rows, lambda n: f"{n:,.0f}"),
-            Panel(facts["rows"], "latency of each request", "s", latency, lambda ms: f"{ms:g} ms"),
+            Panel(facts["rows"], "latency of each request, ms", "s", latency, lambda ms: f"{ms:g}"),
         ],
         {name: STYLES[name] for name in rows},
     )

@@ -390,17 +390,18 @@ def files(repetitions: int, since_id: str, rows: int) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         ours, bare = (f"{folder}/{name}.jsonl.gz" for name in ("ours", "bare"))
         # The first task with a path pays for importing Airflow's object storage, whatever it writes.
-        contenders.file_onebox(since_id, ours, max_records=1)
+        contenders.file_onebox(since_id, ours)
+        lines = gzip.decompress(Path(ours).read_bytes())
         samples = interleaved(
             repetitions,
             {
                 "ours": lambda: contenders.file_onebox(since_id, ours),
                 "bare": lambda: contenders.file_bare(since_id, bare),
+                "listed": lister(since_id, rows),
+                "gzip": lambda: contenders.pack(lines, f"{folder}/packed.gz"),
             },
         )
-        lines, theirs = (gzip.decompress(Path(path).read_bytes()) for path in (ours, bare))
-        pack = partial(contenders.pack, lines, f"{folder}/packed.gz")
-        samples |= interleaved(repetitions, {"listed": lister(since_id, rows), "gzip": pack})
+        theirs = gzip.decompress(Path(bare).read_bytes())
         written = [[json.loads(line) for line in text.splitlines()] for text in (lines, theirs)]
         if written[0] != written[1] or len(written[0]) != rows:
             raise RuntimeError("the files do not hold the same rows")

@@ -135,9 +135,9 @@ def pack(lines: bytes, path: str) -> None:
             file.write(lines[start : start + 2**20])
 
 
-def file_onebox(since_id: str, path: str, **options: Any) -> None:
+def file_onebox(since_id: str, path: str) -> None:
     """Write JSON Lines with ``OneboxListOperator``."""
     from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
-    operator = OneboxListOperator(task_id="list", resource="ticketrz", since_id=since_id, output_path=path, **options)
+    operator = OneboxListOperator(task_id="list", resource="ticketrz", since_id=since_id, output_path=path)
     operator.execute({})
