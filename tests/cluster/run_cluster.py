@@ -108,6 +108,8 @@ def test_cluster(tmp_path: Path) -> None:
         memory.start()
         last = [crm.call("ids", resource="message", site=str(site))[-1] for site in range(1, WAITS + 1)]
         idle = len(home.alive(WORKERS[1]))
+        # So slow that sites are left to list once half of them are seen to be, and tasks are in the midst of it.
+        crm.call("configure", latency=2)
         start = time.monotonic()
         run_id = home.trigger("cluster", {"folder": str(output), "last": last}, timeout=300)
 
@@ -117,8 +119,9 @@ def test_cluster(tmp_path: Path) -> None:
 
         home.until(lambda: count("list", "success") >= SITES // 2, "half of the sites are listed", SECONDS)
         # A task is a process of its own.
-        home.until(lambda: len(home.alive(WORKERS[1])) > idle, "the second worker runs a task", SECONDS)
+        home.until(lambda: len(home.alive(WORKERS[1])) > idle, "the second worker runs a task", 60)
         killed = home.kill(WORKERS[1])
+        crm.call("configure", latency=0)
         print(f"\n{time.monotonic() - start:.0f} s: killed a worker, and with it {len(killed) - idle} running tasks")
         home.until(lambda: count("list", "success") == SITES, "all sites are listed", SECONDS)
         home.until(lambda: count("wait", "deferred") == WAITS, "all sensors wait in the triggerer", SECONDS)
