@@ -297,7 +297,7 @@ def test_proxy_that_says_no(status, hint):
         assert len(proxy.requests) == 1
 
 
-@pytest.mark.parametrize("status", [b"503 Busy", b"429 Slow down", b"408 Timeout", b"500 Oops"])
+@pytest.mark.parametrize("status", [b"503 Busy", b"429 Slow down", b"408 Timeout", b"502 Bad Gateway", b"500 Oops"])
 def test_proxy_that_is_busy(status):
     """A proxy that can't now is asked again, for a write too: it never left."""
     with refusing_proxy(status) as proxy:
