@@ -1,4 +1,4 @@
-"""The errors of this provider: subclasses of one base class, each with the facts of its failure.
+"""The errors of this provider: subclasses of one base class, each with the details of its failure.
 
 ::
 
@@ -6,10 +6,10 @@
     └── OneboxError                     anything that went wrong with Onebox
         ├── OneboxConfigError       *   a connection or an argument is invalid; nothing was sent
         ├── OneboxAuthError         *   Onebox rejected the e-mail, the password, the site or a new token
-        ├── OneboxQuotaError            it is outside the hours in which Onebox serves this account
+        ├── OneboxServiceHoursError            it is outside the hours in which Onebox serves this account
         ├── OneboxUnavailableError      no usable answer after all retries: not reached, timed out, 429, 502, 503, 504
         ├── OneboxRequestError          Onebox understood the call and rejected it
-        ├── OneboxResponseError         the reply makes no sense: HTML, truncated, empty, a redirect
+        ├── OneboxResponseError         the response makes no sense: HTML, truncated, empty, a redirect
         └── OneboxUncertainWriteError * a write may or may not have been done
 
     * also an AirflowFailException: the task fails at once, because a retry can't help or could do harm
@@ -26,7 +26,7 @@ MAX_SHOWN = 200
 
 
 def sanitize(words: object, limit: int = MAX_SHOWN) -> str:
-    """Make a server's message safe to show: printable, on one line, shortened.
+    """Make a server's message safe to show: printable, on one line, shorten_key.
 
     :param words: the message; anything that is not a string is converted.
     :param limit: the most characters to keep.
@@ -42,17 +42,17 @@ class OneboxError(AirflowException):
     """Anything that went wrong with Onebox.
 
     :param message: what happened, where, and what to do; one line.
-    :param status: the HTTP status of the reply, if there was one.
+    :param status: the HTTP status of the response, if there was one.
     :param code: Onebox's own ``errorCode``, as text.
-    :param server_message: Onebox's own ``userMessage``, shortened and on one line.
+    :param server_message: Onebox's own ``userMessage``, shorten_key and on one line.
     :param retryable: whether the same call can succeed later; by default, what the class says.
     :param retry_after: seconds that the server asked to wait, if it did.
-    :param may_have_acted: whether Onebox may have acted on the call; by default, what the class says. ``False`` means
+    :param uncertain: whether Onebox may have acted on the call; by default, what the class says. ``False`` means
         that it has not: the call was never sent, or was rejected.
     """
 
     retryable: bool = False
-    may_have_acted: bool = False
+    uncertain: bool = False
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class OneboxError(AirflowException):
         server_message: str | None = None,
         retryable: bool | None = None,
         retry_after: float | None = None,
-        may_have_acted: bool | None = None,
+        uncertain: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -72,8 +72,8 @@ class OneboxError(AirflowException):
         self.retry_after = retry_after
         if retryable is not None:
             self.retryable = retryable
-        if may_have_acted is not None:
-            self.may_have_acted = may_have_acted
+        if uncertain is not None:
+            self.uncertain = uncertain
 
 
 class OneboxConfigError(OneboxError, AirflowFailException):
@@ -87,7 +87,7 @@ class OneboxAuthError(OneboxError, AirflowFailException):
     """
 
 
-class OneboxQuotaError(OneboxError):
+class OneboxServiceHoursError(OneboxError):
     """Onebox serves this account only within certain hours, and it is outside them.
 
     The token is valid; a new one does not help. :attr:`server_message` names the hours.
@@ -107,7 +107,7 @@ class OneboxRequestError(OneboxError):
 
 
 class OneboxResponseError(OneboxError):
-    """The reply is not the JSON that Onebox should have sent."""
+    """The response is not the JSON that Onebox should have sent."""
 
     retryable = True
 
@@ -118,5 +118,5 @@ class OneboxUncertainWriteError(OneboxError, AirflowFailException):
     Fails the task at once: a retry could write twice. Check in Onebox before you clear the task.
     """
 
-    may_have_acted = True
+    uncertain = True
     remedy: ClassVar[str] = "It may have been done: look in Onebox before you clear the task"

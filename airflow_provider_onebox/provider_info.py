@@ -14,7 +14,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "For connecting and for each read; a whole reply may take ten times as long. Default: 30.",
+        "description": "For connecting and for each read; a whole response may take ten times as long. Default: 30.",
         "schema": {"type": ["number", "null"]},
     },
     "max_retries": {

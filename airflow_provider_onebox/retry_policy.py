@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxQuotaError, sanitize
-from airflow_provider_onebox.quota import TIMEZONE, seconds_until_opening
+from airflow_provider_onebox.api.service_hours import TIMEZONE, seconds_until_opening
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxServiceHoursError, sanitize
 
 try:
     from airflow.sdk import RetryDecision, RetryPolicy
@@ -31,12 +31,12 @@ class OneboxRetryPolicy(RetryPolicy):
     Use it as a task's ``retry_policy``, on Airflow 3.3 and later. It does not change the number of retries.
 
     :param timezone: the time zone of the hours that Onebox names.
-    :param quota_timeout: on Airflow 3.4, for how long after a try's first wait the quota uses up no retry.
+    :param service_hours_timeout: on Airflow 3.4, for how long after a try's first wait the quota uses up no retry.
     :raises AirflowOptionalProviderFeatureException: on an older Airflow.
-    :raises OneboxConfigError: if there is no such time zone, or ``quota_timeout`` is not positive.
+    :raises OneboxConfigError: if there is no such time zone, or ``service_hours_timeout`` is not positive.
     """
 
-    def __init__(self, timezone: str = TIMEZONE, *, quota_timeout: timedelta = timedelta(days=1)) -> None:
+    def __init__(self, timezone: str = TIMEZONE, *, service_hours_timeout: timedelta = timedelta(days=1)) -> None:
         if RetryPolicy is object:
             raise AirflowOptionalProviderFeatureException(
                 "OneboxRetryPolicy needs Airflow 3.3, where tasks have retry_policy. On an older Airflow, leave it "
@@ -49,10 +49,12 @@ class OneboxRetryPolicy(RetryPolicy):
             raise OneboxConfigError(
                 f"timezone={sanitize(timezone)!r} is not a time zone: pass a name such as 'Asia/Jakarta'."
             ) from None
-        if not isinstance(quota_timeout, timedelta) or quota_timeout <= timedelta(0):
-            raise OneboxConfigError(f"quota_timeout={sanitize(quota_timeout)!r} is not a timedelta greater than 0.")
+        if not isinstance(service_hours_timeout, timedelta) or service_hours_timeout <= timedelta(0):
+            raise OneboxConfigError(
+                f"service_hours_timeout={sanitize(service_hours_timeout)!r} is not a timedelta greater than 0."
+            )
         self.timezone = timezone
-        self.quota_timeout = quota_timeout
+        self.service_hours_timeout = service_hours_timeout
 
     def evaluate(
         self,
@@ -75,7 +77,7 @@ class OneboxRetryPolicy(RetryPolicy):
         if not exception.retryable:
             return RetryDecision.fail(reason=f"{name}: a retry can't help")
         seconds = None
-        if isinstance(exception, OneboxQuotaError):
+        if isinstance(exception, OneboxServiceHoursError):
             seconds = seconds_until_opening(exception.server_message, self.timezone)
         if seconds is None and exception.retry_after is not None:
             seconds = min(exception.retry_after, MAX_WAIT.total_seconds())
@@ -86,7 +88,7 @@ class OneboxRetryPolicy(RetryPolicy):
         reason = f"{name}: Onebox asks to wait, so the task runs again at {until:%Y-%m-%d %H:%M %Z}"
         # Airflow 3.4 has it.
         reschedule = getattr(RetryDecision, "reschedule", None)
-        if reschedule and isinstance(exception, OneboxQuotaError):
-            decision: RetryDecision = reschedule(delay, reschedule_timeout=self.quota_timeout, reason=reason)
+        if reschedule and isinstance(exception, OneboxServiceHoursError):
+            decision: RetryDecision = reschedule(delay, reschedule_timeout=self.service_hours_timeout, reason=reason)
             return decision
         return RetryDecision.retry(delay, reason)

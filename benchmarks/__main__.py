@@ -186,7 +186,7 @@ class Measurements:
             peer = "`page_size=100, parallelism=2`"
             rows.append(pair(f"list {size:,} rows {words}", got["default"], got["cautious"], peer, 1.0))
         most = sandbox.control("snapshot")["max_concurrent"]
-        rows.append(Row("the same: most requests under way", [most], unit="", bar=4))
+        rows.append(Row("the same: most requests in flight", [most], unit="", bar=4))
         rate, size = 25, self.bench.of(100_000, 2_500)
         speeds, rejected = [], []
         for _ in range(self.bench.of(3)):

@@ -210,7 +210,7 @@ def cold_token(repetitions: int) -> Any:
         return interleaved(2, {"login": login})["login"][1]
 
     interleaved(1, contenders)
-    # A task run has one token, and each one that is masked makes the masker slower.
+    # A task try has one token, and each one that is masked makes the masker slower.
     return in_turns(repetitions, {name: partial(forked, partial(second, run)) for name, run in contenders.items()})
 
 
@@ -292,7 +292,7 @@ def listing_memory(warm_up: dict[str, Any], **way: Any) -> dict[str, int]:
     return {"most": memory("VmHWM"), "growth": memory("VmHWM") - before}
 
 
-def settled(since_id: str, rows: int) -> float:
+def committed(since_id: str, rows: int) -> float:
     """List, and tell how many rows a second the second half of them came at."""
     from airflow_provider_onebox.hooks.onebox import OneboxHook
 
@@ -317,7 +317,7 @@ def many_calls(ids: list[str], few: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         read = OneboxListConversationsOperator(task_id="read", tickets=ids, output_path=f"{folder}/read.jsonl")
         rows = [{"name": name} for name in names]
-        write = OneboxBulkWriteOperator(task_id="write", kind="contact", rows=rows, verdict_path=f"{folder}/written")
+        write = OneboxBulkWriteOperator(task_id="write", kind="contact", rows=rows, results_path=f"{folder}/written")
 
         def bare_read() -> None:
             with Path(folder, "bare.jsonl").open("w") as file:
@@ -343,13 +343,15 @@ def watermark(repetitions: int, known: int) -> Any:
     from airflow.models import Variable
     from airflow.models.base import Base
 
-    from airflow_provider_onebox import export
-    from airflow_provider_onebox.files import RecordFile
-    from airflow_provider_onebox.paging import Batch
+    from airflow_provider_onebox.api.pagination import Batch
+    from airflow_provider_onebox.files import watermark as module
+    from airflow_provider_onebox.files.export import export
+    from airflow_provider_onebox.files.records import RecordFile
+    from airflow_provider_onebox.files.watermark import Watermark
 
     Base.metadata.create_all(settings.engine)
     # That of the task SDK asks the API server, which is not measured.
-    vars(export)["Variable"] = Variable
+    vars(module)["Variable"] = Variable
     ti: Any = SimpleNamespace(
         dag_id="d", task_id="t", run_id="", map_index=-1, try_number=1, get_ti_count=lambda **_: 1
     )
@@ -360,14 +362,14 @@ def watermark(repetitions: int, known: int) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def run(watermark: export.Watermark | None) -> None:
+        def run(watermark: Watermark | None) -> None:
             nonlocal number
             number += 1
             ti.run_id = f"scheduled__2026-11-24T00:00:00+00:00_{number}"
-            export.export(RecordFile(f"{folder}/{number}.jsonl"), listing, 0, watermark)
+            export(RecordFile(f"{folder}/{number}.jsonl"), listing, 0, watermark)
 
-        def incremental() -> export.Watermark:
-            mark = export.Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz"))
+        def incremental() -> Watermark:
+            mark = Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz"))
             run(mark)
             return mark
 

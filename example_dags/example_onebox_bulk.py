@@ -26,7 +26,7 @@ with DAG(
         kind="contact",
         rows=read_source(),
         # On a volume that all workers share. The run's own: a cleared task finds there what is done already.
-        verdict_path="{{ params.folder }}/contacts_{{ run_id }}.jsonl",
-        # Up to a tenth of the rows may be rejected or in doubt.
+        results_path="{{ params.folder }}/contacts_{{ run_id }}.jsonl",
+        # Up to a tenth of the rows may be rejected or uncertain.
         max_failed_share=0.1,
     )

@@ -1,4 +1,4 @@
-"""Use the hook in a task. Each task run logs in once by itself, so you pass no token."""
+"""Use the hook in a task. Each task try logs in once by itself, so you pass no token."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ hostile-replies: $(INSTALLED)
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_replies.py
 
 hostile-exports: $(INSTALLED)
-	EXPORT_HISTORIES=$(EXPORT_HISTORIES) $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_export_machine.py
+	EXPORT_HISTORIES=$(EXPORT_HISTORIES) $(BIN)/python -m pytest -q -p no:cacheprovider tests/files/test_export_machine.py
 
 hostile-chaos: $(INSTALLED)
 	CHAOS_LISTINGS=$(CHAOS_LISTINGS) CHAOS_BULKS=$(CHAOS_BULKS) $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_chaos.py tests/hostile/test_bulk_chaos.py

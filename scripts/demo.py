@@ -1,6 +1,6 @@
 """Run ``example_onebox_token`` in a real Airflow against a local Onebox, and tell what came of it.
 
-Arguments go to the sandbox: ``--records 5``, or ``--set quota_closed=true`` to see a failure.
+Arguments go to the sandbox: ``--records 5``, or ``--set outside_service_hours=true`` to see a failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from airflow_home import AirflowHome, AirflowHomeError  # noqa: E402 - stands beside the tests, not in the package
+from support.airflow_home import AirflowHome, AirflowHomeError  # noqa: E402 - stands beside the tests, not in the package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

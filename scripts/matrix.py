@@ -38,11 +38,13 @@ SECONDS = 900
 GROUPS = {
     "docs": ["--ignore=tests/test_docs.py"],
     "demo": ["--ignore=tests/test_demo.py"],
-    "lineage": ["--ignore=tests/test_lineage.py"],
+    "lineage": ["--ignore=tests/_airflow/test_lineage.py"],
     "sandbox": ["--ignore=tests/sandbox"],
     "hostile": [f"--ignore=tests/hostile/test_{name}.py" for name in ("chaos", "replies", "bulk_chaos")],
-    "models": [f"--ignore=tests/test_{name}.py" for name in ("paging", "pace", "export_machine")],
-    "harness": ["--ignore=tests/test_airflow_home.py"],
+    "models": [
+        f"--ignore=tests/{name}.py" for name in ("api/test_pagination", "api/test_rate", "files/test_export_machine")
+    ],
+    "harness": ["--ignore=tests/support/test_airflow_home.py"],
     "dags": ["--ignore=tests/test_example_dags.py"],
     "processes": ["-m", "not processes"],
 }

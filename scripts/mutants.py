@@ -32,9 +32,8 @@ from mutations import PACKAGE, Mutant, mutants_of
 ROOT = PACKAGE.parent
 LISTED = ROOT / "tests" / "equivalent_mutants.txt"
 PYTEST = ["-qs", "-p", "no:cacheprovider", "-m", "not processes", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-KEPT = {"conftest", "airflow_home", "sandbox"}  # when the package and its tests are imported anew
+KEPT = {"conftest", "airflow_home", "sandbox", "support"}  # when the package and its tests are imported anew
 MOST_OTHERS = 50  # tests of other modules that try to kill what the module's own let live
-MIRRORS = {"paging": "pace", "auth": "wire", "client": "wire", "outcome": "wire", "transport": "wire"}
 MIN_KILLED, MIN_OF_SAMPLE = 0.95, 0.9  # of each module, and of a sample of all modules together
 
 
@@ -46,10 +45,10 @@ def read_listed() -> set[tuple[str, str, str]]:
 
 @cache
 def is_own(module: str, test: str) -> bool:
-    """Tell whether a test stands in a file or folder named like a module, or in its further one."""
-    folder, _, stem = module.removesuffix(".py").rpartition("/")
-    file = test.partition("::")[0]
-    return f"tests/{folder}/" in file if folder else stem in file or MIRRORS.get(stem, stem) in file
+    """Return whether a test is in the file, or one of the files, that mirror a module."""
+    return test.startswith(
+        f"tests/{module.removesuffix('.py').rpartition('/')[0]}/test_{Path(module).stem.lstrip('_')}".replace("//", "/")
+    )
 
 
 @dataclass
@@ -165,7 +164,7 @@ def main() -> int:
     os.chdir(ROOT)
     listed, keys, began = read_listed(), set(), time.monotonic()
     forks, counts = Forks(), defaultdict[str, Counter[str]](Counter)
-    names = options.modules or sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("[!_]*.py"))
+    names = options.modules or sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
     for name in [name for name in names if not name.startswith("sandbox/")]:
         mutants = sorted(mutants_of(PACKAGE / name), key=lambda mutant: zlib.crc32(repr(mutant.key).encode()))
         keys |= {mutant.key for mutant in mutants}

@@ -28,7 +28,7 @@ os.environ |= {
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
 }
 
-from airflow_home import AIRFLOW_3, AirflowHome  # noqa: E402 - reads the environment set above
+from support.airflow_home import AIRFLOW_3, AirflowHome  # noqa: E402 - reads the environment set above
 
 from airflow_provider_onebox.sandbox import Sandbox  # noqa: E402 - likewise
 

@@ -45,7 +45,7 @@ def test_success(tmp_path):
 
 def test_failure(tmp_path):
     """A failing DAG is a failing demo, with the reason and without Airflow's chatter."""
-    with demo(tmp_path, "--set", "quota_login=true", "--set", "quota_closed=true") as process:
+    with demo(tmp_path, "--set", "service_hours_login=true", "--set", "outside_service_hours=true") as process:
         out, errors = process.communicate(timeout=180)
     assert process.returncode == 1
     assert "example_onebox_token: failed" in out

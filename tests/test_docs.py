@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 import yaml
 from airflow.providers.common.compat.sdk import Connection
-from readme import PAGES, README, ROOT, blocks, python_blocks
+from support.readme import PAGES, README, ROOT, blocks, python_blocks
 
 import airflow_provider_onebox
+from airflow_provider_onebox.api.settings import settings_from_connection
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.provider_info import CONN_FIELDS
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.__main__ import _welcome
-from airflow_provider_onebox.settings import settings_from_connection
 
 PACKAGE = Path(airflow_provider_onebox.__file__).parent
 MODULES = [
@@ -34,7 +34,7 @@ MODULES = [
     # The sandbox's inner parts are no interface, and ruff sees to their docstrings.
     if "sandbox" not in module.name
 ]
-FOR_USERS = re.compile(r"\.(hooks|operators|sensors|triggers|notifications|exceptions)(\.|$)")
+FOR_USERS = re.compile(r"\.(hooks|operators|sensors|triggers|notifications|exceptions)(\.[a-z]|$)")
 
 
 def is_public(name):
@@ -160,7 +160,7 @@ def test_hook_calls(connected, monkeypatch):
     exec(compile(code, "onebox-hook.md", "exec"), names)  # noqa: S102 - our own text
     assert names["ticket"]["Id"] == first
     assert names["created"]["ticketId"]
-    assert names["reply"].json()["count"] == 1
+    assert names["response"].json()["count"] == 1
     assert names["ok"] is True
     assert printed == connected.state.ids("contactrz")
     assert connected.state.logins == 2
@@ -199,7 +199,7 @@ def test_sandbox_output():
 def test_everything_is_named():
     """Every class for users has its page or table row, and every field of the connection its row."""
     names = {name for module in MODULES if FOR_USERS.search(module) for name in public_classes(module)}
-    assert {"OneboxHook", "OneboxAuthenticateOperator", "OneboxQuotaError"} <= names
+    assert {"OneboxHook", "OneboxAuthenticateOperator", "OneboxServiceHoursError"} <= names
     errors = public_classes("airflow_provider_onebox.exceptions")
     text = README + PAGES["docs/troubleshooting.md"]
     assert [name for name in sorted(names) if f"`{name}" not in text] == []

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from airflow_home import AIRFLOW_VERSION, AirflowHome
-from readme import python_blocks
+from support.airflow_home import AIRFLOW_VERSION, AirflowHome
+from support.readme import python_blocks
 
 from airflow_provider_onebox.sandbox import Sandbox
 
@@ -19,7 +19,7 @@ OWN = Path(__file__).parent / "dags" / "onebox.py"
 CONVERSATIONS = "GET /api/ticket/conversations/N"
 LOGIN, TICKETS, CONTACTS = "POST /api/authenticate", "GET /api/ticketrz", "GET /api/contactrz"
 
-# What each DAG asks of Onebox, in this order: one login per task run, and none where a token is handed in.
+# What each DAG asks of Onebox, in this order: one login per task try, and none where a token is handed in.
 CALLS = {
     "example_onebox_token": [LOGIN, TICKETS],
     "example_onebox_sites": [LOGIN, LOGIN, TICKETS, TICKETS],
@@ -188,19 +188,19 @@ def test_answer(runs, sandbox):
 
 
 def test_bulk(runs, sandbox):
-    """Each contact has a verdict with its id."""
+    """Each contact has a result with its id."""
     run = runs["example_onebox_bulk"]
     assert run.state == "success"
     result = run.xcoms["create_contacts", -1, "return_value"]
     path = Path(result["path"])
     try:
-        verdicts = [json.loads(line) for line in path.read_text().splitlines()]
+        results = [json.loads(line) for line in path.read_text().splitlines()]
     finally:
         path.unlink()
     entries = [entry for entry in sandbox.state.books() if entry["call"] == "POST /api/contactrz"]
     assert (result["done"], result["count"]) == (10, 10)
     names = {entry["id"]: entry["body"]["Name"] for entry in entries}
-    assert [names[verdict["id"]] for verdict in verdicts] == [f"Customer {n}" for n in range(10)]
+    assert [names[result["id"]] for result in results] == [f"Customer {n}" for n in range(10)]
 
 
 def test_ticket(runs, sandbox):

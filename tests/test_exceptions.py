@@ -1,4 +1,4 @@
-"""The error family: its tree, its evidence, and words that are safe to show."""
+"""The error family: its tree, its details, and words that are safe to show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from airflow_provider_onebox import exceptions
-from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError, OneboxUncertainWriteError, sanitize
+from airflow_provider_onebox.exceptions import OneboxError, OneboxServiceHoursError, OneboxUncertainWriteError, sanitize
 
 FAMILY = [cls for _, cls in inspect.getmembers(exceptions, inspect.isclass) if issubclass(cls, OneboxError)]
 
@@ -33,17 +33,17 @@ def test_evidence_survives_pickling(cls):
     assert copy.retryable is not cls.retryable
 
 
-def test_retryable_is_the_class_verdict_unless_told():
+def test_retryable_is_the_class_result_unless_told():
     """A quota passes with time; the class knows."""
-    assert OneboxQuotaError("m").retryable is True
-    assert OneboxQuotaError("m", retryable=False).retryable is False
+    assert OneboxServiceHoursError("m").retryable is True
+    assert OneboxServiceHoursError("m", retryable=False).retryable is False
 
 
-def test_may_have_acted_is_the_class_verdict_unless_told():
-    """Of a write in doubt alone Onebox may have done what was asked, unless more is known."""
-    assert {cls for cls in FAMILY if cls("m").may_have_acted} == {OneboxUncertainWriteError}
+def test_may_have_acted_is_the_class_result_unless_told():
+    """Of a write uncertain alone Onebox may have done what was asked, unless more is known."""
+    assert {cls for cls in FAMILY if cls("m").uncertain} == {OneboxUncertainWriteError}
     for told in (False, True):
-        assert {cls("m", may_have_acted=told).may_have_acted for cls in FAMILY} == {told}
+        assert {cls("m", uncertain=told).uncertain for cls in FAMILY} == {told}
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_may_have_acted_is_the_class_verdict_unless_told():
     ],
 )
 def test_quote(words, shown):
-    """Foreign words come out printable, on one line, shortened."""
+    """Foreign words come out printable, on one line, shorten_key."""
     assert sanitize(words) == shown

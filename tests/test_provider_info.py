@@ -13,10 +13,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from airflow_home import AIRFLOW_VERSION, AirflowHome
+from support.airflow_home import AIRFLOW_VERSION, AirflowHome
 
 import airflow_provider_onebox
-from airflow_provider_onebox import settings
+from airflow_provider_onebox.api import settings
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR, get_provider_info
 
@@ -32,9 +32,13 @@ def home(tmp_path_factory):
 
 
 def modules_in(folder):
-    """Name the modules of a folder of the package, if there is one."""
+    """Name the public modules of a folder of the package, if there is one."""
     path = Path(airflow_provider_onebox.__file__).parent / folder
-    return {f"airflow_provider_onebox.{folder}.{module.name}" for module in pkgutil.iter_modules([str(path)])}
+    return {
+        f"airflow_provider_onebox.{folder}.{module.name}"
+        for module in pkgutil.iter_modules([str(path)])
+        if module.name[0] != "_"
+    }
 
 
 def test_schema_at_run_time():
@@ -140,7 +144,7 @@ def test_airflow_lists_it(home, command, columns):
 
 def test_connection_form(home):
     """The page shows our labels, hides what has no use, and has a field for each extra."""
-    output = home.python(str(Path(__file__).with_name("connection_form.py")))
+    output = home.python(str(Path(__file__).parent / "support" / "connection_form.py"))
     form = json.loads(output.splitlines()[-1])
     assert not [line for line in output.splitlines()[:-1] if "onebox" in line.lower() and "warn" in line.lower()]
     if AIRFLOW_VERSION == (3, 0) and not find_spec("wtforms"):

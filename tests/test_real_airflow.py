@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from airflow_home import AIRFLOW_3, AIRFLOW_VERSION, TASKS, AirflowHome
 from cryptography.fernet import Fernet
+from support.airflow_home import AIRFLOW_3, AIRFLOW_VERSION, TASKS, AirflowHome
 
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.app import QUOTA
@@ -21,7 +21,7 @@ from airflow_provider_onebox.sandbox.app import QUOTA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_home import Run
+    from support.airflow_home import Run
 
 pytestmark = pytest.mark.processes
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ class World:
         return {"since_id": self.state.ids("ticketrz", site)[-1]}
 
     def file(self, run: Run | str, task_id: str) -> list[str]:
-        """Return the ids in the file of a task run."""
+        """Return the ids in the file of a task try."""
         run_id = run if isinstance(run, str) else run.run_id
         text = gzip.decompress((self.folder / f"{task_id}_{run_id}.jsonl.gz").read_bytes())
         return [json.loads(line)["Id"] for line in text.splitlines()]
@@ -118,7 +118,7 @@ def world(idle: World, tested: list[Run]) -> World:
 
 
 def check_ticket(world: World, ticket: dict[str, Any], dag_id: str, run_id: str, task_id: str) -> None:
-    """Compare a ticket with the task run that has failed."""
+    """Compare a ticket with the task try that has failed."""
     assert ticket["subject"] == f"Airflow: {dag_id}.{task_id} failed"
     facts = dict(line.split(": ", 1) for line in ticket["content"].splitlines())
     assert (facts["DAG"], facts["Run"], facts["Task"], facts["Try"]) == (dag_id, run_id, task_id, "1")

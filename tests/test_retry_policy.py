@@ -9,16 +9,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowOptionalProviderFeatureException
-from airflow_home import AIRFLOW_VERSION
+from support.airflow_home import AIRFLOW_VERSION
 
 from airflow_provider_onebox import exceptions, retry_policy
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
     OneboxError,
-    OneboxQuotaError,
     OneboxRequestError,
     OneboxResponseError,
+    OneboxServiceHoursError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
@@ -85,10 +85,10 @@ class TestPolicy:
     def test_quota(self, at, hour, minute, hours, until):
         """The quota is waited out until its hours begin, and the reason says until when."""
         at(hour, minute)
-        decision = self.decide(OneboxQuotaError("x", server_message=QUOTA, retry_after=5))
+        decision = self.decide(OneboxServiceHoursError("x", server_message=QUOTA, retry_after=5))
         assert decision.action.value == ("retry" if AIRFLOW_VERSION < (3, 4) else "reschedule")
         assert decision.retry_delay == timedelta(hours=hours, minutes=1)
-        assert decision.reason == f"OneboxQuotaError: Onebox asks to wait, so the task runs again at {until}"
+        assert decision.reason == f"OneboxServiceHoursError: Onebox asks to wait, so the task runs again at {until}"
 
     def test_quota_uses_up_no_retry(self, at, monkeypatch):
         """Where Airflow can put off a task without using up a retry, the quota does so, for a time that is bounded."""
@@ -103,8 +103,8 @@ class TestPolicy:
                 timedelta(hours=11, minutes=1), reschedule_timeout=timedelta(days=days), reason=decision.reason
             )
         at(7)
-        error = OneboxQuotaError("x", server_message=QUOTA)
-        for days, options in ((1, {}), (3, {"quota_timeout": timedelta(days=3)})):
+        error = OneboxServiceHoursError("x", server_message=QUOTA)
+        for days, options in ((1, {}), (3, {"service_hours_timeout": timedelta(days=3)})):
             decision = self.decide(error, **options)
             assert decision == expect(days, decision)
         assert self.decide(OneboxUnavailableError("x", retry_after=5)).action.value == "retry"
@@ -112,15 +112,15 @@ class TestPolicy:
     def test_zone(self, at):
         """The hours are those of the zone that is named."""
         at(7)
-        decision = self.decide(OneboxQuotaError("x", server_message=QUOTA), timezone="UTC")
+        decision = self.decide(OneboxServiceHoursError("x", server_message=QUOTA), timezone="UTC")
         assert decision.retry_delay == timedelta(hours=18, minutes=1)
         assert "2026-11-24 18:01 UTC" in decision.reason
 
     def test_quota_without_hours(self):
         """A quota that names no hours is the task's own matter, unless it says how long to wait."""
-        assert self.decide(OneboxQuotaError("x", server_message="time limit reached")).action.value == "default"
-        assert self.decide(OneboxQuotaError("x")).action.value == "default"
-        assert self.decide(OneboxQuotaError("x", retry_after=5)).retry_delay == timedelta(seconds=5)
+        assert self.decide(OneboxServiceHoursError("x", server_message="time limit reached")).action.value == "default"
+        assert self.decide(OneboxServiceHoursError("x")).action.value == "default"
+        assert self.decide(OneboxServiceHoursError("x", retry_after=5)).retry_delay == timedelta(seconds=5)
 
     @pytest.mark.parametrize(
         ("retry_after", "delay", "until"),
@@ -154,13 +154,13 @@ class TestPolicy:
     @pytest.mark.parametrize("value", [timedelta(0), timedelta(days=-1), 3600, None])
     def test_quota_timeout_refused(self, value):
         """A time that is over before it begins would be met on the worker alone."""
-        with pytest.raises(OneboxConfigError, match=r"quota_timeout=.* is not a timedelta greater than 0"):
-            OneboxRetryPolicy(quota_timeout=value)
+        with pytest.raises(OneboxConfigError, match=r"service_hours_timeout=.* is not a timedelta greater than 0"):
+            OneboxRetryPolicy(service_hours_timeout=value)
 
     def test_copy(self):
         """Airflow copies what a task's arguments hold."""
-        policy = copy.deepcopy(OneboxRetryPolicy("UTC", quota_timeout=timedelta(seconds=1)))
-        assert (policy.timezone, policy.quota_timeout) == ("UTC", timedelta(seconds=1))
+        policy = copy.deepcopy(OneboxRetryPolicy("UTC", service_hours_timeout=timedelta(seconds=1)))
+        assert (policy.timezone, policy.service_hours_timeout) == ("UTC", timedelta(seconds=1))
 
 
 def test_what_fails_at_once_is_not_retryable():

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from readme import PAGES
+from support.readme import PAGES
 
 import airflow_provider_onebox
 

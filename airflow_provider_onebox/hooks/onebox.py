@@ -1,4 +1,4 @@
-"""The hook: turns an Airflow Connection into a Onebox client, with one token per task run."""
+"""The hook: turns an Airflow Connection into a Onebox client, with one token per task try."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
 
+from airflow_provider_onebox._airflow.masking import mask, mask_token
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
@@ -19,7 +20,6 @@ from airflow_provider_onebox.exceptions import (
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
-from airflow_provider_onebox.masking import mask, mask_token
 from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     import requests
 
-    from airflow_provider_onebox.auth import Token
-    from airflow_provider_onebox.client import OneboxClient
-    from airflow_provider_onebox.paging import Batch
-    from airflow_provider_onebox.settings import Settings
+    from airflow_provider_onebox.api.client import OneboxClient
+    from airflow_provider_onebox.api.pagination import Batch
+    from airflow_provider_onebox.api.settings import Settings
+    from airflow_provider_onebox.api.token import Token
 
 TEST_SECONDS = 10.0
 """Seconds that the Test button waits at most."""
@@ -43,7 +43,7 @@ SECRET_FIELDS = ("password", "token")
 
 log = logging.getLogger(__name__)
 
-# Task run -> (connection, site) -> client. Holds the current task run alone.
+# Task run -> (connection, site) -> client. Holds the current task try alone.
 _runs: dict[Hashable, dict[tuple[str, str | None], OneboxClient]] = {}
 # Of several threads that need a client, one makes it.
 _lock = threading.RLock()
@@ -52,8 +52,8 @@ _lock = threading.RLock()
 class OneboxHook(BaseHook):
     """Log in to Onebox and make calls with the token.
 
-    The hook looks nothing up and sends nothing until a method needs it. Within a task run, all hooks for the same
-    connection and site share one token; outside a task run, each hook has its own, which its copies share. You can use
+    The hook looks nothing up and sends nothing until a method needs it. Within a task try, all hooks for the same
+    connection and site share one token; outside a task try, each hook has its own, which its copies share. You can use
     a hook in several threads and copy it, but not pickle it: it can hold a password and tokens.
 
     This process's logs mask the password, the proxies' passwords, each token that :meth:`get_token` returns, and a
@@ -61,8 +61,8 @@ class OneboxHook(BaseHook):
 
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
-    :param token: a token from an upstream task, sealed or not. When it expires, the hook logs in to the token's site by
-        itself.
+    :param token: a token from an upstream task, encrypted or not. When it expires, the hook logs in to the token's
+        site by itself.
     :param time_limit: seconds that a call may take in total, including the login; calls are then not retried. By
         default, the connection's ``timeout`` and ``max_retries`` apply.
     """
@@ -86,7 +86,7 @@ class OneboxHook(BaseHook):
         self._token = token
         self._time_limit = time_limit
         self._client: tuple[Hashable, OneboxClient] | None = None
-        # (connection, site) -> client, outside of a task run; copies of this hook share it.
+        # (connection, site) -> client, outside of a task try; copies of this hook share it.
         self._clients: dict[tuple[str, str | None], OneboxClient] = {}
 
     def __copy__(self) -> OneboxHook:
@@ -106,12 +106,12 @@ class OneboxHook(BaseHook):
 
     @property
     def client(self) -> OneboxClient:
-        """The client behind this hook, made at first use and anew in another task run.
+        """The client behind this hook, made at first use and anew in another task try.
 
         :raises OneboxConfigError: if the connection or the handed-in token is invalid.
         :raises OneboxUnavailableError: if Airflow can't look the connection up.
         """
-        run = _task_run()
+        run = _task_try()
         made = self._client
         if made is None or made[0] != run:
             with _lock:
@@ -132,8 +132,8 @@ class OneboxHook(BaseHook):
     def get_token(self) -> str:
         """Return a token that is valid now, logging in if there is none.
 
-        The first :data:`~airflow_provider_onebox.masking.MAX_MASKED_TOKENS` tokens are masked in this process's logs.
-        To make calls you need no token: use :meth:`request` or :meth:`get_conn`.
+        The first 50 tokens of a process are masked in its logs. To make calls you need no token: use :meth:`request` or
+        :meth:`get_conn`.
 
         API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
@@ -141,9 +141,9 @@ class OneboxHook(BaseHook):
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
         :raises OneboxError: if it can't get a token for another reason.
         """
-        return self.get_token_with_facts().value
+        return self.get_token_details().value
 
-    def get_token_with_facts(self) -> Token:
+    def get_token_details(self) -> Token:
         """Return the token of :meth:`get_token` with its expiry and site.
 
         :return: its ``value``, ``expires_at`` and ``site_id``; the last two are ``None`` if the token does not say.
@@ -160,7 +160,7 @@ class OneboxHook(BaseHook):
         It sends only to this Onebox (get URLs from :meth:`url_for`) and follows no redirects. As with :mod:`requests`,
         the caller checks the status and Onebox's error envelope.
 
-        :return: the session; all hooks of the same task run, connection and site share it.
+        :return: the session; all hooks of the same task try, connection and site share it.
         :raises OneboxConfigError: if the connection is invalid.
         """
         return self.client.session
@@ -185,7 +185,7 @@ class OneboxHook(BaseHook):
         files: Mapping[str, Any] | None = None,
         include_secrets: bool = False,
     ) -> Any:
-        """Make one call and return Onebox's reply.
+        """Make one call and return Onebox's response.
 
         Transient errors are retried; a write is sent again only if Onebox can't have acted on it.
 
@@ -199,9 +199,9 @@ class OneboxHook(BaseHook):
         :return: the parsed JSON.
         :raises OneboxError: the subclass that fits what went wrong.
         """
-        reply = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
+        response = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
         is_connection = "connection" in endpoint.lower().split("/")
-        return _without_secrets(reply) if is_connection and not include_secrets else reply
+        return _without_secrets(response) if is_connection and not include_secrets else response
 
     def list_records(
         self,
@@ -255,7 +255,7 @@ class OneboxHook(BaseHook):
         :raises OneboxConfigError: at once, if an argument is invalid.
         :raises OneboxError: while iterating, if a page can't be fetched.
         """
-        from airflow_provider_onebox.lineage import report_listing
+        from airflow_provider_onebox._airflow.lineage import report_listing
 
         batches, settings = self.client.list_pages(resource, **query), self.settings
 
@@ -339,7 +339,7 @@ class OneboxHook(BaseHook):
             fields["coordinate"] = coordinate
         if not attachment and not file:
             return self._written("ticket/create", "ticketId", json=fields)
-        from airflow_provider_onebox.messages import read_ticket_files
+        from airflow_provider_onebox.files.uploads import read_ticket_files
 
         return self._written("ticket/create", "ticketId", data=fields, files=read_ticket_files(attachment, file))
 
@@ -408,7 +408,7 @@ class OneboxHook(BaseHook):
         """Send a message: a new one, or a reply to a private conversation or a public comment.
 
         API page: Send a message, ``POST {host}/api/message``, which says that the format may still change. So only the
-        message's id is read from the reply.
+        message's id is read from the response.
 
         :param connection_id: the channel to send through: the id of a ``connection`` record.
         :param body: the text, in the format of ``content_type``.
@@ -420,8 +420,8 @@ class OneboxHook(BaseHook):
         :param cc: who gets a copy.
         :param bcc: who gets a blind copy.
         :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``.
-        :param conversation_id: the private conversation to reply to.
-        :param previous_id: the public comment to reply to.
+        :param conversation_id: the private conversation to response to.
+        :param previous_id: the public comment to response to.
         :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all.
         :param users: the participants: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to
             ``MSR4``).
@@ -430,7 +430,8 @@ class OneboxHook(BaseHook):
         :raises OneboxUncertainWriteError: if the message may have been sent, but the answer does not say.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
-        from airflow_provider_onebox.messages import greatest_id, message_body
+        from airflow_provider_onebox.api.messages import greatest_id, message_body
+        from airflow_provider_onebox.files.uploads import read_files
 
         fields = _texts(
             ConnectionId=connection_id,
@@ -445,8 +446,8 @@ class OneboxHook(BaseHook):
         )
         fields["Content"] = _texts(Body=body, BodyText=body_text, ContentType=content_type, Encoding="utf-8")
         fields["Users"] = users
-        reply = self.request("POST", "message", json=message_body(fields, attachments))
-        rows = reply.get("data") if isinstance(reply, dict) else None
+        response = self.request("POST", "message", json=message_body(fields, lambda: read_files(attachments)))
+        rows = response.get("data") if isinstance(response, dict) else None
         if not isinstance(rows, list):
             raise self._in_doubt("message", "page of messages")
         return greatest_id(rows)
@@ -461,8 +462,8 @@ class OneboxHook(BaseHook):
         :raises OneboxConfigError: if the id can't be one.
         :raises OneboxError: if they can't be fetched, or there is no such ticket.
         """
-        from airflow_provider_onebox.lineage import report_listing
-        from airflow_provider_onebox.messages import messages_in
+        from airflow_provider_onebox._airflow.lineage import report_listing
+        from airflow_provider_onebox.api.messages import messages_in
 
         if not str(ticket_id).strip().isdecimal():
             raise OneboxConfigError(f"ticket_id={str(ticket_id)[:60]!r} is not an id: pass digits.")
@@ -471,8 +472,8 @@ class OneboxHook(BaseHook):
         messages = messages_in(self.request("GET", endpoint), ticket_id)
         if messages is None:
             raise OneboxResponseError(
-                f"Connection {self.onebox_conn_id!r}: GET {endpoint}: the reply is not a conversation: it, or a thread "
-                "in it, has no list 'data' of messages.",
+                f"Connection {self.onebox_conn_id!r}: GET {endpoint}: the response is not a conversation: it, or a "
+                "thread in it, has no list 'data' of messages.",
                 status=200,
             )
         report_listing(self, self.settings, "conversations")
@@ -480,8 +481,8 @@ class OneboxHook(BaseHook):
 
     def _written(self, endpoint: str, id_field: str, **body: Any) -> str:
         """Make a write and return the id that its answer holds."""
-        reply = self.request("POST", endpoint, **body)
-        row_id = reply.get(id_field) if isinstance(reply, dict) else None
+        response = self.request("POST", endpoint, **body)
+        row_id = response.get(id_field) if isinstance(response, dict) else None
         if not row_id:
             raise self._in_doubt(endpoint, id_field)
         return str(row_id)
@@ -519,7 +520,7 @@ class OneboxHook(BaseHook):
         :raises OneboxConfigError: if there is no such connection, or it is invalid.
         :raises OneboxUnavailableError: if Airflow can't be asked for it.
         """
-        from airflow_provider_onebox.settings import settings_from_connection
+        from airflow_provider_onebox.api.settings import settings_from_connection
 
         where = f"Connection {self.onebox_conn_id!r}"
         failure: OneboxError
@@ -555,7 +556,7 @@ class OneboxHook(BaseHook):
             error.retryable = True
             raise
         if settings != self.settings:
-            run = _task_run()
+            run = _task_try()
             (self._clients if run is None else _runs[run]).clear()
             self._client = None
 
@@ -594,7 +595,7 @@ class OneboxHook(BaseHook):
 
     @staticmethod
     def _new_client(settings: Settings, time_limit: float | None = None) -> OneboxClient:
-        from airflow_provider_onebox.client import OneboxClient
+        from airflow_provider_onebox.api.client import OneboxClient
 
         return OneboxClient(settings, time_limit=time_limit)
 
@@ -603,15 +604,15 @@ class OneboxHook(BaseHook):
             return None
         import time
 
-        from airflow_provider_onebox.auth import Token
-        from airflow_provider_onebox.seal import unseal
+        from airflow_provider_onebox._airflow.encryption import decrypt
+        from airflow_provider_onebox.api.token import Token
 
         # With render_template_as_native_obj a token of digits arrives as a number.
         if not isinstance(self._token, (str, int)) or isinstance(self._token, bool):
             raise OneboxConfigError(
                 f"The token handed in is a {type(self._token).__name__}: pass the string that a task returned."
             )
-        token = unseal(str(self._token))
+        token = decrypt(str(self._token))
         # A template that finds no XCom renders as an empty string or as None.
         if token in ("", "None"):
             raise OneboxConfigError(
@@ -681,8 +682,8 @@ def _context_getter() -> Callable[[], Mapping[str, Any]]:
     return get_current_context
 
 
-def _task_run() -> Hashable:
-    """Identify the task run that this process is in, ``None`` outside of one."""
+def _task_try() -> Hashable:
+    """Identify the task try that this process is in, ``None`` outside of one."""
     try:
         ti = _context_getter()()["ti"]
     except (AirflowException, RuntimeError, KeyError):
@@ -695,13 +696,13 @@ def _texts(**fields: Any) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, (int, float)) else value for name, value in fields.items()}
 
 
-def _without_secrets(reply: Any) -> Any:
+def _without_secrets(response: Any) -> Any:
     """Copy what Onebox says of connections without their secrets, however deep they are."""
-    if isinstance(reply, list):
-        return [_without_secrets(item) for item in reply]
-    if isinstance(reply, dict):
-        return {name: _without_secrets(value) for name, value in reply.items() if name.lower() not in SECRET_FIELDS}
-    return reply
+    if isinstance(response, list):
+        return [_without_secrets(item) for item in response]
+    if isinstance(response, dict):
+        return {name: _without_secrets(value) for name, value in response.items() if name.lower() not in SECRET_FIELDS}
+    return response
 
 
 def _with_known_resources(error: OneboxRequestError, resource: str) -> OneboxRequestError:

@@ -114,13 +114,15 @@ class OneboxTicketNotifier(BaseNotifier):
             self.log.info("Opened no Onebox ticket: %s has ticket %s.", failure, known)
             return
         try:
-            what, facts = _describe(context)
+            what, details = _describe(context)
             ticket_id = OneboxHook(self.onebox_conn_id, site_id=self.site_id, time_limit=NOTIFY_SECONDS).create_ticket(
                 full_name=self.full_name,
                 contact=self.contact,
                 subject=f"Airflow: {what}" if self.subject is None else self.subject,
                 category=self.category,
-                content="".join(f"{name}: {fact}\n" for name, fact in facts) if self.content is None else self.content,
+                content="".join(f"{name}: {fact}\n" for name, fact in details)
+                if self.content is None
+                else self.content,
             )
         except OneboxError as error:
             self.log.error("No Onebox ticket was opened: %s", error)
@@ -134,20 +136,20 @@ class OneboxTicketNotifier(BaseNotifier):
 
         :param context: what Airflow says about the deadline.
         """
-        from airflow_provider_onebox.polling import in_thread
+        from airflow_provider_onebox.triggers._polling import in_thread
 
         await in_thread("polls", self.notify, context)
 
     def _failure(self, context: Any) -> tuple[str, str]:
         """Name the Variable of the DAG's tickets, and in it what has failed; nothing without ``once_per``."""
-        from airflow_provider_onebox.export import shortened
+        from airflow_provider_onebox._airflow.variables import shorten_key
 
         if self.once_per is None or "deadline" in context:
             return "", ""
         dag_id, failure = context["dag"].dag_id, context["run_id"]
         if self.once_per == "task" and "reason" not in context:
             failure = f"{failure}@{context['ti'].task_id}"
-        return shortened(f"onebox_tickets@{dag_id}@{self.onebox_conn_id}@{self.site_id or ''}"), failure
+        return shorten_key(f"onebox_tickets@{dag_id}@{self.onebox_conn_id}@{self.site_id or ''}"), failure
 
 
 def _tickets(variable: str) -> dict[str, str]:
@@ -174,8 +176,12 @@ def _describe(context: Any) -> tuple[str, list[tuple[str, Any]]]:
     ti = context.get("ti")
     if "deadline" in context:
         run = context["dag_run"]
-        facts = [("DAG", run["dag_id"]), ("Run", run["dag_run_id"]), ("Deadline", context["deadline"]["deadline_time"])]
-        return f"{run['dag_id']} missed its deadline", facts
+        details = [
+            ("DAG", run["dag_id"]),
+            ("Run", run["dag_run_id"]),
+            ("Deadline", context["deadline"]["deadline_time"]),
+        ]
+        return f"{run['dag_id']} missed its deadline", details
     # Airflow gives a reason to the callbacks of a DAG alone.
     if "reason" in context:
         dag_id, run_id = context["dag"].dag_id, context["run_id"]
@@ -185,10 +191,16 @@ def _describe(context: Any) -> tuple[str, list[tuple[str, Any]]]:
             ("Run", run_id),
             ("Failed tasks", ", ".join(tasks) or "see the run"),
         ]
-    facts = [("DAG", ti.dag_id), ("Task", ti.task_id), ("Run", ti.run_id), ("Try", ti.try_number), ("Log", ti.log_url)]
+    details = [
+        ("DAG", ti.dag_id),
+        ("Task", ti.task_id),
+        ("Run", ti.run_id),
+        ("Try", ti.try_number),
+        ("Log", ti.log_url),
+    ]
     if ti.map_index >= 0:
-        facts.insert(2, ("Map index", ti.map_index))
-    return f"{ti.dag_id}.{ti.task_id} failed", facts
+        details.insert(2, ("Map index", ti.map_index))
+    return f"{ti.dag_id}.{ti.task_id} failed", details
 
 
 def _failed_tasks(ti: Any, dag_id: str, run_id: str, dag_run: Any) -> list[str]:

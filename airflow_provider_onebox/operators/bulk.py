@@ -19,36 +19,36 @@ WRITES = {"ticket": "create_ticket", "contact": "create_contact", "message": "se
 class OneboxBulkWriteOperator(_OneboxOperator):
     """Create many tickets, contacts or messages, and record the outcome of each.
 
-    The verdict file is JSON Lines, one line per row: ``{"row": 0, "verdict": "done", "key": ..., "id": "515090"}``. A
-    verdict is ``done``, ``rejected`` (with Onebox's words as ``message``; nothing was written) or ``in_doubt`` (it may
+    The results file is JSON Lines, one line per row: ``{"row": 0, "result": "done", "key": ..., "id": "515090"}``. A
+    result is ``done``, ``rejected`` (with Onebox's words as ``message``; nothing was written) or ``uncertain`` (it may
     or may not have been written: check in Onebox). While the task runs, it also holds ``begun`` rows.
 
-    A retried or cleared task resumes: it skips rows that are done, retries rejected rows, and leaves rows in doubt
-    alone. To write one of those again, delete its line; to write all of them again, set ``repeat_in_doubt``. Then clear
-    the task. A row is identified by its content, so the rows may be reordered.
+    A retried or cleared task resumes: it skips rows that are done, retries rejected rows, and leaves uncertain rows
+    alone. To write one of those again, delete its line; to write all of them again, set ``repeat_uncertain``. Then
+    clear the task. A row is identified by its content, so the rows may be reordered.
 
     Each row is recorded on disk before it is sent, so the file must be a plain one, on a volume shared by all workers
     that may run the task; object stores can't append and are rejected. Use a different path for each run, with
     ``{{ run_id }}``.
 
-    The task returns ``{"path", "count", "done", "rejected", "in_doubt"}``.
+    The task returns ``{"path", "count", "done", "rejected", "uncertain"}``.
 
     API pages: Create a ticket, Create a contact, Send a message.
 
     :param kind: ``ticket``, ``contact`` or ``message``.
     :param rows: dictionaries with the arguments of the hook's ``create_ticket``, ``create_contact`` or
         ``send_message``: a list, or the path of a JSON Lines file, gzip if it ends in ``.gz``. (templated)
-    :param verdict_path: the file of the verdicts. (templated)
+    :param results_path: the file of the results. (templated)
     :param parallelism: the most writes in flight, 1 to 32. (templated)
-    :param max_failed_share: the share of the rows that may be rejected or in doubt without failing the task: 0 for
+    :param max_failed_share: the share of the rows that may be rejected or uncertain without failing the task: 0 for
         none, 1 for all.
-    :param repeat_in_doubt: whether to send rows in doubt again, which can write them twice.
+    :param repeat_uncertain: whether to send uncertain rows again, which can write them twice.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
     """
 
-    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, "rows", "verdict_path", "parallelism")
+    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, "rows", "results_path", "parallelism")
     template_fields_renderers: ClassVar[dict[str, str]] = {"rows": "json"}
 
     def __init__(
@@ -56,10 +56,10 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         *,
         kind: str,
         rows: Any,
-        verdict_path: Any,
+        results_path: Any,
         parallelism: int | str = 4,
         max_failed_share: float = 0.0,
-        repeat_in_doubt: bool = False,
+        repeat_uncertain: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -69,46 +69,47 @@ class OneboxBulkWriteOperator(_OneboxOperator):
             raise ValueError(f"max_failed_share={max_failed_share!r} is not a number from 0 (no row) to 1 (all).")
         self.kind = kind
         self.rows = _path(rows)
-        self.verdict_path = _path(verdict_path)
+        self.results_path = _path(results_path)
         self.parallelism = parallelism
         self.max_failed_share = max_failed_share
-        self.repeat_in_doubt = repeat_in_doubt
+        self.repeat_uncertain = repeat_uncertain
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Write the rows that are not done yet.
 
         :param context: the task's context.
-        :return: how many rows have each verdict.
-        :raises OneboxUncertainWriteError: if too many rows are rejected or in doubt, and one is in doubt.
+        :return: how many rows have each result.
+        :raises OneboxUncertainWriteError: if too many rows are rejected or uncertain, and one is uncertain.
         :raises OneboxRequestError: if too many rows are rejected.
         :raises OneboxConfigError: if an argument is invalid; nothing is sent then.
         :raises OneboxError: if Onebox can't be used; a retry resumes with the remaining rows.
         """
-        from airflow_provider_onebox.bulk import DONE, IN_DOUBT, REJECTED, VerdictFile, write_rows
-        from airflow_provider_onebox.rows import read_rows
+        from airflow_provider_onebox.files.reading import read_rows
+        from airflow_provider_onebox.writes.bulk import write_rows
+        from airflow_provider_onebox.writes.journal import DONE, REJECTED, UNCERTAIN, ResultsFile
 
         ti: Any = context["ti"]
         # Made here: the threads have no task of their own.
         settings = self.hook.settings
         target = (self.kind, settings.base_url, settings.site_id)
-        with VerdictFile(self.verdict_path, (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)) as file:
-            verdicts = write_rows(
+        with ResultsFile(self.results_path, (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)) as file:
+            results = write_rows(
                 read_rows(self.rows),
                 getattr(self.hook, WRITES[self.kind]),
                 target,
                 file,
                 parallelism=_number(self.parallelism),
-                repeat_in_doubt=self.repeat_in_doubt,
+                repeat_uncertain=self.repeat_uncertain,
             )
-        count, failed = verdicts.total(), verdicts.total() - verdicts[DONE]
-        summary = f"{file.name}: of {count:,} rows, {verdicts[DONE]:,} are done, {verdicts[REJECTED]:,} rejected, "
-        summary += f"{verdicts[IN_DOUBT]:,} in doubt"
+        count, failed = results.total(), results.total() - results[DONE]
+        summary = f"{file.name}: of {count:,} rows, {results[DONE]:,} are done, {results[REJECTED]:,} rejected, "
+        summary += f"{results[UNCERTAIN]:,} uncertain"
         self.log.info("%s.", summary)
         if failed > self.max_failed_share * count:
-            if verdicts[IN_DOUBT]:
+            if results[UNCERTAIN]:
                 raise OneboxUncertainWriteError(
-                    f"{summary}. Those in doubt may have been written: check in Onebox. When you clear the task, they "
-                    "are not sent again unless you set repeat_in_doubt or delete their lines."
+                    f"{summary}. Those uncertain may have been written: check in Onebox. When you clear the task, they "
+                    "are not sent again unless you set repeat_uncertain or delete their lines."
                 )
             raise OneboxRequestError(
                 f"{summary}. The file has the reason for each. When you clear the task, only those rows are sent again."
@@ -116,7 +117,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         result = {
             "path": file.name,
             "count": count,
-            **{verdict: verdicts[verdict] for verdict in (DONE, REJECTED, IN_DOUBT)},
+            **{result: results[result] for result in (DONE, REJECTED, UNCERTAIN)},
         }
-        self._tell_outlets(context, result)
+        self._report_to_outlets(context, result)
         return result

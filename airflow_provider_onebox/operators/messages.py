@@ -83,9 +83,10 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :raises OneboxConfigError: if an argument is invalid.
         :raises OneboxError: if a conversation can't be fetched, or the file can't be written.
         """
-        from airflow_provider_onebox.attachments import Attachments
-        from airflow_provider_onebox.files import RecordFile
-        from airflow_provider_onebox.rows import in_parallel, read_ids
+        from airflow_provider_onebox.api.parallel import in_parallel
+        from airflow_provider_onebox.files.attachments import Attachments
+        from airflow_provider_onebox.files.reading import read_ids
+        from airflow_provider_onebox.files.records import RecordFile
 
         # Made here: the threads below have no task of their own.
         hook = self.hook
@@ -123,7 +124,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
             if absent and len(missing) == tickets:
                 raise absent
             file.finish()
-            file.put_in_place()
+            file.publish()
         if missing:
             self.log.warning("No longer at site %s: tickets %s.", settings.site_id, ", ".join(missing[:100]))
         self.log.info("Wrote %s messages of %s tickets to %s.", f"{file.count:,}", f"{tickets:,}", file.name)
@@ -131,12 +132,12 @@ class OneboxListConversationsOperator(_OneboxOperator):
         if attachments:
             self.log.info("Downloaded %s attachments, skipped %s.", f"{downloaded:,}", f"{attachments.failed:,}")
             result |= {"attachments": downloaded, "attachments_failed": attachments.failed}
-        self._tell_outlets(context, result)
+        self._report_to_outlets(context, result)
         return result
 
 
 class OneboxSendMessageOperator(_OneboxOperator):
-    """Send a message or a reply and return its id.
+    """Send a message or a response and return its id.
 
     If the answer is lost, the message may have been sent: the task then fails at once, and Airflow does not retry it
     either, so that no message is sent twice.
@@ -153,8 +154,8 @@ class OneboxSendMessageOperator(_OneboxOperator):
     :param cc: who gets a copy. (templated)
     :param bcc: who gets a blind copy. (templated)
     :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``. (templated)
-    :param conversation_id: the private conversation to reply to. (templated)
-    :param previous_id: the public comment to reply to. (templated)
+    :param conversation_id: the private conversation to response to. (templated)
+    :param previous_id: the public comment to response to. (templated)
     :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all. (templated)
     :param users: the participants: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to ``MSR4``).
         (templated)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
-    from airflow_provider_onebox.paging import Batch
+    from airflow_provider_onebox.api.pagination import Batch
 
 MAX_XCOM_BYTES = 1024 * 1024
 """The most bytes of JSON that an operator returns; XComs live in Airflow's database."""
@@ -51,7 +51,7 @@ class _OneboxOperator(BaseOperator):
         """A hook with this operator's connection, site and token, as they are when it is first used."""
         return OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
 
-    def _tell_outlets(self, context: Context, result: dict[str, Any]) -> None:
+    def _report_to_outlets(self, context: Context, result: dict[str, Any]) -> None:
         """Let what an outlet asset schedules know what was written, and where."""
         for outlet in self.outlets:
             with suppress(TypeError):  # An outlet can be something else than an asset.
@@ -68,36 +68,36 @@ class OneboxAuthenticateOperator(_OneboxOperator):
     until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.OneboxHook` with the connection
     logs in by itself and needs no token from upstream.
 
-    With ``seal``, the token is encrypted with the deployment's Fernet key: people who read XComs see ciphertext, and
+    With ``encrypt``, the token is encrypted with the deployment's Fernet key: people who read XComs see ciphertext, and
     :class:`OneboxHook` and every operator decrypt it when you pass it as ``token=``.
 
     API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
-    :param seal: whether to encrypt the token.
+    :param encrypt: whether to encrypt the token.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     """
 
     template_fields: Sequence[str] = ("onebox_conn_id", "site_id")
 
-    def __init__(self, *, seal: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, encrypt: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs, token=None)
-        self.seal = seal
+        self.encrypt = encrypt
 
     def execute(self, context: Context) -> str:
         """Log in.
 
         :param context: the task's context.
-        :return: the token, encrypted with ``seal``.
-        :raises OneboxConfigError: if the connection is invalid, or the token can't be sealed; nothing is sent then.
+        :return: the token, encrypted with ``encrypt``.
+        :raises OneboxConfigError: if the connection is invalid, or the token can't be encrypted; nothing is sent then.
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
         :raises OneboxError: if it can't get a token for another reason.
         """
-        from airflow_provider_onebox.seal import get_fernet, seal
+        from airflow_provider_onebox._airflow.encryption import encrypt, get_fernet
 
-        if self.seal:
+        if self.encrypt:
             get_fernet()
-        token, settings = self.hook.get_token_with_facts(), self.hook.settings
+        token, settings = self.hook.get_token_details(), self.hook.settings
         expires_at = token.expires_at.isoformat() if token.expires_at else None
         self.log.info(
             "Logged in to %s as %s for site %s; the token expires at %s.",
@@ -108,7 +108,7 @@ class OneboxAuthenticateOperator(_OneboxOperator):
         )
         context["ti"].xcom_push(key="expires_at", value=expires_at)
         context["ti"].xcom_push(key="site_id", value=settings.site_id)
-        return seal(token.value) if self.seal else token.value
+        return encrypt(token.value) if self.encrypt else token.value
 
 
 class OneboxListOperator(_OneboxOperator):
@@ -232,10 +232,11 @@ class OneboxListOperator(_OneboxOperator):
             records = self._return_records()
             self._skip_if_empty(len(records))
             return records
-        from airflow_provider_onebox.changes import Changes
-        from airflow_provider_onebox.export import Watermark, export
-        from airflow_provider_onebox.files import RecordFile
-        from airflow_provider_onebox.listing import as_id, format_time
+        from airflow_provider_onebox.api.listing import as_id, format_time
+        from airflow_provider_onebox.files.changes import Changes
+        from airflow_provider_onebox.files.export import export
+        from airflow_provider_onebox.files.records import RecordFile
+        from airflow_provider_onebox.files.watermark import Watermark
 
         file = RecordFile(self.output_path, fields=self.fields)
         watermark, listing = None, self._batches
@@ -250,7 +251,7 @@ class OneboxListOperator(_OneboxOperator):
         written = export(file, listing, as_id(self.since_id), watermark)
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         self._skip_if_empty(written["count"])
-        self._tell_outlets(context, written)
+        self._report_to_outlets(context, written)
         return written
 
     def _skip_if_empty(self, count: int) -> None:
@@ -258,7 +259,7 @@ class OneboxListOperator(_OneboxOperator):
             raise AirflowSkipException(f"There are no {self.resource} records to list.")
 
     def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterator[Batch]:
-        from airflow_provider_onebox.export import with_progress
+        from airflow_provider_onebox.files.export import with_progress
 
         # A range that was written before is written again as a whole.
         most = _number(self.max_records) if upto is None else None
@@ -266,8 +267,8 @@ class OneboxListOperator(_OneboxOperator):
         return with_progress(self._list(since_id=since_id, **times, max_records=most), self.resource)
 
     def _changes(self, watermark: Any) -> Iterator[Batch]:
-        from airflow_provider_onebox.changes import Changes, list_changes
-        from airflow_provider_onebox.export import with_progress
+        from airflow_provider_onebox.files.changes import Changes, list_changes
+        from airflow_provider_onebox.files.export import with_progress
 
         known, watermark.changes = watermark.changes, Changes()
 
@@ -288,7 +289,7 @@ class OneboxListOperator(_OneboxOperator):
     def _return_records(self) -> list[dict[str, Any]]:
         import msgspec
 
-        from airflow_provider_onebox.files import check_fields, project
+        from airflow_provider_onebox.files.records import check_fields, project
 
         records: list[dict[str, Any]] = []
         fields, size = check_fields(self.fields), 0
@@ -311,7 +312,7 @@ class OneboxRequestOperator(_OneboxOperator):
     A read is retried after transient errors. A write is sent again only if Onebox can't have acted on it; if it may
     have been done and no answer came, the task fails at once, and Airflow does not retry it either.
 
-    The reply becomes an XCom if it is at most :data:`MAX_XCOM_BYTES` of JSON. Records of ``connection`` come
+    The response becomes an XCom if it is at most :data:`MAX_XCOM_BYTES` of JSON. Records of ``connection`` come
     without their ``Password`` and ``Token``.
 
     :param endpoint: a path below ``{host}/api/``, such as ``ticketrz/12250``. (templated)
@@ -369,23 +370,23 @@ class OneboxRequestOperator(_OneboxOperator):
         import msgspec
 
         body = {"params": self.query, "json": self.json, "data": self.data}
-        reply = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
+        response = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
         self.log.info("%s %s succeeded.", self.method, self.endpoint)
         if self.response_filter:
-            reply = self._filtered(reply, self.response_filter)
-        size = len(msgspec.json.encode(reply, enc_hook=str))
+            response = self._filtered(response, self.response_filter)
+        size = len(msgspec.json.encode(response, enc_hook=str))
         if size > MAX_XCOM_BYTES:
             raise OneboxConfigError(
                 f"{self.method} {self.endpoint} returned {size:,} bytes of JSON, but an XCom holds at most "
                 f"{MAX_XCOM_BYTES:,} here: pass response_filter to keep what you need. If it was a write, it was done."
             )
-        return reply
+        return response
 
-    def _filtered(self, reply: Any, response_filter: Callable[[Any], Any]) -> Any:
-        from airflow_provider_onebox.transport import READS
+    def _filtered(self, response: Any, response_filter: Callable[[Any], Any]) -> Any:
+        from airflow_provider_onebox.api.transport import READS
 
         try:
-            return response_filter(reply)
+            return response_filter(response)
         except (AirflowSkipException, AirflowFailException):
             raise
         except Exception as error:

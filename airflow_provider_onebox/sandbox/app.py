@@ -189,7 +189,7 @@ class App:
     async def authenticate(self, request: Request) -> Response:
         """Create a token for one site."""
         state = self.state
-        if state.quota_closed and state.quota_login:
+        if state.outside_service_hours and state.service_hours_login:
             raise Refusal(401, QUOTA)
         is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
         form = await self.fields(request) if is_form else {}
@@ -215,7 +215,7 @@ class App:
 
     def grant(self, request: Request) -> Grant:
         """Return what the request's token stands for, or refuse."""
-        if self.state.quota_closed:
+        if self.state.outside_service_hours:
             raise Refusal(401, QUOTA)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else request.query_params.get("token", "")

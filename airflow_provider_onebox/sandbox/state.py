@@ -50,8 +50,8 @@ class Settings:
     valid_until: bool = False  # beside the token in the login's reply
     sites_as_list: bool = False  # the answer to an empty siteId is a bare list
     news_as_list: bool = False  # and that to news/get
-    quota_closed: bool = False
-    quota_login: bool = False  # the closed quota refuses logins too
+    outside_service_hours: bool = False
+    service_hours_login: bool = False  # the closed quota refuses logins too
     page_overflow: int = 0  # rows a page holds beyond its limit
     page_cap: int = 0  # rows a page never exceeds; 0 is no cap
     page_rate: int = 0  # pages in any second; what comes beyond is rejected with 429; 0 is no limit

@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_onebox import exceptions
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxQuotaError
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxServiceHoursError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
@@ -37,12 +37,11 @@ MAX_DOUBLINGS = 64
 class OneboxRecordSensor(BaseSensorOperator):
     """Wait until a resource has new records; return ``{"count", "last_id"}``.
 
-    Poke, reschedule and deferrable mode have the same options, timeout and errors. The sensor tolerates up to
-    :data:`~airflow_provider_onebox.polling.MAX_FAILED_POLLS` transient errors in a row; in reschedule mode, which keeps
-    no state between polls, any number until the timeout. With ``silent_fail``, it tolerates any number in each mode. An
-    error that a retry can't fix, such as a rejected password or a missing connection, ends the wait at once.
-    ``soft_fail`` skips the task after such an error or a timeout, and ``never_fail`` after any error except a timeout,
-    as for every sensor in poke mode.
+    Poke, reschedule and deferrable mode have the same options, timeout and errors. The sensor tolerates up to five
+    transient errors in a row; in reschedule mode, which keeps no state between polls, any number until the timeout.
+    With ``silent_fail``, it tolerates any number in each mode. An error that a retry can't fix, such as a rejected
+    password or a missing connection, ends the wait at once. ``soft_fail`` skips the task after such an error or a
+    timeout, and ``never_fail`` after any error except a timeout, as for every sensor in poke mode.
 
     Outside the hours in which Onebox serves the account, the sensor keeps waiting, until its timeout. It polls again
     when the hours that Onebox names begin, or after an hour if that is sooner.
@@ -112,7 +111,7 @@ class OneboxRecordSensor(BaseSensorOperator):
         :return: whether there are enough new records, and which.
         :raises OneboxError: if a retry can't help, or too many polls in a row have failed.
         """
-        from airflow_provider_onebox.polling import LOOK_UP_INTERVAL, is_tolerable, until_opening
+        from airflow_provider_onebox.triggers._polling import LOOK_UP_INTERVAL, is_tolerable, until_opening
 
         if self.since_id is None and self.since is None and self.last_update is None:
             raise OneboxConfigError("Nothing says which records are new: pass since_id, since or last_update.")
@@ -126,7 +125,7 @@ class OneboxRecordSensor(BaseSensorOperator):
             count, last_id = hook.count_records(
                 self.resource, since_id=self.since_id, since=self.since, last_update=self.last_update
             )
-        except OneboxQuotaError as error:
+        except OneboxServiceHoursError as error:
             self._failures, self._closed_for = 0, until_opening(error, self.poke_interval)
             self.log.info("Onebox is closed, continuing: %s", error)
             return PokeReturnValue(is_done=False)
@@ -166,7 +165,7 @@ class OneboxRecordSensor(BaseSensorOperator):
         found = self._like_poke_mode(lambda: self.poke(context))
         if found.is_done:
             return found.xcom_value
-        from airflow_provider_onebox.listing import format_time
+        from airflow_provider_onebox.api.listing import format_time
         from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
 
         # The site of a token from upstream is known here alone: the trigger does not get the token.
@@ -209,7 +208,7 @@ class OneboxRecordSensor(BaseSensorOperator):
             )
         if status == "error":
             error = getattr(exceptions, str(event.get("error")), OneboxError)(str(event.get("message")))
-            vars(error).update(event.get("evidence") or {})
+            vars(error).update(event.get("details") or {})
             raise error
         raise OneboxError(f"The trigger ended with an event that makes no sense: {exceptions.sanitize(event)!r}.")
 

@@ -19,9 +19,9 @@ try:
 except ImportError:
     SharedStreamProducer = object  # type: ignore[misc,assignment]
 
-from airflow_provider_onebox.exceptions import OneboxError, OneboxQuotaError, OneboxUnavailableError
+from airflow_provider_onebox.exceptions import OneboxError, OneboxServiceHoursError, OneboxUnavailableError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
-from airflow_provider_onebox.polling import (
+from airflow_provider_onebox.triggers._polling import (
     MAX_POLL_INTERVAL,
     is_tolerable,
     polled_connection,
@@ -123,7 +123,7 @@ class OneboxRecordTrigger(_OneboxTrigger):
                     last = None if last_id is None else str(last_id)
                     yield TriggerEvent({"status": "success", "count": count, "last_id": last})
                     return
-            except OneboxQuotaError as error:
+            except OneboxServiceHoursError as error:
                 failures, pause = 0, until_opening(error, pause)
                 self.log.info("Onebox is closed, next poll in %.0f s: %s", pause, error)
             except OneboxError as error:
@@ -147,9 +147,9 @@ def describe(error: OneboxError) -> dict[str, Any]:
     """Put an error into an event, so that the task raises the same.
 
     :param error: the error.
-    :return: its class, message and evidence, as JSON has it.
+    :return: its class, message and details, as JSON has it.
     """
-    return {"error": type(error).__name__, "message": str(error), "evidence": vars(error)}
+    return {"error": type(error).__name__, "message": str(error), "details": vars(error)}
 
 
 class _Turns(SharedStreamProducer):
@@ -264,7 +264,7 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
                     await self._save(after)
                     saved = True
                 count, last_id = await connection.count(self.resource, after)
-            except OneboxQuotaError as error:
+            except OneboxServiceHoursError as error:
                 self.log.info("Onebox is closed, continuing: %s", error)
                 continue
             except OneboxError as error:
@@ -290,7 +290,7 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
         return [*vars(stores).get("_by_name", {}).values()] or [stores]
 
     async def _load(self) -> int | None:
-        from airflow_provider_onebox.listing import as_id
+        from airflow_provider_onebox.api.listing import as_id
 
         watermarks = [await _ask(store.aget(self._key)) for store in self._stores()] or [None]
         begin = [self.since_id if watermark is None else watermark for watermark in watermarks]

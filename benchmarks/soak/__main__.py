@@ -34,7 +34,7 @@ from benchmarks.soak.report import SAMPLE, check, picture, write
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from airflow_home import AIRFLOW_3, AirflowHome
+from support.airflow_home import AIRFLOW_3, AirflowHome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from airflow.providers.common.compat.sdk import Asset
-from airflow_home import AIRFLOW_3
+from support.airflow_home import AIRFLOW_3
 
 from airflow_provider_onebox.assets.onebox import create_asset, sanitize_uri
 

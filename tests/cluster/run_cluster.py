@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from airflow_home import AirflowHome
 from cluster.services import postgresql, redis
+from support.airflow_home import AirflowHome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ class Memory(threading.Thread):
 
 
 def test_cluster(tmp_path: Path) -> None:
-    """Nothing is lost, nothing comes twice, and each task run logs in once."""
+    """Nothing is lost, nothing comes twice, and each task try logs in once."""
     output = tmp_path / "output"
     output.mkdir()
     with ExitStack() as stack:
@@ -194,7 +194,7 @@ def check_rows(output: Path, tickets: list[list[str]]) -> int:
 
 
 def check_logins(counters: dict[str, Any], tries: dict[tuple[str, int], int]) -> int:
-    """See that each task run has logged in once, and return how many were tried again.
+    """See that each task try has logged in once, and return how many were tried again.
 
     A task that lists has its token from upstream; one that waits logs in, and so does its trigger. A try that
     was killed may have logged in or not.

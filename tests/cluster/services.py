@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow_home import free_port
+from support.airflow_home import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

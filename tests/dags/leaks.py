@@ -27,7 +27,7 @@ for chatty in ("airflow_provider_onebox", "requests", "urllib3"):
 
 with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
     plain = OneboxAuthenticateOperator(task_id="plain")
-    sealed = OneboxAuthenticateOperator(task_id="sealed", seal=True)
+    encrypted = OneboxAuthenticateOperator(task_id="encrypted", encrypt=True)
     by_template = "{{ ti.xcom_pull('plain') }}"
 
     @task(trigger_rule="all_done")
@@ -96,14 +96,14 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         show_locals.override(task_id=f"locals_{name}")(conn_id, endpoint)
 
     log_the_token.override(task_id="log_plain")(token=plain.output)
-    log_the_token.override(task_id="log_sealed")(token=sealed.output)
+    log_the_token.override(task_id="log_sealed")(token=encrypted.output)
     fail_with_the_hook(token=plain.output)
     log_the_password()
 
-    for name, token in (("plain", by_template), ("sealed", sealed.output), ("none", None)):
+    for name, token in (("plain", by_template), ("encrypted", encrypted.output), ("none", None)):
         listed = OneboxListOperator(task_id=f"list_{name}", resource="ticketrz", max_records=2, token=token)
         if token:
-            [plain, sealed] >> listed
+            [plain, encrypted] >> listed
     OneboxRequestOperator(task_id="expired", endpoint="ticketrz", token="{{ var.value.expired }}")
     OneboxAuthenticateOperator(task_id="wrong_password", onebox_conn_id="onebox_wrong")
     OneboxRequestOperator(task_id="unreachable", onebox_conn_id="onebox_gone", endpoint="ticketrz")
@@ -123,10 +123,10 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         task_id="bulk",
         kind="contact",
         rows=[{"name": "A"}, {"name": "B"}],
-        verdict_path=f"{folder}/verdicts.jsonl",
+        results_path=f"{folder}/results.jsonl",
         token=by_template,
     )
-    send = OneboxSendMessageOperator(task_id="send", connection_id="3", body="x", token=sealed.output)
+    send = OneboxSendMessageOperator(task_id="send", connection_id="3", body="x", token=encrypted.output)
     plain >> bulk
     OneboxListConversationsOperator(
         task_id="conversations",
@@ -153,5 +153,5 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         timeout=3,
         poke_interval=1,
         deferrable=True,
-        token=sealed.output,
+        token=encrypted.output,
     )

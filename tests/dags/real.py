@@ -103,5 +103,5 @@ class SoonPolicy(OneboxRetryPolicy):
 with suppress(AirflowOptionalProviderFeatureException), DAG("quota", schedule=None):
     patient = {"retries": 1, "retry_policy": SoonPolicy()}
     OneboxListOperator(task_id="patient", resource="prospectrz", max_records=1, **patient)
-    bounded = {"retries": 0, "retry_policy": SoonPolicy(quota_timeout=timedelta(seconds=1))}
+    bounded = {"retries": 0, "retry_policy": SoonPolicy(service_hours_timeout=timedelta(seconds=1))}
     OneboxListOperator(task_id="bounded", resource="contactrz", max_records=1, **bounded)

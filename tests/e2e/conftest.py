@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from airflow_home import AIRFLOW_3, AirflowHome, copy_database
 from cryptography.fernet import Fernet
 from playwright.sync_api import Page, expect, sync_playwright
+from support.airflow_home import AIRFLOW_3, AirflowHome, copy_database
 
 from airflow_provider_onebox.sandbox.server import EMAIL, PASSWORD
 

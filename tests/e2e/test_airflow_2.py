@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow_home import AirflowHome
 from playwright.sync_api import expect
+from support.airflow_home import AirflowHome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

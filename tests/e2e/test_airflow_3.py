@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pytest
-from airflow_home import AIRFLOW_VERSION, AirflowHome
 from PIL import Image
 from playwright.sync_api import expect
+from support.airflow_home import AIRFLOW_VERSION, AirflowHome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

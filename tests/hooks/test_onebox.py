@@ -1,4 +1,4 @@
-"""The hook: a connection in, calls out, one token per task run."""
+"""The hook: a connection in, calls out, one token per task try."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_onebox import masking
+from airflow_provider_onebox._airflow import masking
+from airflow_provider_onebox._airflow.masking import MAX_MASKED_TOKENS
+from airflow_provider_onebox.api.redaction import forms_of
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -30,14 +32,12 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.hooks import onebox
 from airflow_provider_onebox.hooks.onebox import OneboxHook
-from airflow_provider_onebox.masking import MAX_MASKED_TOKENS
 from airflow_provider_onebox.provider_info import CONN_FIELDS
-from airflow_provider_onebox.redaction import forms_of
 
 
 @contextmanager
 def task_run(**changes):
-    """Pretend to be inside a task run, as Airflow tells it to the code of a task."""
+    """Pretend to be inside a task try, as Airflow tells it to the code of a task."""
     try:
         from airflow.sdk.execution_time.context import set_current_context
     except ImportError:
@@ -57,7 +57,7 @@ def _no_earlier_task_run(monkeypatch):
 def masked(monkeypatch):
     """Collect what the hook has Airflow mask."""
     told = []
-    monkeypatch.setattr(masking, "_masker", lambda here_alone: told.append)
+    monkeypatch.setattr(masking, "_masker", lambda local_only: told.append)
     monkeypatch.setattr(masking, "_masked", set())
     monkeypatch.setattr(masking, "_unmasked", set())
     monkeypatch.setattr(masking, "_masked_tokens", 0)
@@ -68,7 +68,7 @@ def masked(monkeypatch):
 def maskers(masked, monkeypatch):
     """Collect what is masked in this process alone, and what its supervisor is told of too."""
     told = {True: [], False: []}
-    monkeypatch.setattr(masking, "_masker", lambda here_alone: told[here_alone].append)
+    monkeypatch.setattr(masking, "_masker", lambda local_only: told[local_only].append)
     return told
 
 
@@ -99,7 +99,7 @@ def test_get_hook(connected):
 
 
 def test_one_token_per_task_run(connected):
-    """All hooks of a task run share a login; another try, index, task or DAG run has its own."""
+    """All hooks of a task try share a login; another try, index, task or DAG run has its own."""
     tokens = []
     for n, run in enumerate(({}, {"try_number": 2}, {"map_index": 3}, {"task_id": "u"}, {"run_id": "s"}, {"id": "x"})):
         with task_run(**run):
@@ -122,7 +122,7 @@ def test_one_token_per_connection_and_site(connected, connect):
 
 
 def test_hook_that_outlives_a_task_run(connected):
-    """A hook made at module level does not carry a token from one task run to the next."""
+    """A hook made at module level does not carry a token from one task try to the next."""
     hook = OneboxHook()
     with task_run(task_id="a"):
         first = hook.get_token()
@@ -134,7 +134,7 @@ def test_hook_that_outlives_a_task_run(connected):
 
 
 def test_one_login_for_many_threads_and_hooks(connected):
-    """32 threads that each make a hook in one task run log in once."""
+    """32 threads that each make a hook in one task try log in once."""
     gate = threading.Barrier(32)
 
     def ask(_):
@@ -173,7 +173,7 @@ def at_once(function, threads=24):
 
 @pytest.mark.parametrize(("copied", "options"), [(False, {}), (True, {}), (False, {"time_limit": 30})])
 def test_one_hook_for_many_threads(connected, connect, monkeypatch, copied, options):
-    """Outside of a task run too, 24 threads with one hook or copies of it log in once, and are rejected once."""
+    """Outside of a task try too, 24 threads with one hook or copies of it log in once, and are rejected once."""
     connected.state.configure(latency=0.05)
     look_up = OneboxHook.look_up
     # So slow that all threads find the hook without a client.
@@ -469,7 +469,7 @@ def test_failed_look_up(monkeypatch, failure, expected):
 
 
 def test_wrong_password_is_tried_once(connected, connect):
-    """One task run asks once with a rejected password, however many hooks and calls there are."""
+    """One task try asks once with a rejected password, however many hooks and calls there are."""
     connect(connected.url, login=connected.email, password="wrong password")
     with task_run():
         for _ in range(3):
@@ -479,10 +479,10 @@ def test_wrong_password_is_tried_once(connected, connect):
 
 
 def test_each_site_has_its_own_token(connected):
-    """Sites 170, 169 and 170 in one task run: each gets the token of its own, the third that of the first."""
+    """Sites 170, 169 and 170 in one task try: each gets the token of its own, the third that of the first."""
     with task_run():
         tokens = [OneboxHook(site_id=site).get_token() for site in (170, 169, "170")]
-        sites = [OneboxHook(site_id=site).get_token_with_facts().site_id for site in (170, 169, "170")]
+        sites = [OneboxHook(site_id=site).get_token_details().site_id for site in (170, 169, "170")]
     assert tokens[0] == tokens[2] != tokens[1]
     assert sites == ["170", "169", "170"]
     assert connected.state.logins_by_site == {"170": 1, "169": 1}

@@ -54,7 +54,7 @@ def test_odd_conversation(connected, hook):
     """A reply that is no conversation is an error that names the call, and no empty list."""
     connected.state.fail("wrong_type", path="conversations", value={"data": ["x"]})
     with pytest.raises(
-        OneboxResponseError, match="GET ticket/conversations/12: the reply is not a conversation"
+        OneboxResponseError, match="GET ticket/conversations/12: the response is not a conversation"
     ) as caught:
         hook.list_conversations("12")
     assert caught.value.status == 200
@@ -162,7 +162,7 @@ def test_contact_without_fields(connected, hook):
 
 @pytest.mark.parametrize(("write", "field"), [("create_contact", "Id"), ("create_ticket", "ticketId")])
 def test_no_id(connected, hook, write, field):
-    """A write that is answered without the id is in doubt."""
+    """A write that is answered without the id is uncertain."""
     connected.state.fail("wrong_type", path="POST", value={}, after=1)
     with pytest.raises(
         OneboxUncertainWriteError, match=f"the answer holds no {field}. It may have been done"

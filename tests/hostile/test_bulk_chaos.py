@@ -1,4 +1,4 @@
-"""Faults on a fifth of all calls while many rows are written, and processes that die: all verdicts match the books.
+"""Faults on a fifth of all calls while many rows are written, and processes that die: all results match the books.
 
 CHAOS_BULKS sets the number of runs; the release check runs 500.
 """
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from hostile.faults import FAULTS
 
-from airflow_provider_onebox.client import OneboxClient
+from airflow_provider_onebox.api.client import OneboxClient
 from airflow_provider_onebox.exceptions import OneboxError, OneboxUncertainWriteError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
@@ -69,7 +69,7 @@ def died(monkeypatch):
 
 @pytest.mark.usefixtures("impatient")
 def test_bulk_chaos(sandbox, connect, capsys, tmp_path, died):
-    """No row is written twice, none that is done is missing, and what is in doubt the books can explain."""
+    """No row is written twice, none that is done is missing, and what is uncertain the books can explain."""
     connect(sandbox.url, login=sandbox.email, password=sandbox.password, timeout=2)
     tally: Counter[str] = Counter()
     for seed in range(RUNS):
@@ -86,7 +86,7 @@ def test_bulk_chaos(sandbox, connect, capsys, tmp_path, died):
         # Rejected rows are tried again by the next try, so that the last one has some.
         for _ in range(chance.randint(1, TRIES)):
             task = OneboxBulkWriteOperator(
-                task_id="t", kind=kind, rows=rows, verdict_path=path, parallelism=parallelism
+                task_id="t", kind=kind, rows=rows, results_path=path, parallelism=parallelism
             )
             try:
                 task.execute({"ti": SimpleNamespace(dag_id="d", task_id="t", run_id=str(seed), map_index=-1)})
@@ -95,38 +95,38 @@ def test_bulk_chaos(sandbox, connect, capsys, tmp_path, died):
             except Died:
                 tally["tries that died"] += 1
             except OneboxUncertainWriteError:
-                tally["tries with rows in doubt"] += 1
+                tally["tries with uncertain rows"] += 1
             except OneboxError:
                 tally["tries cut short"] += 1
         check(sandbox.state.books(), path, names, NAME[kind], died, tally)
     with capsys.disabled():
         print(f"\n{dict(tally)}")  # noqa: T201 - the figures that the release notes quote
     assert all(
-        tally[name] > 0 for name in ("done", "rejected", "in doubt, explained", "tries cut short", "tries that died")
+        tally[name] > 0 for name in ("done", "rejected", "uncertain, explained", "tries cut short", "tries that died")
     )
     problems = (
         "written twice",
         "lost",
         "another id",
         "rejected, but written",
-        "in doubt, unexplained",
+        "uncertain, unexplained",
         "not sent, but written",
     )
     assert {name: tally[name] for name in problems} == dict.fromkeys(problems, 0)
 
 
 def check(books, path, names, field, died, tally):
-    """Compare the verdicts of a run with the books."""
-    verdicts = {}
+    """Compare the results of a run with the books."""
+    results = {}
     for line in map(json.loads, path.read_text().splitlines()):
-        verdicts[line["key"]] = line
-    by_name = {names[line["row"]]: line for line in verdicts.values() if line["row"] is not None}
+        results[line["key"]] = line
+    by_name = {names[line["row"]]: line for line in results.values() if line["row"] is not None}
     for name in names:
         entries = [entry for entry in books if (entry["body"] or {}).get(field) == name]
         ids = [entry["id"] for entry in entries if entry["id"]]
         tally["written twice"] += len(ids) > 1
-        line = by_name.get(name, {"verdict": "not_sent"})
-        match line["verdict"]:
+        line = by_name.get(name, {"result": "not_sent"})
+        match line["result"]:
             case "done":
                 tally["done"] += 1
                 tally["lost"] += not ids
@@ -134,12 +134,12 @@ def check(books, path, names, field, died, tally):
             case "rejected":
                 tally["rejected"] += 1
                 tally["rejected, but written"] += bool(ids)
-            case "in_doubt":
+            case "uncertain":
                 is_explained = not entries or name in died or any(entry["fault"] for entry in entries)
-                tally["in doubt, explained" if is_explained else "in doubt, unexplained"] += 1
+                tally["uncertain, explained" if is_explained else "uncertain, unexplained"] += 1
             case "begun":
-                # The next try, which this run does not have, would find it in doubt.
-                tally["in doubt, explained" if name in died else "in doubt, unexplained"] += 1
+                # The next try, which this run does not have, would find it uncertain.
+                tally["uncertain, explained" if name in died else "uncertain, unexplained"] += 1
             case "not_sent":
                 tally["not sent"] += 1
                 tally["not sent, but written"] += bool(ids)

@@ -12,7 +12,8 @@ from random import Random
 import pytest
 from hostile.faults import FAULTS
 
-from airflow_provider_onebox.client import OneboxClient
+from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxError,
@@ -21,7 +22,6 @@ from airflow_provider_onebox.exceptions import (
     OneboxUncertainWriteError,
 )
 from airflow_provider_onebox.sandbox import Sandbox
-from airflow_provider_onebox.settings import Settings
 
 LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "40"))
 ROWS = 2000
@@ -64,11 +64,11 @@ def test_chaos(server, capsys):
             tally["finished"] += 1
             tally["lost"] += len(set(ids) - set(rows))
         except (OneboxUnavailableError, OneboxResponseError) as error:
-            tally[type(error).__name__ if error.retryable else f"wrong verdict: {error}"] += 1
+            tally[type(error).__name__ if error.retryable else f"wrong result: {error}"] += 1
         except OneboxAuthError as error:
             # A token that is refused twice in a row, or a login that is told "Expired token": a fault can do both.
             is_right = "had just given" in str(error) or "'Expired token'" in str(error)
-            tally["refused" if is_right else f"wrong verdict: {error}"] += 1
+            tally["refused" if is_right else f"wrong result: {error}"] += 1
         tally["doubled"] += len(rows) - len(set(rows))
         assert rows == ids[: len(rows)]
         write(client, server, seed, tally)
@@ -115,7 +115,7 @@ def write(client, server, seed, tally):
             reported[subject] = client.request("POST", "ticket/create", json=ticket)["ticketId"]
             tally["tickets"] += 1
         except OneboxUncertainWriteError:
-            tally["tickets in doubt"] += 1
+            tally["tickets uncertain"] += 1
         except OneboxError:
             tally["tickets refused"] += 1
             assert not any(made["subject"] == subject for made in server.state.tickets)

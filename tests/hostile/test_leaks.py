@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from airflow_home import AIRFLOW_VERSION, free_port
+from support.airflow_home import AIRFLOW_VERSION, free_port
 
+from airflow_provider_onebox._airflow.encryption import PREFIX
 from airflow_provider_onebox.sandbox import Sandbox
-from airflow_provider_onebox.seal import PREFIX
 
 DAGS = Path(__file__).parent.parent / "dags"
 PASSWORD = "s3cret & pa/ss+w:rd%21"
@@ -97,7 +97,7 @@ def test_no_secret_leaves(deployment):
     xcoms = home.xcoms("leaks", run_id)
     token = xcoms["plain", -1, "return_value"]
     assert token in sandbox.state.tokens
-    assert xcoms["sealed", -1, "return_value"].startswith(PREFIX)
+    assert xcoms["encrypted", -1, "return_value"].startswith(PREFIX)
     assert len(sandbox.state.tokens) > 8
     # Another host rejects an attachment's request that carries a token.
     assert xcoms["conversations", -1, "return_value"]["attachments_failed"] == 0

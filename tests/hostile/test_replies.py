@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse as Urllib3Response
 
-from airflow_provider_onebox.client import OneboxClient
+from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxError
 from airflow_provider_onebox.sandbox import Sandbox
-from airflow_provider_onebox.settings import Settings
 
 PASSWORD = "correct horse/battery+staple"
 QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseNotifier
-from airflow_home import AIRFLOW_VERSION
-from polling import Log, deaf_server
-from watermarks import Deployment
+from support.airflow_home import AIRFLOW_VERSION
+from support.polling import Log, deaf_server
+from support.watermarks import Deployment
 
 from airflow_provider_onebox.notifications import onebox
 from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl
 import pyarrow.parquet
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, Asset, ObjectStoragePath
-from polling import Log
-from watermarks import Deployment
+from support.polling import Log
+from support.watermarks import Deployment
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUncertainWriteError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
@@ -247,7 +247,7 @@ def test_outlet_events(connected, context, tmp_path, outlets):
     ("kind", "options"),
     [
         (OneboxListConversationsOperator, {"tickets": ["12045"], "output_path": "a.jsonl"}),
-        (OneboxBulkWriteOperator, {"kind": "contact", "rows": [{"name": "A"}], "verdict_path": "a.jsonl"}),
+        (OneboxBulkWriteOperator, {"kind": "contact", "rows": [{"name": "A"}], "results_path": "a.jsonl"}),
     ],
 )
 def test_outlet_events_of_others(connected, context, tmp_path, monkeypatch, kind, options):
@@ -670,7 +670,7 @@ def test_native_rows(connected, context, tmp_path, native):
         task_id="t",
         kind="contact",
         rows=[{"name": "A", "phone": "{{ 628123 }}"}],
-        verdict_path="{{ folder }}/v",
+        results_path="{{ folder }}/v",
         parallelism="{{ 2 }}",
     )
     assert render(task, {"folder": tmp_path}, native=native).execute(context())["done"] == 1
@@ -769,7 +769,7 @@ def test_renderers(operator, renderers):
     structured = {
         name for name in operator.template_fields if re.search(r"\b(Sequence|list|dict|Any)\b", hints.get(name, ""))
     }
-    assert structured - {"output_path", "verdict_path", "attachments_path"} == set(renderers)
+    assert structured - {"output_path", "results_path", "attachments_path"} == set(renderers)
 
 
 @pytest.mark.parametrize("operator", [OneboxListOperator, OneboxRequestOperator, OneboxCreateTicketOperator])

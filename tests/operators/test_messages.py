@@ -49,7 +49,7 @@ def lines(path):
 @pytest.mark.parametrize("parallelism", ["1", 4])
 def test_conversations(connected, path, said, monkeypatch, parallelism):
     """All messages of all tickets are in one file, ticket by ticket and in order, and the log tells how far it is."""
-    monkeypatch.setattr("airflow_provider_onebox.rows.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("airflow_provider_onebox.api.parallel.PROGRESS_SECONDS", 0)
     ids = connected.state.ids()[:40]
     result = execute(ids, path, parallelism=parallelism)
     messages = lines(path)
@@ -133,7 +133,7 @@ def test_defaults():
 
 
 def test_parallelism(connected, path, monkeypatch):
-    """As many requests are under way at once as were asked for, and few conversations wait."""
+    """As many requests are in flight at once as were asked for, and few conversations wait."""
     barrier = threading.Barrier(4, timeout=10)
     ahead = []
     read = OneboxHook.list_conversations

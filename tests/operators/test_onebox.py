@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
-from polling import Log
+from support.polling import Log
 
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxUnavailableError
 from airflow_provider_onebox.operators.onebox import OneboxAuthenticateOperator

@@ -81,11 +81,11 @@ def test_endless_tokens(caller, sandbox):
 
 def test_quota(user, sandbox):
     """The closed quota refuses every call but the login, and the login too when told so."""
-    sandbox.state.quota_closed = True
+    sandbox.state.outside_service_hours = True
     reply = user.get("/api/ticketrz")
     assert (reply.status_code, message(reply), reply.json()["records"]["errorCode"]) == (401, QUOTA, "401")
     assert user.login().status_code == 200
-    sandbox.state.quota_login = True
+    sandbox.state.service_hours_login = True
     assert message(user.login()) == QUOTA
 
 

@@ -1,4 +1,4 @@
-"""The sensor: the same verdicts here and in the triggerer."""
+"""The sensor: the same results here and in the triggerer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
     XComArg,
 )
-from airflow_home import AIRFLOW_3
-from polling import Log
+from support.airflow_home import AIRFLOW_3
+from support.polling import Log
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException
@@ -27,7 +27,6 @@ try:
 except ImportError:
     from airflow.models.taskinstance import set_current_context
 
-from airflow_provider_onebox import polling
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -37,9 +36,10 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.onebox import OneboxRequestOperator
-from airflow_provider_onebox.polling import MAX_FAILED_POLLS, MAX_POLL_INTERVAL
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sensors.onebox import BACKSTOP, OneboxRecordSensor
+from airflow_provider_onebox.triggers import _polling as polling
+from airflow_provider_onebox.triggers._polling import MAX_FAILED_POLLS, MAX_POLL_INTERVAL
 
 
 def make(**options):
@@ -118,8 +118,8 @@ def test_options(connected, connect, monkeypatch, mode, option, trouble):
     if trouble == "no records":
         since_id = connected.state.ids()[-1]
     elif trouble == "closed":
-        connected.state.configure(quota_closed=True)
-        monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", lambda words: 0.02)
+        connected.state.configure(outside_service_hours=True)
+        monkeypatch.setattr("airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: 0.02)
     elif trouble == "rejected call":
         connected.state.fail("status", path="ticketrz", times=999, status=404)
     elif trouble == "unavailable":
@@ -174,8 +174,8 @@ def test_airflow_that_does_not_answer(connected, monkeypatch, mode, options, exp
 @every
 def test_closed_quota(connected, monkeypatch, mode):
     """Outside of Onebox's hours the wait goes on, however often it has asked, to its timeout or until they begin."""
-    monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", lambda words: 0.02)
-    connected.state.configure(quota_closed=True)
+    monkeypatch.setattr("airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: 0.02)
+    connected.state.configure(outside_service_hours=True)
     with pytest.raises(AirflowSensorTimeout):
         wait(mode, since_id=0, poke_interval=60, timeout=2)
     asked = connected.state.requests["GET list"]
@@ -183,10 +183,10 @@ def test_closed_quota(connected, monkeypatch, mode):
 
     def open_later(words):
         if connected.state.requests["GET list"] > asked + 2 * MAX_FAILED_POLLS:
-            connected.state.configure(quota_closed=False)
+            connected.state.configure(outside_service_hours=False)
         return 0.02
 
-    monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", open_later)
+    monkeypatch.setattr("airflow_provider_onebox.api.service_hours.seconds_until_opening", open_later)
     assert wait(mode, since_id=0, poke_interval=60, timeout=60)["count"] == 250
 
 
@@ -195,8 +195,8 @@ def test_closed_quota(connected, monkeypatch, mode):
 )
 def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     """In poke mode the next poll comes when the hours begin, an hour away at the most, or at the timeout."""
-    monkeypatch.setattr("airflow_provider_onebox.quota.seconds_until_opening", lambda words: known)
-    connected.state.configure(quota_closed=True)
+    monkeypatch.setattr("airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: known)
+    connected.state.configure(outside_service_hours=True)
     log = Log()
     monkeypatch.setattr(OneboxRecordSensor, "log", log)
     sensor = make(since_id=0, poke_interval=60, timeout=timeout)
@@ -206,7 +206,7 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     assert line.startswith("Onebox is closed, continuing: Connection 'onebox_default'")
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == pause
     assert sensor._get_next_poke_interval(0, lambda: timeout + 5, 1) == 0
-    connected.state.configure(quota_closed=False)
+    connected.state.configure(outside_service_hours=False)
     sensor.poke({})
     assert log.lines[1:] == [("info", "Found 250 of 1 new ticketrz records.")]
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == 60
@@ -215,7 +215,7 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
 def test_failed_polls_around_a_closed_quota(connected, connect, monkeypatch):
     """Outside of Onebox's hours the count of failed polls begins anew."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
-    connected.state.configure(quota_closed=True)
+    connected.state.configure(outside_service_hours=True)
     log = Log()
     monkeypatch.setattr(OneboxRecordSensor, "log", log)
     sensor = make(since_id=0)
@@ -225,7 +225,7 @@ def test_failed_polls_around_a_closed_quota(connected, connect, monkeypatch):
         for n, (level, line) in enumerate(log.lines[-MAX_FAILED_POLLS - 1 : -1], 1):
             assert level == "warning"
             assert line.startswith(f"Poll failed ({n} in a row), continuing: Connection 'onebox_default'")
-    connected.state.configure(quota_closed=False)
+    connected.state.configure(outside_service_hours=False)
     assert sensor.poke({}).is_done
 
 
@@ -286,7 +286,7 @@ def test_found_later(connected, mode):
 
 @every
 def test_errors_are_the_same(connected, connect, mode):
-    """A hopeless error comes out as itself, with its evidence; soft_fail skips those that fail at once alone."""
+    """A hopeless error comes out as itself, with its details; soft_fail skips those that fail at once alone."""
     connected.state.fail("envelope_200", path="ticketrz", times=99, code="404", message="no such thing")
     with pytest.raises(OneboxRequestError, match="no such thing") as caught:
         wait(mode, since_id=0)
@@ -383,7 +383,7 @@ def test_unexpected_event_fails(event):
         make(since_id=0, deferrable=True).resume_execution("execute_complete", {"event": event}, {})
     with pytest.raises(OneboxError, match="gone wrong"):
         make(deferrable=True).execute_complete({}, {"status": "error", "error": "Unheard", "message": "gone wrong"})
-    event = {"status": "error", "error": "OneboxRequestError", "message": "x", "evidence": {"status": 404, "code": "7"}}
+    event = {"status": "error", "error": "OneboxRequestError", "message": "x", "details": {"status": 404, "code": "7"}}
     with pytest.raises(OneboxRequestError) as caught:
         make(deferrable=True).execute_complete({}, event)
     assert (caught.value.status, caught.value.code) == (404, "7")

@@ -12,15 +12,14 @@ import pytest
 from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 from airflow.triggers.base import BaseTrigger
-from airflow_home import AIRFLOW_3, AIRFLOW_VERSION
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polling import Log, deaf_server, first, until
+from support.airflow_home import AIRFLOW_3, AIRFLOW_VERSION
+from support.polling import Log, deaf_server, first, until
 
-from airflow_provider_onebox import polling
-from airflow_provider_onebox.polling import MAX_FAILED_POLLS
 from airflow_provider_onebox.sandbox import Sandbox
-from airflow_provider_onebox.triggers import onebox
+from airflow_provider_onebox.triggers import onebox, polling
+from airflow_provider_onebox.triggers._polling import MAX_FAILED_POLLS
 from airflow_provider_onebox.triggers.onebox import OneboxNewRecordsTrigger, OneboxRecordTrigger
 
 QUICK = {"poke_interval": 0.02, "onebox_conn_id": "onebox_default"}
@@ -168,7 +167,7 @@ def test_few_failed_polls_are_tolerated(connected):
     connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS + 1, status=503)
     event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, **QUICK)))
     assert (event["status"], event["error"]) == ("error", "OneboxUnavailableError")
-    assert event["evidence"]["status"] == 503
+    assert event["details"]["status"] == 503
     connected.state.fail("status", path="ticketrz", times=2 * MAX_FAILED_POLLS, status=404)
     event = asyncio.run(first(OneboxRecordTrigger("ticketrz", since_id=0, silent_fail=True, **QUICK)))
     assert event["status"] == "success"
@@ -210,7 +209,7 @@ def test_times_reach_the_server(connected, filters):
 def test_closed_quota(connected, monkeypatch, logged):
     """Outside of Onebox's hours a wait goes on, however often it has asked, to its deadline or until they begin."""
     monkeypatch.setattr(onebox, "until_opening", lambda error, interval: 0.02)
-    connected.state.configure(quota_closed=True)
+    connected.state.configure(outside_service_hours=True)
     trigger = OneboxRecordTrigger("ticketrz", since_id=0, deadline=time.time() + 1, poke_interval=60)
     assert asyncio.run(first(trigger)) == {"status": "timeout"}
     asked = connected.state.requests["GET list"]
@@ -219,7 +218,7 @@ def test_closed_quota(connected, monkeypatch, logged):
     async def scenario():
         waiting = asyncio.ensure_future(first(OneboxRecordTrigger("ticketrz", since_id=0, poke_interval=60)))
         await until(lambda: connected.state.requests["GET list"] > asked + 2 * MAX_FAILED_POLLS)
-        connected.state.configure(quota_closed=False)
+        connected.state.configure(outside_service_hours=False)
         return await waiting
 
     assert asyncio.run(scenario())["count"] == 250
@@ -230,7 +229,7 @@ def test_closed_quota(connected, monkeypatch, logged):
 def test_failed_polls_around_a_closed_quota(connected, monkeypatch):
     """Outside of Onebox's hours the count of failed polls begins anew."""
     monkeypatch.setattr(onebox, "until_opening", lambda error, interval: 0.02)
-    connected.state.configure(quota_closed=True)
+    connected.state.configure(outside_service_hours=True)
     asked = connected.state.requests
 
     async def scenario():
@@ -239,7 +238,7 @@ def test_failed_polls_around_a_closed_quota(connected, monkeypatch):
             connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
             seen = asked["GET list"] + MAX_FAILED_POLLS + 2
             await until(lambda seen=seen: asked["GET list"] >= seen or waiting.done())
-        connected.state.configure(quota_closed=False)
+        connected.state.configure(outside_service_hours=False)
         return await waiting
 
     assert asyncio.run(scenario())["status"] == "success"
@@ -481,13 +480,13 @@ class TestWatcher:
 
     def test_closed_quota(self, connected, logged):
         """Outside of Onebox's hours the watcher says so without alarm and goes on."""
-        connected.state.configure(quota_closed=True)
+        connected.state.configure(outside_service_hours=True)
         trigger = OneboxNewRecordsTrigger("ticketrz", since_id=connected.state.ids()[-1], poll_interval=0.02)
 
         async def scenario():
             waiting = asyncio.ensure_future(first(trigger))
             await until(lambda: connected.state.requests["GET list"] > 3)
-            connected.state.configure(quota_closed=False)
+            connected.state.configure(outside_service_hours=False)
             connected.state.add(1)
             return await waiting
 

@@ -1,0 +1,118 @@
+"""What Airflow masks in its logs for this provider: the connection's secrets, and tokens that are handed out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from airflow_provider_onebox.api.redaction import forms_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+MIN_MASKED = 5
+"""Characters of the shortest secret that Airflow masks in logs."""
+
+
+MAX_MASKED_TOKENS = 50
+"""Tokens that one process hands out masked; each makes Airflow's masker slower and none can be taken back."""
+
+
+log = logging.getLogger(__name__)
+
+
+# What is masked in this process, and what its supervisor still has to be told of.
+_masked: set[str] = set()
+
+
+_unmasked: set[str] = set()
+
+
+_masked_tokens = 0
+
+
+def mask(secrets: Iterable[str]) -> None:
+    """Have Airflow replace secrets in this process's logs from now on, in each form in which they travel.
+
+    :param secrets: the secrets as they are.
+    """
+    # Airflow 3 skips shorter ones by itself; Airflow 2 would punch holes into every log.
+    forms = {form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_MASKED}
+    _unmasked.update(forms - _masked)
+    _update_masker()
+
+
+def mask_token(token: str) -> None:
+    """Have Airflow replace a token that leaves the provider's own calls, unless there have been too many of them.
+
+    :param token: the token.
+    """
+    global _masked_tokens
+    if token in _masked or token in _unmasked:
+        _update_masker()
+        return
+    _masked_tokens += 1
+    if _masked_tokens <= MAX_MASKED_TOKENS:
+        _unmasked.add(token)
+    elif _masked_tokens == MAX_MASKED_TOKENS + 1:
+        log.warning(
+            "This process has handed out %d tokens. Further tokens are not masked in its logs, because each makes all "
+            "logging slower. To make calls, use the hook's request() or get_conn(), which hand out none.",
+            MAX_MASKED_TOKENS,
+        )
+    _update_masker()
+
+
+def _update_masker() -> None:
+    if not _unmasked:
+        return
+    local_only = _must_leave_supervisor_alone()
+    news = _unmasked - _masked if local_only else set(_unmasked)
+    mask_secret = _masker(local_only)
+    for secret in news:
+        mask_secret(secret)
+    _masked.update(news)
+    if not local_only:
+        _unmasked.difference_update(news)
+
+
+def _masker(local_only: bool) -> Callable[..., object]:
+    """Find what tells Airflow of a secret: this process alone, or its supervisor too."""
+    if local_only:
+        with suppress(ImportError):
+            from airflow.sdk._shared.secrets_masker import mask_secret as mask_here
+
+            return mask_here
+        with suppress(ImportError):
+            # Airflow 3.0.
+            from airflow.sdk.execution_time.secrets_masker import _secrets_masker
+
+            return _secrets_masker().add_mask  # type: ignore[no-any-return]
+    try:
+        from airflow.sdk.log import mask_secret
+    except ImportError:
+        # Airflow 2, which has no supervisor.
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
+    return mask_secret
+
+
+def _must_leave_supervisor_alone() -> bool:
+    """Tell whether the supervisor can't be told of a secret here and now; it is told at the next opportunity."""
+    import asyncio
+
+    from airflow import __version__
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # The channel of 3.0 and 3.1 mixes the answers up when a second thread uses it.
+        return __version__.startswith(("3.0.", "3.1.")) and threading.current_thread() is not threading.main_thread()
+    return True
+
+
+# The child's supervisor is another one.
+os.register_at_fork(after_in_child=_masked.clear)

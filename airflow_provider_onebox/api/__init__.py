@@ -1,0 +1,1 @@
+"""Onebox's REST API: calls, tokens, lists and errors. Knows nothing of Airflow but the base class of the errors."""

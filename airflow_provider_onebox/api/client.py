@@ -1,0 +1,351 @@
+"""Calls: URL, session, retries, response to dictionary or error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from airflow_provider_onebox.api.auth import OneboxAuth
+from airflow_provider_onebox.api.listing import OneboxLists
+from airflow_provider_onebox.api.redaction import redact
+from airflow_provider_onebox.api.response import error_from_failure, read_response, uncertain_write
+from airflow_provider_onebox.api.settings import is_plain_path
+from airflow_provider_onebox.api.token import Token, TokenSource
+from airflow_provider_onebox.api.transport import READS, OneboxAdapter, OneboxSession, exchange
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+    sanitize,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from airflow_provider_onebox.api.settings import Settings
+
+
+MAX_RETRY_AFTER = 30.0
+"""Seconds that a server may ask to wait within a call; a longer wait ends the call."""
+
+
+# Whatever a server repeats of a token or of the user of an address, known to the client or not.
+_BY_SHAPE = re.compile(r"(?<=//)[^/@\s]+(?=@)|\beyJ[\w-]+(\.[\w-]*)*")
+
+
+log = logging.getLogger(__name__)
+
+
+_clients: weakref.WeakSet[OneboxClient] = weakref.WeakSet()
+
+
+class OneboxClient(OneboxLists):
+    """Speaks to one site of one Onebox as one user. Safe to share between threads.
+
+    :param settings: the checked connection.
+    :param tokens: where tokens come from; by default the client logs in by itself.
+    :param adapter: another client's, to share its connections.
+    :param time_limit: seconds that a call may take in total, including the login; calls are then not retried.
+    :param pause: waits between tries: for that many seconds, or until the event says that nobody waits any more.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tokens: TokenSource | None = None,
+        adapter: OneboxAdapter | None = None,
+        time_limit: float | None = None,
+        pause: Callable[[threading.Event, float], Any] = threading.Event.wait,
+    ) -> None:
+        if time_limit is not None:
+            # A login and a call that are not answered end within the limit, with an error that tells which it was.
+            settings = replace(settings, max_retries=0, timeout=min(settings.timeout, time_limit * 0.4))
+        self.settings = settings
+        self.tokens = tokens or TokenSource(lambda _: self.login())
+        self._adapter = adapter or OneboxAdapter()
+        self._time_limit = time_limit
+        self._pause = pause
+        _clients.add(self)
+
+    def with_token(self, token: Token) -> OneboxClient:
+        """Make a client that begins with a token from elsewhere, and shares connections and logins with this one.
+
+        :param token: the token to begin with.
+        :return: the client.
+        """
+
+        def issue(rejected: Token | None) -> Token:
+            if rejected is token:
+                log.info(
+                    "Connection %r, site %s: Onebox rejected the token that was handed in; logging in instead.",
+                    self.settings.conn_id,
+                    self.settings.site_id,
+                )
+            return self.tokens.get(rejected)
+
+        return OneboxClient(
+            self.settings,
+            tokens=TokenSource(issue, token),
+            adapter=self._adapter,
+            time_limit=self._time_limit,
+            pause=self._pause,
+        )
+
+    @cached_property
+    def session(self) -> OneboxSession:
+        """A session that logs in by itself, keeps connections alive, and speaks to this Onebox alone."""
+        session = OneboxSession(self.settings, self._adapter)
+        session.auth = OneboxAuth(self.tokens, self.settings.base_url)
+        return session
+
+    def after_fork(self) -> None:
+        """Leave the parent's sockets and locks to the parent."""
+        self.__dict__.pop("session", None)
+        self._adapter.after_fork()
+        self.tokens.after_fork()
+
+    def login(self) -> Token:
+        """Log in, whatever token there is already.
+
+        API page: Authentication - Token, ``POST {host}/api/authenticate``.
+
+        :return: the new token.
+        :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
+        :raises OneboxError: if there is no answer or one that makes no sense.
+        """
+        token = _token_in(self._call("POST", "authenticate", login=True))
+        if not isinstance(token, Token):
+            raise OneboxResponseError(f"{self._name('POST', 'authenticate')}: {self.redact(token)}", status=200)
+        return token
+
+    def url_for(self, endpoint: str) -> str:
+        """Put an endpoint behind ``{host}/api/``.
+
+        :param endpoint: a path such as ``ticketrz/12250``.
+        :return: the whole URL.
+        :raises OneboxConfigError: if the endpoint is absolute or leads elsewhere.
+        """
+        if not isinstance(endpoint, str) or not is_plain_path(endpoint):
+            raise OneboxConfigError(
+                f"Endpoint {sanitize(self.redact(str(endpoint)))!r} is not a path below "
+                f"{self.settings.base_url}/api/: write it like 'ticketrz/12250', with no slash at either end, "
+                "and give a query as params."
+            )
+        return f"{self.settings.base_url}/api/{endpoint}"
+
+    def request(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Mapping[str, Any] | str | bytes | None = None,
+        files: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call Onebox with the token and return what it says.
+
+        Transient errors are retried; a write is sent again only if Onebox can't have acted on it.
+
+        :param method: the HTTP method.
+        :param endpoint: a path below ``{host}/api/``.
+        :param params: the query.
+        :param json: a body to send as JSON.
+        :param data: a form, or a body as it stands; a file has to be read first.
+        :param files: files to upload, as for :func:`requests.request`.
+        :return: the parsed JSON.
+        :raises OneboxError: the subclass that fits what went wrong.
+        """
+        if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
+            raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")
+        return self._call(method.upper(), endpoint, params=params, json=json, data=data, files=files)
+
+    def redact(self, words: str) -> str:
+        """Take this client's secrets out of foreign words, in the forms in which they travel.
+
+        :param words: what the server said.
+        :return: the same with ``***`` for passwords and tokens.
+        """
+        token = self.tokens.current
+        return _BY_SHAPE.sub("***", redact(words, [*self.settings.secrets, *([token.value] if token else [])]))
+
+    def _name(self, method: str, endpoint: str) -> str:
+        return f"Connection {self.settings.conn_id!r}, site {self.settings.site_id}: {method} {endpoint}"
+
+    def _call(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        login: bool = False,
+        abandoned: threading.Event | None = None,
+        on_transient: Callable[[OneboxError], Mapping[str, Any] | None] | None = None,
+        **body: Any,
+    ) -> Any:
+        abandoned = abandoned or threading.Event()
+
+        def call() -> Any:
+            return self._outcome(method, endpoint, login, abandoned, on_transient, body)
+
+        outcome = call() if self._time_limit is None else self._within(self._time_limit, call)
+        if outcome is _TOO_LATE:
+            abandoned.set()
+            outcome = OneboxUnavailableError(
+                f"{self._name(method, endpoint)}: no answer within the {self._time_limit:g} s that the call may take.",
+                # Without a token, the call itself has not begun, and does not once it is abandoned.
+                uncertain=not login and self.tokens.current is not None,
+            )
+            if outcome.uncertain and method not in READS:
+                outcome = uncertain_write(outcome)
+        # Raised here, outside of any handler: the frames of the libraries hold passwords, and errors hold frames.
+        if isinstance(outcome, OneboxError):
+            raise outcome
+        return outcome
+
+    @staticmethod
+    def _within(seconds: float, call: Callable[[], Any]) -> Any:
+        """Make a call in a thread of its own: nothing else ends a look-up of a name, for one."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - for the caller's thread to raise
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="onebox-call", daemon=True).start()
+        try:
+            return future.result(seconds)
+        except FutureTimeoutError:
+            return _TOO_LATE
+
+    def _outcome(
+        self,
+        method: str,
+        endpoint: str,
+        login: bool,
+        abandoned: threading.Event,
+        on_transient: Callable[[OneboxError], Mapping[str, Any] | None] | None,
+        body: dict[str, Any],
+    ) -> Any:
+        """Make a call with its retries; return its JSON or its error."""
+        tries = self.settings.max_retries + 1
+        prepared = self._prepare(method, endpoint, login, body)
+        number = 0
+        while True:
+            number += 1
+            if isinstance(prepared, OneboxError):
+                return prepared
+            outcome, retry = self._try(prepared, self._name(method, endpoint), login, abandoned)
+            if not retry:
+                return outcome
+            wait = outcome.retry_after
+            if wait is None:
+                wait = min(MAX_RETRY_AFTER, 2.0 ** min(number - 1, 9) + random.random())  # noqa: S311 - no secret
+            if number == tries or wait > MAX_RETRY_AFTER:
+                break
+            log.warning(
+                "%s. Retrying in %.1f s (%d of %d).", str(outcome).rstrip("."), wait, number, self.settings.max_retries
+            )
+            params = on_transient(outcome) if on_transient else None
+            if params is not None:
+                prepared = self._prepare(method, endpoint, login, {**body, "params": params})
+            self._pause(abandoned, wait)
+        advice = f"Given up after {number} of {tries} tries."
+        if wait > MAX_RETRY_AFTER:
+            advice = f"It asks to wait {wait:.0f} s, so the call was not retried; try again then."
+        outcome.args = (f"{str(outcome).rstrip('.')}. {advice}",)
+        return outcome
+
+    def _prepare(
+        self, method: str, endpoint: str, login: bool, body: dict[str, Any]
+    ) -> requests.PreparedRequest | OneboxConfigError:
+        if "url" not in body:
+            body = {"url": self.url_for(endpoint), **body}
+        if login:
+            settings = self.settings
+            # An empty auth keeps the session's own away.
+            form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
+            body = {"url": body["url"], "auth": lambda request: request, "data": form}
+        try:
+            prepared = self.session.prepare_request(requests.Request(method, **body))
+        except (requests.RequestException, ValueError, TypeError) as failure:
+            problem = sanitize(self.redact(str(failure)))
+        else:
+            if isinstance(prepared.body, (bytes, str, type(None))):
+                return prepared
+            problem = "the body is a file or an iterator, which can't be sent again: read it, and pass what it holds"
+        return OneboxConfigError(f"{self._name(method, endpoint)}: the arguments can't be sent: {problem}.")
+
+    def _try(
+        self, prepared: requests.PreparedRequest, name: str, login: bool, abandoned: threading.Event
+    ) -> tuple[Any, bool]:
+        """Send a request once; return its JSON or its error, and whether a retry is safe and can help."""
+        # Where it is not our adapter that sends, nothing is known.
+        exchange.is_sent = True
+        try:
+            if not login:
+                self.tokens.get()
+            if abandoned.is_set():
+                return OneboxUnavailableError(f"{name}: the caller has given up waiting for it."), False
+            outcome = self._read(self.session.send(prepared), name, login)
+        except OneboxError as error:
+            # The login's, which has had its own retries. It may have come through the libraries' frames.
+            return error.with_traceback(None), False
+        except Exception as failure:  # noqa: BLE001 - a raw error after a write was sent would have Airflow repeat it
+            outcome = error_from_failure(failure, name, self.settings, self.redact)
+        if not isinstance(outcome, OneboxError):
+            return outcome, False
+        if login:
+            outcome.uncertain = False
+        elif outcome.uncertain and prepared.method not in READS:
+            return uncertain_write(outcome), False
+        return outcome, isinstance(outcome, OneboxUnavailableError) and outcome.retryable
+
+    def _read(self, response: requests.Response, name: str, login: bool) -> Any:
+        return read_response(response, name, login=login, redact=self.redact)
+
+
+_TOO_LATE = object()
+
+
+def _token_in(response: Any) -> Token | str:
+    """Read the token of a login, or say what came instead."""
+    value = response.get("token") if isinstance(response, dict) else None
+    if not isinstance(value, str) or not value:
+        return _instead_of_a_token(response)
+    try:
+        return Token.read(value, now=time.monotonic())
+    except ValueError:
+        return "the token in the response has characters that no token has."
+
+
+def _instead_of_a_token(data: Any) -> str:
+    sites = data.get("data") if isinstance(data, dict) else data
+    if isinstance(sites, list) and sites and all(isinstance(site, dict) and "Id" in site for site in sites):
+        listed = sanitize(", ".join(str(site["Id"]) for site in sites))
+        return f"Onebox answered with the account's sites ({listed}) and no token: set Site ID to one of them."
+    keys = sanitize(", ".join(map(str, data))) if isinstance(data, dict) else type(data).__name__
+    return f"the response holds no token (it holds: {keys or 'nothing'}): usually a wrong Onebox URL."
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,86 @@
+"""What a conversation, a message and an attachment are on the wire."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+METHODS = ("DIRECT", "POST", "MENTION", "COMMENT")
+
+
+ROLES = ("MSR1", "MSR2", "MSR3", "MSR4")
+
+
+def messages_in(response: Any, ticket_id: str) -> list[dict[str, Any]] | None:
+    """Flatten a conversation: the messages of threads come where their thread stands.
+
+    :param response: what Onebox said.
+    :param ticket_id: the ticket's id, for each message's ``ticketId``.
+    :return: the messages, or ``None`` if the response is no conversation.
+    """
+    messages: list[dict[str, Any]] = []
+    left: deque[Any] = deque([response])
+    while left:
+        element = left.popleft()
+        if not isinstance(element, dict):
+            return None
+        thread = element.get("data")
+        if isinstance(thread, list):
+            left.extendleft(reversed(thread))
+        elif element is response:
+            return None
+        else:
+            messages.append({**element, "ticketId": ticket_id})
+    return messages
+
+
+def message_body(
+    fields: dict[str, Any], read_attachments: Callable[[], Iterable[tuple[str, bytes, str]]]
+) -> dict[str, Any]:
+    """Make the body of a message, with the files as base64.
+
+    :param fields: its fields by Onebox's own names; those that are ``None`` or empty are left out.
+    :param read_attachments: called once the fields are known to be valid; gives name, content and media type of each
+        file.
+    :return: the body.
+    :raises OneboxConfigError: if a field is invalid.
+    """
+    if not str(fields["ConnectionId"] or "").strip() or not str(fields["Content"]["Body"] or "").strip():
+        raise OneboxConfigError("A message needs connection_id and body, and one of them is empty.")
+    if fields["ConversationId"] and fields["PreviousId"]:
+        raise OneboxConfigError(
+            "A message has either conversation_id (replies to a private conversation) or previous_id (replies to a "
+            "public comment)."
+        )
+    if fields["MethodId"] not in (None, *METHODS):
+        raise OneboxConfigError(f"method_id={sanitize(fields['MethodId'])!r} is none of {', '.join(METHODS)} or None.")
+    users = fields["Users"] or []
+    if not isinstance(users, (list, tuple)) or not all(isinstance(u, dict) and u.get("RoleId") in ROLES for u in users):
+        raise OneboxConfigError(
+            f"users={sanitize(users, 60)!r} is not a list of dictionaries with IdentityId, Name and a RoleId of "
+            f"{', '.join(ROLES)}."
+        )
+    files = [
+        {"Description": name, "File": {"Name": name, "Content": b64encode(content).decode()}}
+        for name, content, _ in read_attachments()
+    ]
+    content = {name: value for name, value in fields["Content"].items() if value}
+    body = {**fields, "Content": content, "Attachments": files}
+    return {name: value for name, value in body.items() if value not in (None, "", [], ())}
+
+
+def greatest_id(rows: Iterable[Any]) -> str | None:
+    """Find the newest of some records.
+
+    :param rows: the records.
+    :return: its id, ``None`` if none has one.
+    """
+    ids = [str(row["Id"]) for row in rows if isinstance(row, dict) and re.fullmatch("[0-9]{1,18}", str(row.get("Id")))]
+    return max(ids, key=int, default=None)

@@ -1,0 +1,75 @@
+"""Several calls in flight at once, their results in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
+from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+PROGRESS_SECONDS = 10.0
+"""Seconds between two lines of progress in the log."""
+
+
+log = logging.getLogger(__name__)
+
+
+def in_parallel(
+    function: Callable[[Item], Result], items: Iterable[Item], parallelism: Any, what: str = "rows"
+) -> Iterator[Result]:
+    """Call a function for each item, several at a time, and give the results in the order of the items.
+
+    No more than twice as many items as there are threads are in memory. When a call raises, those that have not begun
+    are dropped and those in flight are waited for; then the error is raised.
+
+    :param function: what to call; in several threads.
+    :param items: read in the caller's own thread, a few ahead.
+    :param parallelism: calls in flight at once, 1 to 32.
+    :param what: what the items are, for the lines of progress in the log.
+    :return: an iterator over the results.
+    :raises OneboxConfigError: at once, if the parallelism is invalid.
+    """
+    if type(parallelism) is not int or not 1 <= parallelism <= MAX_CONNECTIONS:
+        raise OneboxConfigError(
+            f"parallelism={sanitize(parallelism)!r} is not a whole number from 1 to {MAX_CONNECTIONS}."
+        )
+
+    def results() -> Iterator[Result]:
+        in_flight: deque[Future[Result]] = deque()
+        pool = ThreadPoolExecutor(parallelism, thread_name_prefix="onebox-row")
+        count, told = 0, time.monotonic()
+
+        def take() -> Result:
+            nonlocal count, told
+            result = in_flight.popleft().result()
+            count += 1
+            if time.monotonic() - told >= PROGRESS_SECONDS:
+                told = time.monotonic()
+                log.info("Done with %s %s so far.", f"{count:,}", what)
+            return result
+
+        try:
+            for item in items:
+                in_flight.append(pool.submit(function, item))
+                if len(in_flight) == 2 * parallelism:
+                    yield take()
+            while in_flight:
+                yield take()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return results()

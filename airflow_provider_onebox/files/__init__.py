@@ -1,0 +1,1 @@
+"""Records and attachments: to files, and from files."""

@@ -1,0 +1,1 @@
+"""Writes that are made at most once."""

@@ -1,0 +1,322 @@
+"""Lists over real sockets: what the server does, and what of it the pace learns."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.rate import RateController
+from airflow_provider_onebox.api.settings import Settings
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxRequestError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+)
+
+
+class Lists:
+    """A Onebox that has one list; ``answer`` may say something else than the page."""
+
+    def __init__(self, count):
+        self.count, self.row = count, {}
+        self.asked = []
+        self.in_flight = []  # by request, itself included
+        self._in_flight = 0
+        self._lock = threading.Lock()
+        self.answer = lambda limit, number: None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # else the body waits for the head to be acknowledged
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.reply(200, {"token": "opaque"})
+
+            def do_GET(self):
+                query = {name: int(value[0]) for name, value in parse_qs(urlsplit(self.path).query).items()}
+                with outer._lock:
+                    outer.asked.append(query)
+                    number = len(outer.asked)
+                    outer._in_flight += 1
+                    outer.in_flight.append(outer._in_flight)
+                status, body, headers = outer.answer(query["limit"], number) or (200, outer.page(query), {})
+                with outer._lock:
+                    outer._in_flight -= 1
+                self.reply(status, body, headers)
+
+            def reply(self, status, body, headers=None):
+                body = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def page(self, query):
+        begin = query.get("sinceId", 0) + query.get("offset", 0)
+        rows = [{"Id": str(n + 1), **self.row} for n in range(begin, min(begin + query["limit"], self.count))]
+        return {"count": len(rows), "total": self.count - query.get("sinceId", 0), "data": rows}
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *failure):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def client(self, **settings):
+        url = f"http://127.0.0.1:{self._server.server_port}"
+        conn = Settings("crm", url, "agent@example.com", "open sesame", "169", **settings)
+        return OneboxClient(conn, pause=lambda abandoned, seconds: None)
+
+
+def listed(client, **options):
+    return [int(row["Id"]) for batch in client.list_pages("ticketrz", **options) for row in batch.rows]
+
+
+@pytest.fixture
+def lists():
+    with Lists(3000) as server:
+        yield server
+
+
+@pytest.mark.parametrize("count", [250, 450])
+def test_offset_ignored(sandbox, count):
+    """A default listing loses no row where the server ignores offset."""
+    sandbox.state.configure(offset_ignored=True)
+    sandbox.state.add(count - len(sandbox.state.ids()))
+    client = OneboxClient(Settings("crm", sandbox.url, sandbox.email, sandbox.password, "169"))
+    assert listed(client) == list(map(int, sandbox.state.ids()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"resource": "../x"}, r"Resource '\.\./x' is not a name"),
+        ({"resource": ""}, "Resource '' is not a name"),
+        ({"since_id": "abc"}, "since_id='abc' is not an id"),
+        ({"since_id": -1}, "since_id='-1' is not an id"),
+        ({"since": "soon"}, "since='soon' is not a time"),
+        ({"last_update": "soon"}, "last_update='soon' is not a time"),
+        ({"page_size": 0}, "page_size='0' is not a whole number of at least 1"),
+        ({"page_size": "100"}, "page_size='100' is not a whole number"),
+        ({"page_size": True}, "page_size='True' is not a whole number"),
+        ({"max_records": -1}, "max_records='-1' is not a whole number of at least 0"),
+        ({"parallelism": 0}, "parallelism='0' is not a whole number from 1 to 32"),
+        ({"parallelism": 33}, "parallelism='33' is not a whole number from 1 to 32"),
+    ],
+)
+def test_list_arguments_refused(lists, arguments, words):
+    """Bad arguments are refused at the call, not at the first record, and nothing is sent."""
+    with pytest.raises(OneboxConfigError, match=f"^{words}"):
+        lists.client().list_pages(**{"resource": "ticketrz", **arguments})
+    assert not lists.asked
+
+
+def test_least_arguments(lists):
+    """Pages of one record, one at a time, are as good as others."""
+    assert listed(lists.client(), page_size=1, max_records=3, parallelism=1) == [1, 2, 3]
+    assert [query["limit"] for query in lists.asked] == [1, 1, 1]
+
+
+def test_count_is_two_small_requests(lists):
+    """Counting asks for the first and the last record, and for no more of them when it has to try again."""
+    lists.answer = lambda limit, number: (502, b"", {}) if number in (1, 3) else None
+    assert lists.client().count_records("ticketrz") == (3000, 3000)
+    assert lists.asked == [{"limit": 1}] * 2 + [{"limit": 1, "offset": 2999}] * 2
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, (0, None)), (1, (1, 1))])
+def test_count_of_a_short_list_is_one_request(lists, count, expected):
+    """Where the first page is the whole list, nothing else is asked for."""
+    lists.count = count
+    assert lists.client().count_records("ticketrz") == expected
+    assert lists.asked == [{"limit": 1}]
+
+
+def test_since_id_ignored(lists):
+    """Where the server ignores sinceId, the error says which call it is about."""
+    lists.answer = lambda limit, number: (200, {"total": 9, "data": [{"Id": "1"}, {"Id": "2"}]}, {})
+    with pytest.raises(OneboxResponseError, match=r"^Connection 'crm', site 169: GET ticketrz: asked for rows"):
+        listed(lists.client())
+
+
+@pytest.mark.parametrize("most", [0, 1, 3000, 3001])
+def test_most_records(lists, most):
+    """No more records than are wanted come, none at all included, and for those nothing is asked."""
+    assert listed(lists.client(), max_records=most) == list(range(1, min(most, 3000) + 1))
+    assert bool(lists.asked) is (most > 0)
+
+
+def test_rows_and_requests_grow(lists):
+    """Without tuning, a list takes far fewer requests than pages of 100, and no more than four in flight."""
+    lists.count = 20_000
+    lists.answer = lambda limit, number: time.sleep(0.05)
+    assert listed(lists.client()) == list(range(1, 20_001))
+    assert len(lists.asked) < 100
+    assert lists.asked[0] == {"limit": 100}
+    assert max(lists.in_flight) <= 4
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (413, b"<html><title>Request Entity Too Large</title></html>"),
+        (400, {"_meta": {"status": "ERROR"}, "records": {"errorCode": 400, "userMessage": "limit is at most 100"}}),
+        (500, b"<b>Fatal error</b>: Allowed memory size of 134217728 bytes exhausted"),
+        (200, b""),
+    ],
+)
+def test_server_that_fails_at_large_pages(lists, status, body):
+    """A page that is larger than any before and is rejected is asked for again with fewer rows."""
+    lists.answer = lambda limit, number: (status, body, {}) if limit > 100 else time.sleep(0.001)
+    assert listed(lists.client()) == list(range(1, 3001))
+    rejected = [query for query in lists.asked if query["limit"] > 100]
+    assert 0 < len(rejected) < 12
+
+
+def test_413_at_the_first_page(lists):
+    """A first page that is too large shrinks too, down to a single row."""
+    lists.count = 40
+    lists.answer = lambda limit, number: (413, b"", {}) if limit > 1 else None
+    assert listed(lists.client()) == list(range(1, 41))
+    assert [query["limit"] for query in lists.asked[:4]] == [100, 25, 6, 1]
+
+
+def test_413_for_a_single_row(lists):
+    """A row that is too large by itself ends the listing with the server's words."""
+    lists.answer = lambda limit, number: (413, b"<title>Too Large</title>", {})
+    with pytest.raises(OneboxRequestError, match="Too Large"):
+        listed(lists.client())
+
+
+def test_reply_that_is_too_large(lists, monkeypatch):
+    """A page past the bound on replies is asked for again with fewer rows, and the next ones are smaller by then."""
+    monkeypatch.setattr("airflow_provider_onebox.api.transport.MAX_RESPONSE_BYTES", 4_000_000)
+    lists.count, lists.row = 100, {"Body": "x" * 200_000}
+    assert listed(lists.client()) == list(range(1, 101))
+    assert [query["limit"] for query in lists.asked[:2]] == [100, 25]
+    # A mebibyte holds five such rows.
+    assert {query["limit"] for query in lists.asked[6:]} <= set(range(1, 7))
+
+
+@pytest.mark.parametrize("error", [404, 403])
+def test_rejection_of_the_first_page_is_not_repeated(lists, error):
+    """What is wrong with the call is not put down to its size."""
+    lists.answer = lambda limit, number: (error, b"", {})
+    with pytest.raises(OneboxRequestError):
+        listed(lists.client())
+    assert len(lists.asked) == 1
+
+
+def test_error_at_a_page_no_larger_than_before(lists):
+    """Rows that came once are not too many, so an error of such a page is one of its own."""
+    lists.answer = lambda limit, number: (200, b"", {}) if number == 3 else None
+    with pytest.raises(OneboxResponseError):
+        listed(lists.client(), page_size=100)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_rejections_narrow_the_listing(lists, status):
+    """After rejections fewer requests are in flight; the rows of a page stay."""
+    lists.answer = lambda limit, number: (
+        time.sleep(0.05) if number not in (9, 10) else (status, b"", {"Retry-After": "0"})
+    )
+    client = lists.client()
+    assert listed(client, page_size=50, parallelism=4) == list(range(1, 3001))
+    assert {query["limit"] for query in lists.asked} == {50}
+    assert max(lists.in_flight[:9]) == 4
+    assert max(lists.in_flight[15:]) <= 3
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_try_again_with_fewer_rows(lists, status):
+    """A gateway that gave a large page up is asked for a quarter, then for as few rows as at first."""
+    lists.answer = lambda limit, number: (status, b"", {}) if number in (1, 2) else None
+    assert listed(lists.client(), page_size=1000) == list(range(1, 3001))
+    assert [query["limit"] for query in lists.asked[:3]] == [1000, 250, 100]
+
+
+def test_time_out_of_a_large_page(lists):
+    """A page that takes longer than the timeout is asked for with fewer rows."""
+    released = threading.Event()
+    lists.answer = lambda limit, number: released.wait(5) and None if limit > 500 else None
+    try:
+        assert listed(lists.client(timeout=0.5), page_size=1000, parallelism=1) == list(range(1, 3001))
+    finally:
+        released.set()
+
+
+def test_trouble_that_lasts(lists):
+    """The tries of a page are as many as of every other call."""
+    lists.answer = lambda limit, number: (502, b"", {})
+    with pytest.raises(OneboxUnavailableError, match="after 3 of 3 tries"):
+        listed(lists.client(max_retries=2))
+    assert len(lists.asked) == 3
+
+
+def test_listing_that_is_left_ends_its_threads(lists):
+    """The threads of a listing end with it, those too that wait for their turn."""
+    lists.answer = lambda limit, number: time.sleep(0.05)
+    batches = lists.client().list_pages("ticketrz", page_size=10, parallelism=2)
+    next(batches)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("onebox-page")]
+    assert threads
+    batches.close()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert len(lists.asked) <= 4
+
+
+def test_listing_that_is_left_tries_nothing_again(lists):
+    """A page that waits to be tried again when the listing ends is not, and does not wait any longer."""
+    lists.answer = lambda limit, number: (503, b"", {}) if number > 1 else None
+    client, waits, ends = lists.client(), threading.Event(), []
+
+    def pause(abandoned, seconds):
+        waits.set()
+        ends.append(abandoned.wait(5))
+
+    client._pause = pause
+    batches = client.list_pages("ticketrz", page_size=10, parallelism=1)
+    next(batches)
+    assert waits.wait(10)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("onebox-page")]
+    batches.close()
+    for thread in threads:
+        thread.join(10)
+    assert ends == [True]
+    assert len(lists.asked) == 2
+
+
+def test_rejected_token_is_no_measure(lists, monkeypatch):
+    """A 401 is quick and small; what it cost says nothing of the page that comes after a new login."""
+    envelope = {"_meta": {"status": "ERROR"}, "records": {"errorCode": 401, "userMessage": "Expired token"}}
+    lists.answer = lambda limit, number: (401, envelope, {}) if number == 2 else None
+    weighed = []
+    came = RateController.record_page
+    monkeypatch.setattr(
+        RateController, "record_page", lambda pace, page, **facts: weighed.append(page) or came(pace, page, **facts)
+    )
+    assert listed(lists.client(), page_size=100, parallelism=1) == list(range(1, 3001))
+    queries = [{"limit": 100}, {"sinceId": 100, "limit": 100}, {"sinceId": 200, "limit": 100}]
+    assert [page.size for page in weighed[:3]] == [len(json.dumps(lists.page(query))) for query in queries]
+    assert weighed[0].seconds > 0 < weighed[2].seconds

@@ -1,0 +1,493 @@
+"""A connection, checked: what works, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import trustme
+from airflow.providers.common.compat.sdk import BaseHook, Connection
+
+from airflow_provider_onebox.api import settings as settings_module
+from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.redaction import forms_of
+from airflow_provider_onebox.api.settings import Settings, is_plain_path, is_site_id, settings_from_connection
+from airflow_provider_onebox.exceptions import OneboxConfigError
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+PASSWORD = " pä$$ w/o:rd@%? "
+LONGEST_HOST = ".".join(["a" * 63] * 3 + ["a" * 61])
+
+
+def connection(extra=None, **fields):
+    """A complete connection, with the given fields in place of its own."""
+    values = {"host": None, "login": "demo@example.com", "password": PASSWORD, **fields}
+    if not isinstance(extra, str):
+        extra = json.dumps({"site_id": "169", **(extra or {})})
+    return Connection(conn_id="crm", conn_type="onebox", extra=extra, **values)
+
+
+def refusal(*args, site_id=None, **fields):
+    """The message with which a connection is refused."""
+    with pytest.raises(OneboxConfigError) as caught:
+        settings_from_connection(connection(*args, **fields), site_id)
+    message = str(caught.value)
+    assert PASSWORD not in message
+    assert "crm" in message
+    return message
+
+
+def test_defaults():
+    """E-mail, password and site are enough."""
+    settings = settings_from_connection(connection())
+    assert settings.base_url == "https://cloud.onebox.co.id"
+    assert (settings.email, settings.password, settings.site_id) == ("demo@example.com", PASSWORD, "169")
+    assert (settings.timeout, settings.max_retries, settings.verify, settings.proxies) == (30.0, 3, True, ())
+    assert Settings("crm", "https://cloud.onebox.co.id", "demo@example.com", PASSWORD, "169") == settings
+
+
+def test_repr_holds_no_secret():
+    """Settings in a traceback or a log tell neither the password nor a proxy's."""
+    settings = settings_from_connection(connection({"proxies": {"https": "http://me:proxypass@proxy.example:3128"}}))
+    assert PASSWORD.strip() not in repr(settings)
+    assert "proxypass" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "schema", "expected"),
+    [
+        ("", None, None, "https://cloud.onebox.co.id"),
+        ("  https://dev.example/feature/voc/ ", None, None, "https://dev.example/feature/voc"),
+        ("dev.example", None, None, "https://dev.example"),
+        ("dev.example:8443/voc", None, None, "https://dev.example:8443/voc"),
+        ("dev.example", 8443, None, "https://dev.example:8443"),
+        ("https://dev.example:8443", 8443, None, "https://dev.example:8443"),
+        ("dev.example", 8443, "feature/voc", "https://dev.example:8443/feature/voc"),
+        ("https://dev.example/feature", None, "voc", "https://dev.example/feature/voc"),
+        ("HTTPS://Dev.Example", None, None, "https://dev.example"),
+        ("dev.example", None, "HTTPS", "https://dev.example"),
+        ("dev.example/_/", None, "/_v_/", "https://dev.example/_/_v_"),
+        ("127.0.0.1:8080", None, "http", "http://127.0.0.1:8080"),
+        ("http://localhost:8080/x", None, None, "http://localhost:8080/x"),
+        ("http://[::1]:8080", None, None, "http://[::1]:8080"),
+        ("https://[2001:DB8::0:1]", None, None, "https://[2001:db8::1]"),
+        ("dev.example", 1, None, "https://dev.example:1"),
+        ("dev.example:65535", None, None, "https://dev.example:65535"),
+        ("dev.example.", None, None, "https://dev.example."),
+        ("my_onebox-1", None, None, "https://my_onebox-1"),
+        ("a" * 63 + ".example", None, None, "https://" + "a" * 63 + ".example"),
+        (LONGEST_HOST, None, None, "https://" + LONGEST_HOST),
+        ("https://dev.example/api/onebox", None, None, "https://dev.example/api/onebox"),
+        ("https://dev.example/myapi", None, None, "https://dev.example/myapi"),
+        # As it is looked up and sent, whatever the spelling.
+        ("München.example", None, None, "https://xn--mnchen-3ya.example"),
+        ("https://xn--mnchen-3ya.example", None, None, "https://xn--mnchen-3ya.example"),
+        ("straße.example", None, None, "https://xn--strae-oqa.example"),
+        ("mu\N{COMBINING DIAERESIS}nchen.example", None, None, "https://xn--mnchen-3ya.example"),
+    ],
+)
+def test_host(host, port, schema, expected):
+    """The address may lack a scheme, and carry a port and a base path."""
+    assert settings_from_connection(connection(host=host, port=port, schema=schema)).base_url == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("ftp://dev.example", "scheme 'ftp'"),
+        ("https://me:secret@dev.example", "user info"),
+        ("https://dev.example?x=1", "query"),
+        ("https://dev.example/#top", "fragment"),
+        ("https://dev.example:port", "not an address"),
+        ("https://[::1", "not an address"),
+        ("https://", "not an address"),
+        ("https://dev .example", "not an address"),
+        ("https://dev.example\\.evil.example", "not an address"),
+        ("https://dev.example/a/../b", "base path"),
+        ("https://dev.example/a//b", "base path"),
+        ("https://dev.example/%2e%2e", "base path"),
+        ("https://dev.example:0", "not between 1 and 65535"),
+        ("https://dev.example:65536", "not an address"),
+        ("https://cloud..onebox.co.id", "not an address"),
+        ("https://.onebox.co.id", "not an address"),
+        ("https://onebox..", "not an address"),
+        ("https://-onebox.co.id", "not an address"),
+        ("https://onebox-.co.id", "not an address"),
+        ("https://" + "a" * 64 + ".example", "not an address"),
+        ("https://" + LONGEST_HOST + "a", "not an address"),
+        ("https://m\N{SNOWMAN}nchen..example", "not an address"),
+        ("https://xn--\N{LATIN SMALL LETTER U WITH DIAERESIS}.example", "not an address"),
+        ("https://mün chen.example", "not an address"),
+        ("https://münchen\N{FULLWIDTH EXCLAMATION MARK}.example", "not an address"),
+        ("https://[::1::2]", "not an address"),
+        ("https://[fe80::1%25eth0]", "not an address"),
+        ("https://cloud.onebox.co.id/api", "ends in /api: leave that part out"),
+        ("https://cloud.onebox.co.id/api/v1", "ends in /api/v1: leave that part out"),
+        ("https://cloud.onebox.co.id/API/V1/", "ends in /API/V1: leave that part out"),
+        ("https://dev.example/voc/api/authenticate", "ends in /api/authenticate: leave that part out"),
+        ("https://dev.example/voc/api/v1/authenticate", "leave that part out"),
+        ("http://dev.example", "in the clear"),
+        ("http://10.0.0.1", "in the clear"),
+    ],
+)
+def test_host_refused(host, words):
+    """An address that can't work is refused, and not repeated where it may hold a password."""
+    message = refusal(host=host)
+    assert "the connection's port " in message if "65535" in words else "the connection's host " in message
+    assert words in message
+    assert "secret" not in message
+
+
+def test_port_refused():
+    """Two ports that differ, or a port out of range, are refused."""
+    assert "port is 8443, but the Onebox URL says 443" in refusal(host="https://dev.example:443", port=8443)
+    for port in (65536, 0, -1):
+        assert "port is not between 1 and 65535" in refusal(host="https://dev.example", port=port)
+
+
+@pytest.mark.parametrize("value", [True, "true", " True "])
+def test_allow_http(value):
+    """Plain HTTP beyond this machine takes a decision of its own."""
+    settings = settings_from_connection(connection({"allow_http": value}, host="http://dev.example"))
+    assert settings.base_url == "http://dev.example"
+    message = refusal({"allow_http": "yes"}, host="http://dev.example")
+    assert "the connection's extra field 'allow_http' must be true or false" in message
+
+
+@pytest.mark.parametrize("field", ["login", "password"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_credentials_refused(field, value):
+    """E-mail and password must be there."""
+    assert f"the connection's {field} is empty: enter " in refusal(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["login", "password"])
+def test_credentials_that_no_form_can_hold(field):
+    """Half a character is refused here, not met later as a UnicodeEncodeError."""
+    # Airflow 2 can't even store one, so a stand-in has to carry it.
+    fields = {"conn_id": "crm", "extra": None, "login": "e", "password": "p", field: "\ud800"}
+    with pytest.raises(OneboxConfigError, match=f"{field} holds a character"):
+        settings_from_connection(SimpleNamespace(**fields))
+
+
+def test_blank_email_refused_but_blank_password_kept():
+    """White space around an e-mail is a slip; in a password it is the password."""
+    assert "login" in refusal(login="   ")
+    assert settings_from_connection(connection(password="   ")).password == "   "
+    assert settings_from_connection(connection(login=" demo@example.com\n")).email == "demo@example.com"
+
+
+@pytest.mark.parametrize("value", ["169", 169, " 169 "])
+def test_site_id(value):
+    """A site is digits, as text or as a number."""
+    assert settings_from_connection(connection({"site_id": value})).site_id == "169"
+    assert settings_from_connection(connection({"site_id": "1"}), value).site_id == "169"
+
+
+@pytest.mark.parametrize("value", ["abc", "12a", "-1", "1.5", 1.5, True, [169], "١٦٩"])
+def test_site_id_refused(value):
+    """Anything else is refused, in the connection and as an argument."""
+    assert "'site_id' is" in refusal({"site_id": value})
+    assert "site_id=" in refusal(site_id=value)
+
+
+@pytest.mark.parametrize("extra", ["{}", '{"site_id": null}', '{"site_id": ""}', ""])
+def test_site_id_missing(extra):
+    """A connection without a site says which field to fill in."""
+    assert "extra field 'site_id' is missing: enter the number of the Onebox site as Site ID" in refusal(extra)
+
+
+@pytest.mark.parametrize("extra", ["[1]", "169", "site_id=169", '"x"'])
+def test_extra_must_be_an_object(extra):
+    """Anything but an object in extra is refused, not met later as an AttributeError."""
+    # A stand-in again: Airflow 2 warns of it, and Airflow 3 raises an error of its own for most ways to it.
+    with pytest.raises(OneboxConfigError, match="'crm' is invalid: the connection's extra must be a JSON object"):
+        settings_from_connection(SimpleNamespace(conn_id="crm", extra=extra))
+
+
+def test_airflow_says_nothing_of_a_short_site(caplog, monkeypatch):
+    """Airflow takes no text of the extra for a secret: it would warn of the site in each task's log."""
+    given = connection({"site_id": "16", "verify": "true"})
+    monkeypatch.setattr(type(given), "extra_dejson", property(lambda self: pytest.fail("masks the site")))
+    assert settings_from_connection(given).site_id == "16"
+
+
+@pytest.mark.parametrize("value", ["170", 170, " 170 "])
+def test_site_id_as_onebox_spells_it(value, caplog):
+    """The extra siteId is the same field, so both must say the same."""
+    extra = json.dumps({"siteId": value})
+    assert settings_from_connection(connection(extra)).site_id == "170"
+    assert settings_from_connection(connection(extra), "171").site_id == "171"
+    assert settings_from_connection(connection({"site_id": "170", "siteId": value})).site_id == "170"
+    assert settings_from_connection(connection({"site_id": "170", "siteId": ""})).site_id == "170"
+    assert not caplog.records
+    for site_id in (None, "170"):
+        message = refusal({"site_id": 169, "siteId": value}, site_id=site_id)
+        assert "'site_id' is '169', but its 'siteId' differs" in message
+    assert "'site_id' is 'abc': it must be digits" in refusal(json.dumps({"siteId": "abc"}))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(5, 5.0), ("2.5", 2.5), (None, 30.0), ("", 30.0), (0.01, 0.01), (86400, 86400.0)]
+)
+def test_timeout(value, expected):
+    """Seconds, as a number or as text, as URIs have it."""
+    assert settings_from_connection(connection({"timeout": value})).timeout == expected
+
+
+@pytest.mark.parametrize("value", [0, -1, "soon", True, [], "nan", "inf", 10**400, 1e10, 86401])
+def test_timeout_refused(value):
+    """A timeout that is no positive number, or that no socket takes, is refused."""
+    assert "'timeout' must be a number of seconds greater than 0, at most 86400" in refusal({"timeout": value})
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), ("5", 5), (2.0, 2), (None, 3)])
+def test_max_retries(value, expected):
+    """A whole number; 0 is one."""
+    assert settings_from_connection(connection({"max_retries": value})).max_retries == expected
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "many", True, "inf"])
+def test_max_retries_refused(value):
+    """Anything else is refused."""
+    assert "'max_retries' must be a whole number, 0 or greater" in refusal({"max_retries": value})
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory):
+    """A CA's file in PEM form."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    return path
+
+
+def test_verify(ca, caplog):
+    """TLS verification is on, points at a CA file, or is off with a warning."""
+    values = [("true", True), (True, True), (" False", False), (False, False), (str(ca), str(ca)), (f" {ca} ", str(ca))]
+    for value, expected in values:
+        caplog.clear()
+        assert settings_from_connection(connection({"verify": value})).verify == expected
+        assert ("verification switched off" in caplog.text) is (expected is False)
+
+
+def test_verify_folder(ca, tmp_path):
+    """In a folder, OpenSSL finds hashed certificates and nothing else."""
+    assert "'verify' must be" in refusal({"verify": str(ca.parent)})
+    assert "no hashed certificates" in refusal({"verify": str(ca.parent)})
+    for name in ("0123abcd.r0", "0123abc.0", "x0123abcd.0", "0123abcd.0x", "0123ABCD.0"):
+        (tmp_path / name).symlink_to(ca)
+        assert "no hashed certificates" in refusal({"verify": str(tmp_path)})
+    (tmp_path / "0123abcd.10").symlink_to(ca)
+    assert settings_from_connection(connection({"verify": str(tmp_path)})).verify == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "the path of a CA file"),
+        ([], "the path of a CA file"),
+        ("no", "there is no such file"),
+        ("/does/not/exist.pem", "there is no such file"),
+        ("/etc/hostname/ca.pem", "there is no such file"),
+        ("/dev/null", "there is no such file"),
+        ("a\0b", "there is no such file"),
+        ("/" + "x" * 5000, ": File name too long"),
+        (__file__, "there is no certificate in it"),
+    ],
+)
+def test_verify_refused(value, words):
+    """Verification is not switched off by accident, and what can't be read is told here."""
+    message = refusal({"verify": value})
+    assert "'verify' must be true, false or the path of a CA file" in message
+    assert words in message
+
+
+def proxies_of(value):
+    """What becomes of the extra field."""
+    return settings_from_connection(connection({"proxies": value})).proxies
+
+
+@pytest.mark.parametrize("value", [{"https": "http://proxy.example:3128"}, '{"https": "http://proxy.example:3128"}'])
+def test_proxies(value):
+    """Proxies come as an object or as its JSON text."""
+    assert proxies_of(value) == (("https", "http://proxy.example:3128"),)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (" HTTP://Proxy.Example ", "http://proxy.example"),
+        ("proxy.example:3128", "http://proxy.example:3128"),
+        ("http://proxy.example/", "http://proxy.example"),
+        ("https://10.0.0.1:1", "https://10.0.0.1:1"),
+        ("http://[::1]:3128", "http://[::1]:3128"),
+        ("http://münchen.example:65535", "http://xn--mnchen-3ya.example:65535"),
+        ("http://me:p%40ss%2Fw@proxy.example", "http://me:p%40ss%2Fw@proxy.example"),
+        ("http://me:p@ss@proxy.example", "http://me:p@ss@proxy.example"),
+        ("http://me@proxy.example", "http://me@proxy.example"),
+        ("socks4://proxy.example", "socks4://proxy.example"),
+        ("socks4a://proxy.example", "socks4a://proxy.example"),
+        ("socks5://me:pw@proxy.example", "socks5://me:pw@proxy.example"),
+        ("socks5h://proxy.example", "socks5h://proxy.example"),
+    ],
+)
+def test_proxy(url, expected, monkeypatch):
+    """A proxy is an address like Onebox's own, with the user and the password before an @."""
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: name == "socks")
+    assert proxies_of({"all": url}) == (("all", expected),)
+
+
+@pytest.mark.parametrize("key", ["http", "https", "all", "https://dev.example", "all://dev.example"])
+def test_proxy_keys(key):
+    """The keys are those that requests reads."""
+    assert proxies_of({key: "proxy.example"}) == ((key, "http://proxy.example"),)
+
+
+@pytest.mark.parametrize("key", ["", "htps", "HTTPS", "socks5", "no_proxy", "https://", "https:"])
+def test_proxy_keys_refused(key):
+    """A key that requests does not read would send past the proxy in silence."""
+    assert f"'proxies' has the key {key!r}: use https, http or all" in refusal({"proxies": {key: "proxy.example"}})
+
+
+@pytest.mark.parametrize("value", ["http://proxy.example", "[1]", {"https": 1}, {"https": None}, 5, [], '{"https"'])
+def test_proxies_refused(value):
+    """Anything but an object of texts is refused."""
+    assert "'proxies' must be JSON such as" in refusal({"proxies": value})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://me:hunter22@[::1",
+        "http://me:hunter22@",
+        "http://me:hunter22@:3128",
+        "http://me:hunter22@proxy.example:port",
+        "http://me:hunter22@proxy.example:0",
+        "http://me:hunter22@proxy.example:65536",
+        "http://me:hunter22@proxy..example",
+        "http://me:hunter22@proxy.example/path",
+        "http://me:hunter22@proxy.example/_",
+        "http://me:hunter22@proxy.example?query",
+        "http://me:hunter22@proxy.example#fragment",
+        # What follows the first of these characters would not be the password's any more.
+        "http://me:hunter22/w@proxy.example",
+        "http://me:22/hunter22@proxy.example",
+        "http://me:hunter22#w@proxy.example",
+        "http://me:hunter22?w@proxy.example",
+        # No Basic header can carry it.
+        "http://me:hunter22%E2%82%AC@proxy.example",
+        "http://me:hunter22\N{EURO SIGN}@proxy.example",
+    ],
+)
+def test_proxy_refused(url):
+    """An address that can't work is refused, and never shown: it may hold a password."""
+    message = refusal({"proxies": {"http": "proxy.example", "https": url}})
+    assert "'proxies' has for 'https' what is not an address" in message
+    assert "hunter" not in message
+
+
+def test_proxy_scheme_refused():
+    """A scheme that nothing can speak is refused."""
+    message = refusal({"proxies": {"https": "ftp://me:hunter22@proxy.example"}})
+    assert "'proxies' has for 'https' the scheme 'ftp': use one of http, https, socks4" in message
+    assert "hunter" not in message
+
+
+def test_socks_needs_pysocks(monkeypatch):
+    """Without PySocks the message says what to install; a proxy that needs it not is none the worse."""
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: None)
+    message = refusal({"proxies": {"https": "socks5h://me:hunter22@proxy.example"}})
+    assert "'proxies' has for 'https' a SOCKS proxy" in message
+    assert "pip install 'requests[socks]'" in message
+    assert "hunter" not in message
+    assert proxies_of({"https": "https://socks5.example"})
+
+
+def test_secrets():
+    """The password and the proxies' are told, these as they were written, decoded, and as a Basic header has them."""
+    given = connection({"proxies": {"https": "http://me:p%40s%2fs@a.example", "all": "http://you@b.example"}})
+    settings = settings_from_connection(given)
+    assert settings.secrets == (PASSWORD, "p%40s%2fs", "p@s/s", "bWU6cEBzL3M=")
+    plain = replace(settings, password="pw", proxies=(("https", "http://me:pw@a.example"),))
+    assert plain.secrets == ("pw", "bWU6cHc=")
+    assert Settings("crm", "https://dev.example", "e", "p", "1").secrets == ("p",)
+    # As requests encodes it.
+    assert replace(plain, proxies=(("https", "http://m%C3%A9:p%C3%A4@a.example"),)).secrets[-1] == "bek6cOQ="
+    beyond = replace(plain, proxies=(("https", "http://me:%E2%82%AC@a.example"),))
+    assert beyond.secrets == ("pw", "%E2%82%AC", "€", "bWU6Pw==")
+
+
+def test_basic_header_of_a_proxy_is_among_the_secrets(monkeypatch):
+    """What requests and urllib3 really send to a proxy is known, for every way to write it."""
+    for url in ("http://me:p%40ss%2fw@127.0.0.1:1", "http://m%C3%A9:p:ä@127.0.0.1:1"):
+        settings = settings_from_connection(connection({"proxies": {"https": url}}))
+        adapter = OneboxClient(settings).session.get_adapter("https://dev.example")
+        sent = adapter.proxy_headers(settings.proxies[0][1])["Proxy-Authorization"].removeprefix("Basic ")
+        assert any(sent in forms_of(secret) for secret in settings.secrets)
+
+
+def test_idn_host_over_the_wire(sandbox, connect, monkeypatch):
+    """A host with letters of its own logs in and is called: its origin is what the session compares."""
+    names = []
+    find = socket.getaddrinfo
+
+    def find_here(host, *args, **kwargs):
+        names.append(host)
+        return find("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find_here)
+    port = sandbox.url.rpartition(":")[2]
+    connect(f"http://MÜNCHEN.example:{port}", login=sandbox.email, password=sandbox.password, allow_http=True)
+    assert OneboxHook().count_records("ticketrz")[0] == 250
+    assert {name if isinstance(name, str) else name.decode() for name in names} == {"xn--mnchen-3ya.example"}
+
+
+def test_unknown_extras_are_named(caplog):
+    """A misspelt field is told, without its value."""
+    with caplog.at_level(logging.WARNING):
+        settings_from_connection(connection({"siteid": "secret-value"}))
+    assert "siteid" in caplog.text
+    assert "secret-value" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "host", ["https://dev.example:8443/feature/voc/", "dev.example/feature/voc", "https://dev.example", None]
+)
+def test_uri_round_trip(host, monkeypatch):
+    """The Test button hands the connection over as a URI: nothing may change on the way."""
+    extra = {"timeout": 5, "verify": False, "proxies": {"https": "http://u:p@proxy.example"}}
+    before = connection(extra, host=host)
+    monkeypatch.setenv("AIRFLOW_CONN_CRM", before.get_uri())
+    assert settings_from_connection(BaseHook.get_connection("crm")) == settings_from_connection(before)
+
+
+def test_uri_as_people_write_it(monkeypatch):
+    """A base path in a URI lands in schema, and every extra is text or a number."""
+    uri = "onebox://demo%40example.com:p%40ss@dev.example:8443/feature/voc?site_id=169&timeout=5&verify=true"
+    monkeypatch.setenv("AIRFLOW_CONN_CRM", uri)
+    settings = settings_from_connection(BaseHook.get_connection("crm"))
+    assert settings.base_url == "https://dev.example:8443/feature/voc"
+    assert (settings.email, settings.password, settings.site_id) == ("demo@example.com", "p@ss", "169")
+    assert (settings.timeout, settings.verify) == (5.0, True)
+
+
+def test_is_site_id():
+    """Digits alone."""
+    assert is_site_id("169")
+    assert is_site_id(169)
+    assert not is_site_id(True)
+    assert not is_site_id(None)
+
+
+def test_is_plain_path():
+    """A path that could be read as something else is not plain."""
+    assert is_plain_path("ticketrz/12250")
+    for path in ("", "/x", "x/", "//x", "a/../b", "..", "a/./b", "."):
+        assert not is_plain_path(path), path
+    for path in ("a?b", "a#b", "a%2fb", "a b", "a\\b", "a:b", "a\n", "é"):
+        assert not is_plain_path(path), path

@@ -1,0 +1,91 @@
+"""Rows that a task is given, in each form that Airflow hands them over, and the threads that work on them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.files.reading import read_ids, read_rows
+
+ROWS = [{"Id": "7", "Subject": "ø"}, {"Id": "8", "Subject": None}]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [ROWS, tuple(ROWS), iter(ROWS), json.dumps(ROWS), f"  {json.dumps(ROWS)} ", str(ROWS)],
+    ids=["list", "tuple", "iterator", "json", "spaces", "repr"],
+)
+def test_lists(source):
+    """A list is read as it is, and as the text that a template makes of it."""
+    assert list(read_rows(source)) == ROWS
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+@pytest.mark.parametrize("form", ["text", "path", "object", "result", "rendered"])
+def test_files(tmp_path, name, form):
+    """A file is read line by line, named by its path or by what a listing has returned; empty lines are none."""
+    path = tmp_path / name
+    text = "".join(json.dumps(row) + "\n\n" for row in ROWS).encode()
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    forms = {"text": str(path), "path": path, "object": ObjectStoragePath(str(path)), "result": {"path": str(path)}}
+    forms["rendered"] = str(forms["result"])
+    assert list(read_rows(forms[form])) == ROWS
+
+
+@pytest.mark.parametrize("source", [None, "", "None", " ", {}, {"count": 0}])
+def test_nothing_handed_in(source):
+    """A template that found nothing is told apart from an empty list."""
+    with pytest.raises(OneboxConfigError, match="the template found nothing"):
+        read_rows(source)
+    assert list(read_rows([])) == []
+
+
+def test_text_that_is_no_list():
+    """A text that begins like a list and is none is rejected with its beginning."""
+    with pytest.raises(OneboxConfigError, match=r"The rows '\[DatasetAlias\(1\)' are neither JSON"):
+        read_rows("[DatasetAlias(1)")
+
+
+def test_bad_line(tmp_path):
+    """A line that is not JSON is named; those before it were given."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"Id": "7"}\n{"Id"\n')
+    found = read_rows(path)
+    assert next(found) == {"Id": "7"}
+    with pytest.raises(OneboxConfigError, match=r"rows\.jsonl, line 2, is not JSON"):
+        next(found)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.parquet"])
+def test_tables(tmp_path, name):
+    """A table is rejected by its name, before its first row is asked for."""
+    for source in (tmp_path / name, {"path": str(tmp_path / name)}):
+        with pytest.raises(OneboxConfigError, match=rf"{name} is a table, and rows are read from JSON Lines"):
+            read_rows(source)
+
+
+def test_unreadable(tmp_path):
+    """A file that is missing or cut off leaves the task to Airflow's retries."""
+    with pytest.raises(OneboxError, match=r"can't be read \(after 0 lines\): No such file") as caught:
+        list(read_rows(tmp_path / "none.jsonl"))
+    assert caught.value.retryable
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(b'{"Id": "7"}\n' * 9)[:-9])
+    with pytest.raises(OneboxError, match=r"cut\.jsonl\.gz can't be read"):
+        list(read_rows(cut))
+
+
+def test_ids():
+    """Ids come from ids and from records, as text."""
+    assert list(read_ids([7, "8 ", {"Id": "9"}, {"Id": 10}])) == ["7", "8", "9", "10"]
+
+
+@pytest.mark.parametrize("row", ["x", "", None, True, -1, 1.5, {"id": "7"}, {"Id": None}, ["7"]])
+def test_no_ids(row):
+    """What is no id is rejected before Onebox is asked for it."""
+    with pytest.raises(OneboxConfigError, match="is not an id and has none"):
+        list(read_ids([row]))

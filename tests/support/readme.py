@@ -1,0 +1,29 @@
+"""The code in the README and on the pages, as it has to be written for the installed Airflow."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from support.airflow_home import AIRFLOW_3
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+"""The README and the documentation's pages, by path."""
+
+NEWER = "from airflow.sdk import dag, task"
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """Return the code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def python_blocks(text: str = README) -> list[str]:
+    """Return the Python blocks; on Airflow 2 with the import that the README names for it."""
+    (older,) = re.findall(r"On Airflow 2\.11 the first line is `(.*?)`", README)
+    return [block if AIRFLOW_3 else block.replace(NEWER, older) for block in blocks("python", text)]

@@ -1,0 +1,431 @@
+"""What triggers share: one login, one request, one look-up, and threads that nobody else waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from contextvars import ContextVar
+
+import pytest
+from support.polling import deaf_server, until
+
+from airflow_provider_onebox._airflow import masking
+from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
+    OneboxConfigError,
+    OneboxServiceHoursError,
+    OneboxUnavailableError,
+)
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.triggers import _polling as polling
+from airflow_provider_onebox.triggers._polling import (
+    MAX_BUSY,
+    THREADS,
+    is_tolerable,
+    polled_connection,
+    until_opening,
+    until_tick,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "silent", "goes_on"),
+    [
+        (OneboxUnavailableError("x"), 5, False, True),
+        (OneboxUnavailableError("x"), 6, False, False),
+        (OneboxUnavailableError("x"), 6, True, True),
+        (OneboxUnavailableError("x", retryable=False), 1, False, False),
+        (OneboxAuthError("x"), 1, True, False),
+        (OneboxConfigError("x"), 1, True, False),
+        (OneboxConfigError("a look-up", retryable=True), 5, False, True),
+        (OneboxConfigError("a look-up", retryable=True), 6, False, False),
+    ],
+)
+def test_is_tolerable(error, failures, silent, goes_on):
+    """Sensor and trigger decide alike."""
+    assert is_tolerable(error, failures, silent) is goes_on
+
+
+@pytest.mark.parametrize(("interval", "tick"), [(3600, 1), (60, 1), (5, 0.5), (0.1, 0.01)])
+def test_pauses_end_together(monkeypatch, interval, tick):
+    """Triggers that begin within a second, or a tenth of their interval if that is less, wake up together."""
+    ends = []
+    for begin in (1000 + 0.01 * tick, 1000 + 0.5 * tick, 1000 + 0.99 * tick):
+        monkeypatch.setattr(polling.time, "monotonic", lambda begin=begin: begin)
+        ends.append(begin + until_tick(interval))
+    assert ends == pytest.approx([1000 + interval + tick] * 3, abs=1e-6)
+
+
+def test_pause_of_nothing():
+    """An interval of nothing stays one."""
+    assert 0 <= until_tick(0) <= 0.001
+
+
+@pytest.mark.parametrize(
+    ("known", "interval", "pause"),
+    [
+        (None, 60, 60),
+        (5, 60, 5),
+        (600, 60, 600),
+        (9 * 3600, 60, 3600),
+        (9 * 3600, 7200, 7200),
+    ],
+)
+def test_until_opening(monkeypatch, known, interval, pause):
+    """The next poll is at the opening if Onebox names it, an hour away at the most, else at the usual pace."""
+    asked = []
+    monkeypatch.setattr(
+        "airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: asked.append(words) or known
+    )
+    assert until_opening(OneboxServiceHoursError("x", server_message="18:00 - 06:00"), interval) == pause
+    assert asked == ["18:00 - 06:00"]
+
+
+def count(*after, conn_id="onebox_default", **filters):
+    """Poll for several ids in the same moment."""
+
+    async def ask():
+        connection = polled_connection(conn_id, None)
+        polls = (connection.count("ticketrz", row_id, **filters) for row_id in after)
+        return await asyncio.gather(*polls, return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+def test_polls_of_the_same_moment_are_one(connected):
+    """One request answers all who have the newest record; each other trigger gets its own count."""
+    ids = [int(row_id) for row_id in connected.state.ids()]
+    connected.state.add(2)
+    new = [int(row_id) for row_id in connected.state.ids()][-2:]
+    polls = connected.state.requests
+    assert count(*range(new[-1], new[-1] + 50)) == [(0, None)] * 50
+    assert polls["GET list"] == 1
+    answers = count(new[-1], ids[-1], str(new[0]), ids[-1], ids[-3], None)
+    assert answers == [(0, None), (2, new[1]), (1, new[1]), (2, new[1]), (4, new[1]), (252, new[1])]
+    asked = polls["GET list"]
+    assert count(new[0], new[1]) == [(1, new[1]), (0, None)]
+    assert polls["GET list"] == asked + 1
+    assert count(ids[-1], ids[-1], since="2099-01-01 00:00") == [(0, None), (0, None)]
+    assert count(None, last_update="2099-01-01 00:00") == [(0, None)]
+
+
+def test_question_that_is_in_flight(connected):
+    """Who asks while the same is being asked gets an answer of its own, as new as its question."""
+    connected.state.configure(latency=0.1)
+    last = int(connected.state.ids()[-1])
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        await connection.count("ticketrz", last)
+        early = asyncio.ensure_future(connection.count("ticketrz", last))
+        polls = connected.state.requests["GET list"]
+        await until(lambda: connected.state.requests["GET list"] > polls)
+        await asyncio.sleep(0)
+        late = [asyncio.ensure_future(connection.count("ticketrz", last)) for _ in range(3)]
+        await early
+        latest = asyncio.ensure_future(connection.count("ticketrz", last))
+        await asyncio.gather(*late, latest)
+        return connected.state.requests["GET list"] - polls
+
+    assert 3 <= asyncio.run(ask()) <= 4
+
+
+def test_failed_poll_reaches_all_who_asked(connected):
+    """An error of the one request is everybody's, and there is one try: the next poll is the retry."""
+    connected.state.fail("status", path="ticketrz", status=503)
+    assert [type(answer) for answer in count(0, 1, 2)] == [OneboxUnavailableError] * 3
+    assert connected.state.requests["GET list"] == 1
+
+
+def test_failure_that_nobody_waits_for(connected):
+    """A poll that fails after its time is up is no complaint of the event loop in the triggerer's log."""
+    connected.state.configure(latency=0.5)
+    connected.state.fail("status", path="ticketrz", status=503)
+    complaints = []
+
+    async def ask():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        with pytest.raises(OneboxUnavailableError, match="no answer within"):
+            await polled_connection("onebox_default", None).count("ticketrz", seconds=0.05)
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+        gc.collect()
+
+    asyncio.run(ask())
+    assert complaints == []
+
+
+@pytest.fixture
+def new_threads(monkeypatch):
+    """Begin and end without threads of the provider's; of each kind there is one at the most."""
+    monkeypatch.setattr(polling, "THREADS", dict.fromkeys(THREADS, 1))
+    polling._threads.cache_clear()
+    yield
+    polling._threads.cache_clear()
+
+
+@pytest.mark.parametrize(("seconds", "kind"), [(1.0, "onebox polls"), (1.1, "onebox slow polls")])
+def test_threads_of_a_connection(connected, new_threads, monkeypatch, seconds, kind):
+    """A connection that was slow to fail is polled by other threads, until it answers; to fail at once is to answer."""
+    threads, clock = [], [0.0]
+
+    def count_records(*args, real=OneboxClient.count_records, **kwargs):
+        threads.append(threading.current_thread().name.rpartition("_")[0])
+        clock[0] += seconds
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(OneboxClient, "count_records", count_records)
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        await connection.count("ticketrz")
+        monkeypatch.setattr(polling.time, "monotonic", lambda: clock[0])
+        connected.state.fail("status", path="ticketrz", status=503)
+        for _ in range(3):
+            await asyncio.gather(connection.count("ticketrz"), return_exceptions=True)
+
+    asyncio.run(ask())
+    assert threads == ["onebox polls", "onebox polls", kind, "onebox polls"]
+
+
+def test_nothing_heavy_is_imported_in_the_event_loop():
+    """What a poll imports before its look-up, which has a thread of its own, does not block other triggers."""
+    code = (
+        "import sys, airflow_provider_onebox.triggers._polling\n"
+        "there = set(sys.modules)\n"
+        "import airflow_provider_onebox.api.listing\n"
+        "print({'requests', 'urllib3'} & (set(sys.modules) - there))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_fork(new_threads):
+    """A forked process polls in threads of its own, for those of its parent are not there."""
+
+    async def ask():
+        return await polling.in_thread("polls", int)
+
+    asyncio.run(ask())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+        child = os.fork()
+    if not child:
+        signal.alarm(10)
+        os._exit(asyncio.run(ask()))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_bad_id(connected):
+    """What is no id is said so, and nothing is sent."""
+    (error,) = count("one")
+    assert isinstance(error, OneboxConfigError)
+    assert not connected.state.requests
+
+
+def test_one_login_for_the_same_site(connected):
+    """The connection's own site, named or not, is one login; all is gone when nobody polls any more."""
+
+    async def ask():
+        connections = [polled_connection("onebox_default", site) for site in (None, 169, "169", "170")]
+        assert connections[1] is connections[2]
+        await asyncio.gather(*(connection.count("ticketrz") for connection in connections))
+
+    asyncio.run(ask())
+    assert connected.state.logins_by_site == {"169": 1, "170": 1}
+    gc.collect()
+    assert not polling._connections
+    assert not polling._oneboxes
+    assert not polling._busy
+
+
+def test_looked_up_now_and_then(connected, monkeypatch):
+    """A connection is looked up again after a while and after a failed poll, once for all who poll it."""
+    looked_up = []
+    monkeypatch.setattr(OneboxHook, "look_up", lambda hook, real=OneboxHook.look_up: looked_up.append(1) or real(hook))
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        for _ in range(3):
+            await asyncio.gather(*(connection.count("ticketrz", n) for n in range(20)))
+        assert len(looked_up) == 1
+        connected.state.fail("status", path="ticketrz", status=503)
+        assert set(
+            map(type, await asyncio.gather(*(connection.count("ticketrz") for _ in range(20)), return_exceptions=True))
+        ) == {OneboxUnavailableError}
+        await asyncio.gather(*(connection.count("ticketrz") for _ in range(20)))
+        assert len(looked_up) == 2
+        later = time.monotonic() + 301
+        monkeypatch.setattr(polling.time, "monotonic", lambda: later)
+        await connection.count("ticketrz")
+        assert len(looked_up) == 3
+
+    asyncio.run(ask())
+
+
+def test_look_up_is_nobodys(connected, monkeypatch):
+    """A look-up does not log as one of the triggers: Airflow 2 opens a file for each that logs, until it ends."""
+    trigger = ContextVar("trigger", default=None)
+    seen = []
+    monkeypatch.setattr(
+        OneboxHook, "look_up", lambda hook, real=OneboxHook.look_up: seen.append(trigger.get()) or real(hook)
+    )
+
+    async def ask():
+        trigger.set("one")
+        await polled_connection("onebox_default", None).count("ticketrz")
+
+    asyncio.run(ask())
+    assert seen == [None]
+
+
+def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
+    """Nobody who polls tries a rejected password again; who comes long afterwards tries it once for all."""
+    connect(connected.url, login=connected.email, password="wrong password")
+
+    async def ask():
+        connections = [polled_connection("onebox_default", site) for site in (None, "169")]
+        for _ in range(5):
+            for connection in (*connections, polled_connection("onebox_default", None)):
+                with pytest.raises(OneboxAuthError):
+                    await connection.count("ticketrz")
+        assert connected.state.failed_logins == 1
+        later = time.monotonic() + 301
+        monkeypatch.setattr(polling.time, "monotonic", lambda: later)
+        for connection in connections:
+            with pytest.raises(OneboxAuthError):
+                await connection.count("ticketrz")
+        assert connected.state.failed_logins == 1
+        for _ in range(2):
+            with pytest.raises(OneboxAuthError):
+                await polled_connection("onebox_default", "169").count("ticketrz")
+        assert connected.state.failed_logins == 2
+        connect(connected.url, login=connected.email, password=connected.password)
+        for connection in connections:
+            assert (await connection.count("ticketrz"))[0] == 250
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("version", ["3.1.8", "3.3.2"])
+def test_masked_strings_do_not_grow(connected, monkeypatch, version):
+    """However long triggers poll, renew tokens and look the connection up, Airflow is told of the same few secrets."""
+    told = []
+    monkeypatch.setattr(masking, "_masker", lambda local_only: told.append)
+    monkeypatch.setattr(masking, "_masked", set())
+    monkeypatch.setattr(masking, "_unmasked", set())
+    monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1)
+    monkeypatch.setattr("airflow.__version__", version)
+
+    async def ask():
+        await polled_connection("onebox_default", None).count("ticketrz")
+        before = list(told)
+        for _ in range(20):
+            connected.state.revoke()
+            await polled_connection("onebox_default", None).count("ticketrz")
+        return before
+
+    assert asyncio.run(ask()) == told
+    assert connected.password in told
+    assert connected.state.logins > 20
+    assert not set(told) & set(connected.state.tokens)
+
+
+def test_few_requests_at_once(connected, monkeypatch):
+    """However many different questions there are, a few are in flight at once to one site."""
+    connected.state.configure(latency=0.02)
+    in_flight, most = [], []
+
+    def count_records(*args, real=OneboxClient.count_records, **kwargs):
+        in_flight.append(1)
+        most.append(len(in_flight))
+        try:
+            return real(*args, **kwargs)
+        finally:
+            in_flight.pop()
+
+    monkeypatch.setattr(OneboxClient, "count_records", count_records)
+
+    async def ask():
+        connection = polled_connection("onebox_default", None)
+        return await asyncio.gather(*(connection.count("ticketrz", since=f"2000-01-01 00:{n:02}") for n in range(20)))
+
+    assert asyncio.run(ask()) == [(250, int(connected.state.ids()[-1]))] * 20
+    assert max(most) == 4
+
+
+@pytest.mark.parametrize(("seconds", "begun"), [(60, MAX_BUSY), (0.001, 8)])
+def test_few_begin_at_once(monkeypatch, seconds, begun):
+    """A few polls and look-ups of a process begin at once; those that wait for an answer for a while don't count."""
+    monkeypatch.setattr(polling, "BUSY_SECONDS", seconds)
+    answer, asked = threading.Event(), []
+
+    def work():
+        asked.append(1)
+        return answer.wait(10)
+
+    async def ask():
+        done = asyncio.gather(*(polling.in_thread(kind, work) for kind in ("polls", "look-ups") * 4))
+        await until(lambda: len(asked) == begun)
+        await asyncio.sleep(0.05)
+        at_once = len(asked)
+        answer.set()
+        return at_once, await done
+
+    assert asyncio.run(ask()) == (begun, [True] * 8)
+
+
+def test_hanging_connections_delay_nobody(connected, connect):
+    """40 connections that hang hold up neither others' threads nor healthy polls, one that recovers among them."""
+    with deaf_server() as url:
+        for n in range(40):
+            connect(url, f"deaf_{n}", timeout=4)
+        connect(connected.url, "recovers", login=connected.email, password=connected.password, timeout=1.5)
+
+        async def took(awaitable):
+            start = time.monotonic()
+            (result,) = await asyncio.gather(awaitable, return_exceptions=True)
+            return time.monotonic() - start, result
+
+        async def scenario():
+            healthy, recovers = polled_connection("onebox_default", None), polled_connection("recovers", None)
+            await healthy.count("ticketrz")
+            await recovers.count("ticketrz")
+            deaf = [polled_connection(f"deaf_{n}", None) for n in range(40)]
+
+            def ask_all():
+                times = [None, *(f"2000-01-01 00:0{n}" for n in range(3))]
+                polls = (one.count("ticketrz", since=time, seconds=2) for one in deaf for time in times)
+                return asyncio.gather(*map(took, polls))
+
+            polls = ask_all()
+            await asyncio.sleep(1)
+            free = [await took(asyncio.to_thread(int)) for _ in range(10)]
+            free.append(await took(healthy.count("ticketrz")))
+            ended = await polls
+            # From now on it is known which ones hang.
+            await until(lambda: sum(bool(one._onebox and one._onebox.is_slow) for one in deaf) == 40)
+            polls = ask_all()
+            connected.state.fail("hang", path="ticketrz")
+            hung = await took(recovers.count("ticketrz"))
+            assert recovers._onebox.is_slow
+            free.append(await took(recovers.count("ticketrz")))
+            connected.state.fail("status", path="ticketrz", status=503)
+            failed = await took(healthy.count("ticketrz"))
+            free.append(await took(healthy.count("ticketrz")))
+            return free, [*ended, *await polls], [hung, failed]
+
+        free, ended, errors = asyncio.run(scenario())
+    assert max(seconds for seconds, _ in free) < 1
+    assert [result for _, result in free] == [0] * 10 + [(250, int(connected.state.ids()[-1]))] * 3
+    assert {type(error) for _, error in [*ended, *errors]} == {OneboxUnavailableError}
+    assert "no answer within 2 s" in str(ended[0][1])
+    assert max(seconds for seconds, _ in ended) < 3.5
+    names = [thread.name for thread in threading.enumerate()]
+    assert all(sum(name.startswith(f"onebox {kind}") for name in names) <= most for kind, most in THREADS.items())
