@@ -10,6 +10,7 @@
         ├── OneboxUnavailableError      no usable answer after all retries: not reached, timed out, 429, 502, 503, 504
         ├── OneboxRequestError          Onebox understood the call and rejected it
         ├── OneboxResponseError         the response makes no sense: HTML, truncated, empty, a redirect
+        ├── OneboxUnusableResultError * the call was made, and its result can't be used
         └── OneboxUncertainWriteError * a write may or may not have been done
 
     * also an AirflowFailException: the task fails at once, because a retry can't help or could do harm
@@ -36,6 +37,15 @@ def sanitize(words: object, limit: int = MAX_SHOWN) -> str:
     text = str(words)[: limit * 4]
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason that an error gives, safe to show.
+
+    :param error: an error of the operating system or of a library.
+    :return: its ``strerror`` or its message, on one line.
+    """
+    return sanitize(getattr(error, "strerror", None) or error)
 
 
 class OneboxError(AirflowException):
@@ -110,6 +120,13 @@ class OneboxResponseError(OneboxError):
     """The response is not the JSON that Onebox should have sent."""
 
     retryable = True
+
+
+class OneboxUnusableResultError(OneboxError, AirflowFailException):
+    """The call was made, and its result can't be used: a failing ``response_filter``, too much for an XCom, a 407.
+
+    :attr:`uncertain` is true if the call was a write. Fails the task at once: a retry would make the call again.
+    """
 
 
 class OneboxUncertainWriteError(OneboxError, AirflowFailException):

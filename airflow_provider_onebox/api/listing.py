@@ -6,15 +6,16 @@ import operator
 import re
 import threading
 from abc import ABC, abstractmethod
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_onebox.api.arguments import as_id, format_time, parse_id, whole_number
 from airflow_provider_onebox.api.pagination import Batch, Fetch, Page, paginate
 from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxResponseError, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from requests import Response
 
@@ -64,17 +65,15 @@ class OneboxLists(ABC):
         """
         abandoned = threading.Event()
         get_page = self._pager(resource, since=since, last_update=last_update, abandoned=abandoned)
-        for name, number, least, most in (
-            ("page_size", page_size, 1, None),
-            ("max_records", max_records, 0, None),
-            ("parallelism", parallelism, 1, MAX_CONNECTIONS),
-        ):
-            if number is not None and (type(number) is not int or number < least or number > (most or number)):
-                bounds = f"from {least} to {most}" if most else f"of at least {least}"
-                raise OneboxConfigError(f"{name}={sanitize(number)!r} is not a whole number {bounds}.")
+        if page_size is not None:
+            page_size = whole_number("page_size", page_size, 1)
+        if max_records is not None:
+            max_records = whole_number("max_records", max_records, 0)
+        if parallelism is not None:
+            parallelism = whole_number("parallelism", parallelism, 1, MAX_CONNECTIONS)
         batches = paginate(
             get_page,
-            since_id=as_id(since_id),
+            since_id=as_id("since_id", since_id),
             page_size=page_size,
             max_records=max_records,
             parallelism=parallelism,
@@ -109,7 +108,7 @@ class OneboxLists(ABC):
         :raises OneboxError: if the call fails.
         """
         get_page = self._pager(resource, since=since, last_update=last_update)
-        after = as_id(since_id)
+        after = as_id("since_id", since_id)
         first = get_page(after, 0, 1, lambda _: 1)
         if not first.ids or first.total == len(first.ids):
             return len(first.ids), max(first.ids, default=None)
@@ -163,13 +162,14 @@ class OneboxLists(ABC):
                 f"{self._name('GET', resource)}: the response is not a page: it has no list 'data'."
             )
         try:
-            ids = [int(row["Id"]) for row in rows]
-        except (TypeError, KeyError, ValueError, OverflowError):
-            raise OneboxResponseError(
-                f"{self._name('GET', resource)}: the page has a row without a numeric 'Id'."
-            ) from None
+            found = [parse_id(row["Id"]) for row in rows]
+        except (TypeError, KeyError):
+            found = [None]
+        ids = [number for number in found if number is not None]
+        if len(ids) < len(found):
+            raise OneboxResponseError(f"{self._name('GET', resource)}: the page has a row without a numeric 'Id'.")
         received = len(rows)
-        total = int(response["total"]) if re.fullmatch("[0-9]{1,18}", str(response.get("total"))) else None
+        total = parse_id(response.get("total"))
         if any(map(operator.ge, ids, ids[1:])):
             if total != received and any(map(operator.gt, ids, ids[1:])):
                 raise OneboxResponseError(
@@ -181,42 +181,3 @@ class OneboxLists(ABC):
             ids = sorted(by_id)
             rows = [by_id[number] for number in ids]
         return Page(ids, rows, received, total, seconds, size)
-
-
-def as_id(since_id: int | str | None) -> int:
-    """Read an id that a template may have rendered.
-
-    :param since_id: digits, a number, or ``None`` for the beginning.
-    :return: the id; 0 for the beginning.
-    :raises OneboxConfigError: if it is not an id.
-    """
-    if since_id is None:
-        return 0
-    if not re.fullmatch("[0-9]{1,18}", str(since_id).strip()):
-        raise OneboxConfigError(f"since_id={sanitize(since_id)!r} is not an id: pass digits, or None for all records.")
-    return int(since_id)
-
-
-def format_time(name: str, value: datetime | str | None) -> str | None:
-    """Bring a time into the form that Onebox reads.
-
-    :param name: the argument, for the message.
-    :param value: a time without a zone: a ``datetime`` or text such as ``2026-11-24 08:30``.
-    :return: ``YYYY-MM-DD HH:MM``, or ``None`` for ``None``.
-    :raises OneboxConfigError: if it is not a time, or has a zone.
-    """
-    if value is None:
-        return None
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-    except ValueError:
-        raise OneboxConfigError(
-            f"{name}={sanitize(value)!r} is not a time: write it like '2026-11-24 08:30'."
-        ) from None
-    if moment.tzinfo is not None:
-        raise OneboxConfigError(
-            f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: convert it to your "
-            "Onebox's zone first, for example {{ data_interval_start.in_timezone('Asia/Jakarta').format("
-            "'YYYY-MM-DD HH:mm') }}."
-        )
-    return moment.strftime("%Y-%m-%d %H:%M")

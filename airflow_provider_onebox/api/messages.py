@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_onebox.api.arguments import parse_id
 from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 
 if TYPE_CHECKING:
@@ -82,5 +82,6 @@ def greatest_id(rows: Iterable[Any]) -> str | None:
     :param rows: the records.
     :return: its id, ``None`` if none has one.
     """
-    ids = [str(row["Id"]) for row in rows if isinstance(row, dict) and re.fullmatch("[0-9]{1,18}", str(row.get("Id")))]
-    return max(ids, key=int, default=None)
+    ids = [parse_id(row.get("Id")) for row in rows if isinstance(row, dict)]
+    greatest = max((number for number in ids if number is not None), default=None)
+    return None if greatest is None else str(greatest)

@@ -6,10 +6,10 @@ import logging
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from airflow_provider_onebox.api.arguments import whole_number
 from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
-from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def in_parallel(
-    function: Callable[[Item], Result], items: Iterable[Item], parallelism: Any, what: str = "rows"
+    function: Callable[[Item], Result], items: Iterable[Item], parallelism: int | str, what: str = "rows"
 ) -> Iterator[Result]:
     """Call a function for each item, several at a time, and give the results in the order of the items.
 
@@ -43,10 +43,7 @@ def in_parallel(
     :return: an iterator over the results.
     :raises OneboxConfigError: at once, if the parallelism is invalid.
     """
-    if type(parallelism) is not int or not 1 <= parallelism <= MAX_CONNECTIONS:
-        raise OneboxConfigError(
-            f"parallelism={sanitize(parallelism)!r} is not a whole number from 1 to {MAX_CONNECTIONS}."
-        )
+    parallelism = whole_number("parallelism", parallelism, 1, MAX_CONNECTIONS)
 
     def results() -> Iterator[Result]:
         in_flight: deque[Future[Result]] = deque()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
+from airflow_provider_onebox.exceptions import OneboxConfigError, reason_of, sanitize
 from airflow_provider_onebox.provider_info import CONN_FIELDS
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class ConnectionParser:
             try:
                 _check_ca(Path(value))
             except (OSError, ValueError) as error:
-                problem = sanitize(getattr(error, "strerror", None) or error)
+                problem = reason_of(error)
                 if isinstance(error, ssl.SSLError):
                     problem = "there is no certificate in it (PEM)"
                 raise self._error("verify", f"must be true, false or the path of a CA file: {problem}") from None

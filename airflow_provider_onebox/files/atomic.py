@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, reason_of, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,7 +137,7 @@ class AtomicFile:
             yield
         except Exception as error:
             raise OneboxError(
-                f"{self.name} {what}: {sanitize(getattr(error, 'strerror', None) or error)} ({self._progress}an "
+                f"{self.name} {what}: {reason_of(error)} ({self._progress}an "
                 f"existing file is unchanged). It is written to {self._folder} first: make sure that there is room for "
                 "the whole file, and that both places are writable.",
                 retryable=True,

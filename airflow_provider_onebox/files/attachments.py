@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
+from airflow_provider_onebox.api.arguments import whole_number
 from airflow_provider_onebox.api.auth import origin_of
 from airflow_provider_onebox.api.client import OneboxClient
 from airflow_provider_onebox.api.response import LOGIN_PAGE
@@ -62,10 +63,7 @@ class Attachments:
     def __init__(self, client: OneboxClient, folder: Any, *, max_bytes: Any, hosts: Any = ()) -> None:
         if str(folder).strip() in ("", "None"):
             raise OneboxConfigError(f"attachments_path={folder!r} names no folder: a template in it found nothing.")
-        if type(max_bytes) is not int or not 1 <= max_bytes <= MAX_RESPONSE_BYTES:
-            raise OneboxConfigError(
-                f"max_attachment_bytes={sanitize(max_bytes)!r} is not a whole number from 1 to {MAX_RESPONSE_BYTES}."
-            )
+        self._max_bytes = whole_number("max_attachment_bytes", max_bytes, 1, MAX_RESPONSE_BYTES)
         self._hosts = {_as_sent(name) for name in ([hosts] if isinstance(hosts, str) else hosts or ())}
         if None in self._hosts:
             raise OneboxConfigError(
@@ -75,7 +73,6 @@ class Attachments:
         self._folder = str(folder).rstrip("/")
         AtomicFile(f"{self._folder}/attachment", "attachments_path")
         self._client = client
-        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._clients: dict[str, _FileClient] = {}
         self.failed = 0

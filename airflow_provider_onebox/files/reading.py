@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import gzip
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ import msgspec
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_onebox._airflow.lineage import report_file
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
+from airflow_provider_onebox.api.arguments import parse_id
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, reason_of, sanitize
 from airflow_provider_onebox.files.atomic import storage_path
 from airflow_provider_onebox.files.records import TABLES
 
@@ -76,7 +76,7 @@ def _read_lines(name: str) -> Iterator[Any]:
     except msgspec.DecodeError as error:
         raise OneboxConfigError(f"{name}, line {number}, is not JSON: {sanitize(error)}.") from None
     except Exception as error:
-        problem = sanitize(getattr(error, "strerror", None) or error)
+        problem = reason_of(error)
         raise OneboxError(f"{name} can't be read (after {number:,} lines): {problem}.", retryable=True) from error
 
 
@@ -90,8 +90,9 @@ def read_ids(source: Any) -> Iterator[str]:
     """
     for row in read_rows(source):
         value = row.get("Id") if isinstance(row, Mapping) else row
-        if not re.fullmatch("[0-9]{1,18}", str(value).strip()):
+        number = parse_id(value.strip() if isinstance(value, str) else value)
+        if number is None:
             raise OneboxConfigError(
                 f"{sanitize(row, 60)!r} is not an id and has none: pass digits, or records with an 'Id'."
             )
-        yield str(value).strip()
+        yield str(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, reason_of
 from airflow_provider_onebox.files.atomic import storage_path
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def read_files(paths: Sequence[Any] | str | None) -> list[tuple[str, bytes, str]
             with storage_path(path).open("rb") as file:
                 content = file.read(left + 1)
         except Exception as error:
-            problem = sanitize(getattr(error, "strerror", None) or error)
+            problem = reason_of(error)
             raise OneboxError(f"{path} can't be read, so nothing was sent: {problem}.", retryable=True) from error
         left -= len(content)
         if left < 0:

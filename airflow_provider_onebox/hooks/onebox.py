@@ -463,11 +463,10 @@ class OneboxHook(BaseHook):
         :raises OneboxError: if they can't be fetched, or there is no such ticket.
         """
         from airflow_provider_onebox._airflow.lineage import report_listing
+        from airflow_provider_onebox.api.arguments import as_id
         from airflow_provider_onebox.api.messages import messages_in
 
-        if not str(ticket_id).strip().isdecimal():
-            raise OneboxConfigError(f"ticket_id={str(ticket_id)[:60]!r} is not an id: pass digits.")
-        ticket_id = str(ticket_id).strip()
+        ticket_id = str(as_id("ticket_id", str(ticket_id)))
         endpoint = f"ticket/conversations/{ticket_id}"
         messages = messages_in(self.request("GET", endpoint), ticket_id)
         if messages is None:

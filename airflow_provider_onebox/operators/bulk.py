@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxUncertainWriteError
-from airflow_provider_onebox.operators.onebox import _number, _OneboxOperator, _path
+from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
                 getattr(self.hook, WRITES[self.kind]),
                 target,
                 file,
-                parallelism=_number(self.parallelism),
+                parallelism=self.parallelism,
                 repeat_uncertain=self.repeat_uncertain,
             )
         count, failed = results.total(), results.total() - results[DONE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_onebox.exceptions import OneboxRequestError
-from airflow_provider_onebox.operators.onebox import _number, _OneboxOperator, _path
+from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
             attachments = Attachments(
                 hook.client,
                 self.attachments_path,
-                max_bytes=_number(self.max_attachment_bytes),
+                max_bytes=self.max_attachment_bytes,
                 hosts=self.attachment_hosts,
             )
 
@@ -113,7 +113,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
             return attachments.download(found) if attachments else found
 
         with RecordFile(self.output_path) as file:
-            ids, parallelism = read_ids(self.tickets), _number(self.parallelism)
+            ids, parallelism = read_ids(self.tickets), self.parallelism
             for found in in_parallel(conversation, ids, parallelism, "tickets"):
                 tickets += 1
                 if isinstance(found, OneboxRequestError):

@@ -232,7 +232,7 @@ class OneboxListOperator(_OneboxOperator):
             records = self._return_records()
             self._skip_if_empty(len(records))
             return records
-        from airflow_provider_onebox.api.listing import as_id, format_time
+        from airflow_provider_onebox.api.arguments import as_id, format_time
         from airflow_provider_onebox.files.changes import Changes
         from airflow_provider_onebox.files.export import export
         from airflow_provider_onebox.files.records import RecordFile
@@ -248,7 +248,7 @@ class OneboxListOperator(_OneboxOperator):
                 start = Changes(f"{time}:00" if time else "")
                 listing = lambda *_: self._changes(watermark)  # noqa: E731
             watermark = Watermark(context, [*self.inlets, *self.outlets], scope, start)
-        written = export(file, listing, as_id(self.since_id), watermark)
+        written = export(file, listing, as_id("since_id", self.since_id), watermark)
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         self._skip_if_empty(written["count"])
         self._report_to_outlets(context, written)
@@ -262,7 +262,7 @@ class OneboxListOperator(_OneboxOperator):
         from airflow_provider_onebox.files.export import with_progress
 
         # A range that was written before is written again as a whole.
-        most = _number(self.max_records) if upto is None else None
+        most = self.max_records if upto is None else None
         times = {"since": self.since, "last_update": self.last_update}
         return with_progress(self._list(since_id=since_id, **times, max_records=most), self.resource)
 
@@ -280,8 +280,8 @@ class OneboxListOperator(_OneboxOperator):
     def _list(self, **query: Any) -> Iterator[Batch]:
         return self.hook.list_batches(
             self.resource,
-            page_size=_number(self.page_size),
-            parallelism=_number(self.parallelism),
+            page_size=self.page_size,
+            parallelism=self.parallelism,
             include_secrets=self.include_secrets,
             **query,
         )
@@ -478,8 +478,3 @@ class OneboxCreateTicketOperator(_OneboxOperator):
 def _path(value: Any) -> Any:
     """Take a local path as text, so that a template in it is rendered; Airflow renders its ObjectStoragePath itself."""
     return os.fspath(value) if isinstance(value, os.PathLike) and not hasattr(value, "fs") else value
-
-
-def _number(value: Any) -> Any:
-    """Read digits that a template has rendered; the client judges the rest."""
-    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value

@@ -165,7 +165,7 @@ class OneboxRecordSensor(BaseSensorOperator):
         found = self._like_poke_mode(lambda: self.poke(context))
         if found.is_done:
             return found.xcom_value
-        from airflow_provider_onebox.api.listing import format_time
+        from airflow_provider_onebox.api.arguments import format_time
         from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
 
         # The site of a token from upstream is known here alone: the trigger does not get the token.

@@ -270,9 +270,9 @@ class PolledConnection:
         :raises OneboxError: if Onebox can't be asked. After a rejected login, nothing is sent until the connection
             has changed.
         """
-        from airflow_provider_onebox.api.listing import as_id
+        from airflow_provider_onebox.api.arguments import as_id
 
-        after = as_id(since_id)
+        after = as_id("since_id", since_id)
         poll = self._count(resource, after, {"since": since, "last_update": last_update})
         where = f"Connection {self._hook.onebox_conn_id!r}: GET {resource}: no answer"
         try:

@@ -290,11 +290,11 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
         return [*vars(stores).get("_by_name", {}).values()] or [stores]
 
     async def _load(self) -> int | None:
-        from airflow_provider_onebox.api.listing import as_id
+        from airflow_provider_onebox.api.arguments import as_id
 
         watermarks = [await _ask(store.aget(self._key)) for store in self._stores()] or [None]
         begin = [self.since_id if watermark is None else watermark for watermark in watermarks]
-        return min((as_id(record_id) for record_id in begin if record_id is not None), default=None)
+        return min((as_id("since_id", record_id) for record_id in begin if record_id is not None), default=None)
 
     async def _save(self, watermark: int) -> None:
         for store in self._stores():

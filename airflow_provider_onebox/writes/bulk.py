@@ -36,7 +36,7 @@ def write_rows(
     target: Iterable[Any],
     file: ResultsFile,
     *,
-    parallelism: int,
+    parallelism: int | str,
     repeat_uncertain: bool,
 ) -> Counter[str]:
     """Write each row that is not done yet, and record its result.

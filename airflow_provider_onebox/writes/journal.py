@@ -25,7 +25,7 @@ import msgspec
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
-    sanitize,
+    reason_of,
 )
 from airflow_provider_onebox.files.atomic import sync_folder
 from airflow_provider_onebox.files.records import RecordFile
@@ -184,7 +184,7 @@ class ResultsFile:
                         retryable=True,
                     ) from None
                 raise OneboxConfigError(
-                    f"{self.name} can't be locked ({sanitize(error.strerror)}), so two processes could write the same "
+                    f"{self.name} can't be locked ({reason_of(error)}), so two processes could write the same "
                     "rows: choose a volume that has locks."
                 ) from None
             if os.fstat(number).st_nlink:
@@ -223,7 +223,7 @@ class ResultsFile:
 
     def _error(self, what: str, error: OSError) -> OneboxError:
         return OneboxError(
-            f"{self.name} {what}: {sanitize(error.strerror or error)}. Make sure that there is room and that it is "
+            f"{self.name} {what}: {reason_of(error)}. Make sure that there is room and that it is "
             "writable; a retry goes on after what is done.",
             retryable=True,
         )

@@ -17,8 +17,8 @@ import pytest
 import requests
 import requests_mock as rm
 
+from airflow_provider_onebox.api.arguments import format_time
 from airflow_provider_onebox.api.client import MAX_RETRY_AFTER, OneboxClient
-from airflow_provider_onebox.api.listing import format_time
 from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.api.token import Token
 from airflow_provider_onebox.exceptions import (

@@ -116,7 +116,7 @@ def test_offset_ignored(sandbox, count):
         ({"since": "soon"}, "since='soon' is not a time"),
         ({"last_update": "soon"}, "last_update='soon' is not a time"),
         ({"page_size": 0}, "page_size='0' is not a whole number of at least 1"),
-        ({"page_size": "100"}, "page_size='100' is not a whole number"),
+        ({"page_size": "1e2"}, "page_size='1e2' is not a whole number"),
         ({"page_size": True}, "page_size='True' is not a whole number"),
         ({"max_records": -1}, "max_records='-1' is not a whole number of at least 0"),
         ({"parallelism": 0}, "parallelism='0' is not a whole number from 1 to 32"),

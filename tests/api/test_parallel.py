@@ -87,13 +87,13 @@ def test_progress(monkeypatch, caplog, seconds, what, named):
     assert [record.message for record in caplog.records] == told
 
 
-@pytest.mark.parametrize("parallelism", [1, 32])
+@pytest.mark.parametrize("parallelism", [1, 32, "2"])
 def test_parallelism(parallelism):
     """One thread is enough, and 32 are allowed."""
     assert list(in_parallel(str, range(2), parallelism)) == ["0", "1"]
 
 
-@pytest.mark.parametrize("parallelism", [0, 33, True, "2", None])
+@pytest.mark.parametrize("parallelism", [0, 33, True, "two", None])
 def test_bad_parallelism(parallelism):
     """A number of threads that can't work is rejected at once."""
     with pytest.raises(OneboxConfigError, match="is not a whole number from 1 to 32"):

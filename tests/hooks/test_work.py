@@ -42,7 +42,7 @@ def test_conversations(connected, hook):
 def test_conversation_of_no_ticket(connected, hook):
     """What is no id is asked for nowhere; a ticket that is not there is told from one without messages."""
     for wrong in ("None", "1/2", -1, None):
-        with pytest.raises(OneboxConfigError, match="is not an id: pass digits"):
+        with pytest.raises(OneboxConfigError, match="is not an id: pass up to 20 digits"):
             hook.list_conversations(wrong)
     assert not connected.state.requests
     with pytest.raises(OneboxRequestError) as caught:

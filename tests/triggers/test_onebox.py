@@ -18,7 +18,8 @@ from support.airflow_home import AIRFLOW_3, AIRFLOW_VERSION
 from support.polling import Log, deaf_server, first, until
 
 from airflow_provider_onebox.sandbox import Sandbox
-from airflow_provider_onebox.triggers import onebox, polling
+from airflow_provider_onebox.triggers import _polling as polling
+from airflow_provider_onebox.triggers import onebox
 from airflow_provider_onebox.triggers._polling import MAX_FAILED_POLLS
 from airflow_provider_onebox.triggers.onebox import OneboxNewRecordsTrigger, OneboxRecordTrigger
 

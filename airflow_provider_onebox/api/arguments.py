@@ -1,0 +1,85 @@
+"""Ids, whole numbers and times, as arguments, records and responses hold them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
+
+MAX_ID = 2**64 - 1
+"""The greatest id: that of a database's largest whole number, 20 digits."""
+
+_DIGITS = re.compile("[0-9]{1,20}")
+
+
+def parse_id(value: Any) -> int | None:
+    """Read an id.
+
+    :param value: ASCII digits as text, or an integer.
+    :return: the id; ``None`` for anything else: ``1.9``, ``True``, ``1_000``, other alphabets' digits, or more than
+        :data:`MAX_ID`.
+    """
+    if type(value) not in (int, str) or not _DIGITS.fullmatch(str(value)):
+        return None
+    number = int(value)
+    return number if number <= MAX_ID else None
+
+
+def as_id(name: str, value: Any) -> int:
+    """Read an id that a template may have rendered.
+
+    :param name: the argument, for the message.
+    :param value: digits, a number, or ``None`` for the beginning.
+    :return: the id; 0 for the beginning.
+    :raises OneboxConfigError: if it is not an id.
+    """
+    if value is None:
+        return 0
+    number = parse_id(value.strip() if isinstance(value, str) else value)
+    if number is None:
+        raise OneboxConfigError(f"{name}={sanitize(value, 60)!r} is not an id: pass up to 20 digits, such as '12250'.")
+    return number
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Read a whole number that a template may have rendered.
+
+    :param name: the argument, for the message.
+    :param value: an integer, or digits as text.
+    :param least: the least that it may be.
+    :param most: the most that it may be; ``None`` for any.
+    :return: the number.
+    :raises OneboxConfigError: if it is not a whole number within the bounds.
+    """
+    number = parse_id(value.strip() if isinstance(value, str) else value)
+    if number is None or not least <= number <= (number if most is None else most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise OneboxConfigError(f"{name}={sanitize(value, 60)!r} is not a whole number {bounds}.")
+    return number
+
+
+def format_time(name: str, value: datetime | str | None) -> str | None:
+    """Bring a time into the form that Onebox reads.
+
+    :param name: the argument, for the message.
+    :param value: a time without a zone: a ``datetime`` or text such as ``2026-11-24 08:30``.
+    :return: ``YYYY-MM-DD HH:MM``, or ``None`` for ``None``.
+    :raises OneboxConfigError: if it is not a time, or has a zone.
+    """
+    if value is None:
+        return None
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        raise OneboxConfigError(
+            f"{name}={sanitize(value)!r} is not a time: write it like '2026-11-24 08:30'."
+        ) from None
+    if moment.tzinfo is not None:
+        raise OneboxConfigError(
+            f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: convert it to your "
+            "Onebox's zone first, for example {{ data_interval_start.in_timezone('Asia/Jakarta').format("
+            "'YYYY-MM-DD HH:mm') }}."
+        )
+    return moment.strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,47 @@
+"""Ids and whole numbers: one rule, wherever they come from."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_onebox.api.arguments import MAX_ID, as_id, parse_id, whole_number
+from airflow_provider_onebox.exceptions import OneboxConfigError
+
+
+@pytest.mark.parametrize(("value", "number"), [("0", 0), ("007", 7), (12250, 12250), (str(MAX_ID), MAX_ID)])
+def test_ids(value, number):
+    """Digits as text and integers are ids, up to the largest whole number of a database."""
+    assert parse_id(value) == as_id("since_id", value) == number
+
+
+@pytest.mark.parametrize(
+    "value", ["", " 7", "1_000", "\uff11\uff12", "1.9", 1.9, True, -1, "-1", "+1", MAX_ID + 1, "1" * 21, [1], b"1"]
+)
+def test_no_ids(value):
+    """Whatever merely looks like an id is none."""
+    assert parse_id(value) is None
+    if value != " 7":
+        with pytest.raises(OneboxConfigError, match=r"^since_id=.* is not an id: pass up to 20 digits"):
+            as_id("since_id", value)
+
+
+def test_rendered_id():
+    """Space around an id that a template has rendered does no harm; nothing is the beginning."""
+    assert as_id("since_id", " 7\n") == 7
+    assert as_id("since_id", None) == 0
+
+
+@pytest.mark.parametrize(("value", "number"), [(1, 1), ("32", 32), (" 8 ", 8)])
+def test_whole_numbers(value, number):
+    """A template renders a number to text."""
+    assert whole_number("parallelism", value, 1, 32) == number
+    assert whole_number("page_size", value, 1) == number
+
+
+@pytest.mark.parametrize("value", [0, 33, "0", "1e1", 2.0, None])
+def test_no_whole_numbers(value):
+    """What is out of bounds, or no number, is refused with the bounds."""
+    with pytest.raises(OneboxConfigError, match=r"parallelism=.* is not a whole number from 1 to 32"):
+        whole_number("parallelism", value, 1, 32)
+    with pytest.raises(OneboxConfigError, match=r"page_size=.* is not a whole number of at least 100"):
+        whole_number("page_size", value, 100)
