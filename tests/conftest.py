@@ -30,7 +30,7 @@ os.environ |= {
 
 from support.airflow_home import AIRFLOW_3, AirflowHome  # noqa: E402 - reads the environment set above
 
-from airflow_provider_onebox.sandbox import Sandbox  # noqa: E402 - likewise
+pytest_plugins = ["airflow_provider_onebox.sandbox.pytest"]
 
 if not AIRFLOW_3:
     os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
@@ -76,10 +76,9 @@ def airflow_home(tmp_path: Path, airflow_template: Path) -> Iterator[Callable[..
 
 
 @pytest.fixture
-def sandbox():
-    """A local Onebox with 250 rows a resource at sites 169 and 170."""
-    with Sandbox(records=250) as running:
-        yield running
+def sandbox(onebox_sandbox):
+    """A local Onebox with 250 records a resource at sites 169 and 170, as users' tests get it."""
+    return onebox_sandbox
 
 
 @pytest.fixture
@@ -95,9 +94,8 @@ def connect(monkeypatch):
 
 
 @pytest.fixture
-def connected(sandbox, connect):
+def connected(onebox_connection, sandbox):
     """The sandbox, with `onebox_default` pointing at it."""
-    connect(sandbox.url, login=sandbox.email, password=sandbox.password)
     return sandbox
 
 
