@@ -43,6 +43,17 @@ def as_id(name: str, value: Any) -> int:
     return number
 
 
+def as_list(value: Any) -> list[Any] | None:
+    """Read a list in a response. PHP writes a list with gaps as an object whose keys are digits.
+
+    :param value: a list, or an object such as ``{"0": "a", "2": "b"}``.
+    :return: the list; ``None`` for anything else.
+    """
+    if isinstance(value, dict) and all(parse_id(key) is not None for key in value):
+        return list(value.values())
+    return value if isinstance(value, list) else None
+
+
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Read a whole number that a template may have rendered.
 

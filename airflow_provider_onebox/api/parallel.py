@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_onebox.api.arguments import whole_number
+from airflow_provider_onebox.api.progress import Progress
 from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -19,13 +18,6 @@ Item = TypeVar("Item")
 
 
 Result = TypeVar("Result")
-
-
-PROGRESS_SECONDS = 10.0
-"""Seconds between two lines of progress in the log."""
-
-
-log = logging.getLogger(__name__)
 
 
 def in_parallel(
@@ -48,15 +40,11 @@ def in_parallel(
     def results() -> Iterator[Result]:
         in_flight: deque[Future[Result]] = deque()
         pool = ThreadPoolExecutor(parallelism, thread_name_prefix="onebox-row")
-        count, told = 0, time.monotonic()
+        progress = Progress(what)
 
         def take() -> Result:
-            nonlocal count, told
             result = in_flight.popleft().result()
-            count += 1
-            if time.monotonic() - told >= PROGRESS_SECONDS:
-                told = time.monotonic()
-                log.info("Done with %s %s so far.", f"{count:,}", what)
+            progress.add()
             return result
 
         try:

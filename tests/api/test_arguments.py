@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_onebox.api.arguments import MAX_ID, as_id, parse_id, whole_number
+from airflow_provider_onebox.api.arguments import MAX_ID, as_id, as_list, parse_id, whole_number
 from airflow_provider_onebox.exceptions import OneboxConfigError
 
 
@@ -45,3 +45,24 @@ def test_no_whole_numbers(value):
         whole_number("parallelism", value, 1, 32)
     with pytest.raises(OneboxConfigError, match=r"page_size=.* is not a whole number of at least 100"):
         whole_number("page_size", value, 100)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1, 2], [1, 2]),
+        ([], []),
+        ({"0": 1, "2": 2}, [1, 2]),
+        ({"1": 1}, [1]),
+        ({}, []),
+        ({"0": 1, "total": 2}, None),
+        ({"Id": "1"}, None),
+        ({"-1": 1}, None),
+        ("12", None),
+        (None, None),
+        ((1, 2), None),
+    ],
+)
+def test_lists(value, expected):
+    """A list is a list, and so is the object that PHP makes of one with gaps; nothing else is."""
+    assert as_list(value) == expected

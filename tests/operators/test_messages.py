@@ -49,7 +49,7 @@ def lines(path):
 @pytest.mark.parametrize("parallelism", ["1", 4])
 def test_conversations(connected, path, said, monkeypatch, parallelism):
     """All messages of all tickets are in one file, ticket by ticket and in order, and the log tells how far it is."""
-    monkeypatch.setattr("airflow_provider_onebox.api.parallel.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("airflow_provider_onebox.api.progress.LOG_SECONDS", 0)
     ids = connected.state.ids()[:40]
     result = execute(ids, path, parallelism=parallelism)
     messages = lines(path)
@@ -57,7 +57,7 @@ def test_conversations(connected, path, said, monkeypatch, parallelism):
     assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
     assert [m["ticketId"] for m in messages] == [m["Id"][:-1] for m in messages]
     words = said()
-    assert "Done with 40 tickets so far." in words
+    assert "40 tickets so far (" in words
     assert f"Wrote {len(messages)} messages of 40 tickets to {path}." in words
     assert connected.state.logins == 1
 
