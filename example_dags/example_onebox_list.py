@@ -1,4 +1,4 @@
-"""Write the tickets that are new since the last run to one gzipped file per run, and count them in another DAG."""
+"""Every hour, write the tickets that are new since the last run to a file, and count them in another DAG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ tickets = Asset("onebox_tickets")
 
 with DAG(
     "example_onebox_list",
-    schedule=None,
+    schedule="@hourly",
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     params={"folder": f"{tempfile.gettempdir()}/onebox"},
     tags=["onebox"],

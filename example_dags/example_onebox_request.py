@@ -1,4 +1,4 @@
-"""Make calls for which there is no operator of their own, and keep what is needed of the replies."""
+"""Make calls that have no operator, and keep only what is needed of the responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ with DAG("example_onebox_request", schedule=None, catchup=False, tags=["onebox"]
     worklist = OneboxRequestOperator(
         task_id="list_worklist",
         endpoint="VocWorklist",
-        response_filter=lambda reply: [row["Id"] for row in reply["data"]],
+        response_filter=lambda response: [row["Id"] for row in response["data"]],
     )
     news = OneboxRequestOperator(
         task_id="list_news",

@@ -1,19 +1,25 @@
-"""Log in to several sites of one account by mapping, and count the tickets of each."""
+"""Write the new tickets of several sites, each to its own file, by mapping one task."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG, task
+import tempfile
 
-from airflow_provider_onebox.hooks.onebox import OneboxHook
-from airflow_provider_onebox.operators.onebox import OneboxAuthenticateOperator
+from airflow.providers.common.compat.sdk import DAG
 
-with DAG("example_onebox_sites", schedule=None, catchup=False, tags=["onebox"], doc_md=__doc__):
-    authenticate = OneboxAuthenticateOperator.partial(task_id="authenticate").expand(site_id=["169", "170"])
+from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
-    @task
-    def count_tickets(token: str) -> int:
-        # The token knows its site, so there is nothing else to pass on.
-        page = OneboxHook(token=token).request("GET", "ticketrz", params={"limit": 1})
-        return int(page["total"])
-
-    count_tickets.expand(token=authenticate.output)
+with DAG(
+    "example_onebox_sites",
+    schedule=None,
+    catchup=False,
+    params={"folder": f"{tempfile.gettempdir()}/onebox"},
+    tags=["onebox"],
+    doc_md=__doc__,
+):
+    OneboxListOperator.partial(
+        task_id="list_tickets",
+        resource="ticketrz",
+        incremental=True,
+        # The path varies by site and by run, so that no task writes where another does.
+        output_path="{{ params.folder }}/tickets_of_site_{{ task.site_id }}_{{ run_id }}.jsonl.gz",
+    ).expand(site_id=["169", "170"])

@@ -22,7 +22,8 @@ LOGIN, TICKETS, CONTACTS = "POST /api/authenticate", "GET /api/ticketrz", "GET /
 # What each DAG asks of Onebox, in this order: one login per task try, and none where a token is handed in.
 CALLS = {
     "example_onebox_token": [LOGIN, TICKETS],
-    "example_onebox_sites": [LOGIN, LOGIN, TICKETS, TICKETS],
+    "example_onebox_quick_start": [LOGIN, TICKETS],
+    "example_onebox_sites": [LOGIN, *[TICKETS] * 3] * 2,
     "example_onebox_hook": [LOGIN, CONTACTS, LOGIN, *[CONTACTS + "/N"] * 3],
     "onebox_tickets": [LOGIN, TICKETS],
     "onebox_template": [LOGIN, TICKETS],
@@ -34,7 +35,7 @@ CALLS = {
     "example_onebox_request": [LOGIN, "GET /api/VocWorklist", LOGIN, "GET /api/news/get"],
     # Without the attachments, which are asked for in between.
     "example_onebox_conversations": [LOGIN, TICKETS, LOGIN, *[CONVERSATIONS] * 5],
-    "example_onebox_answer": [LOGIN, TICKETS, CONVERSATIONS, LOGIN, "POST /api/message"],
+    "example_onebox_answer": [LOGIN, CONVERSATIONS, LOGIN, "POST /api/message"],
     "example_onebox_bulk": [LOGIN, *["POST /api/contactrz"] * 10],
     "example_onebox_retry_policy": [LOGIN, TICKETS],
     # Without those that look for the time of the latest change: how many they are depends on the clock.
@@ -70,7 +71,8 @@ def runs(sandbox, airflow_template, tmp_path_factory):
         env={"PYTHONWARNINGS": "default", "AIRFLOW_VAR_ONEBOX_LISTINGS": last},
     ) as home:
         home.migrate(airflow_template)
-        yield home.test_dags(list(CALLS))
+        answer = {"ticket_id": sandbox.state.ids()[0], "connection_id": "1"}
+        yield home.test_dags(CALLS, {"example_onebox_answer": answer})
 
 
 def test_every_example_is_run():
@@ -221,23 +223,33 @@ def test_readme(runs):
 
 
 def test_sites(runs, sandbox):
-    """`.expand(site_id=[...])` gives one token per site, and mapping over them one count per token."""
+    """`.expand(site_id=[...])` writes each site's tickets to the site's own file."""
     run = runs["example_onebox_sites"]
-    assert run.state == "success"
-    assert run.tasks == {(task, n): "success" for task in ("authenticate", "count_tickets") for n in (0, 1)}
-    tokens = [run.xcoms["authenticate", n, "return_value"] for n in (0, 1)]
-    assert [sandbox.state.tokens[token].site for token in tokens] == ["169", "170"]
-    assert [run.xcoms["authenticate", n, "site_id"] for n in (0, 1)] == ["169", "170"]
-    assert [run.xcoms["count_tickets", n, "return_value"] for n in (0, 1)] == [250, 250]
-    sent = {seen.headers["authorization"] for seen in list(sandbox.state.seen)[4:6]}
-    assert sent == {f"Bearer {token}" for token in tokens}
+    assert run.tasks == {("list_tickets", n): "success" for n in (0, 1)}
+    for n, site in enumerate(("169", "170")):
+        path = Path(run.xcoms["list_tickets", n, "return_value"]["path"])
+        try:
+            ids = [json.loads(line)["Id"] for line in gzip.decompress(path.read_bytes()).splitlines()]
+        finally:
+            path.unlink()
+        assert ids == sandbox.state.ids(site=site)
+        assert f"site_{site}_" in path.name
+
+
+def test_quick_start(runs, sandbox):
+    """The quick start's DAG shows the five tickets that its first task has written."""
+    run = runs["example_onebox_quick_start"]
+    tickets = run.xcoms["show", -1, "return_value"]
+    Path(run.xcoms["list_tickets", -1, "return_value"]["path"]).unlink()
+    assert [ticket["Id"] for ticket in tickets] == sandbox.state.ids()[:5]
+    assert {tuple(ticket) for ticket in tickets} == {("Id", "Subject", "Status", "CreateDate")}
 
 
 def test_hook(runs, sandbox):
     """A task with the hook needs no token from upstream, and pushes none."""
     run = runs["example_onebox_hook"]
     assert run.state == "success"
-    ids = run.xcoms["newest_contacts", -1, "return_value"]
+    ids = run.xcoms["first_contacts", -1, "return_value"]
     assert ids == sandbox.state.ids("contactrz")[:3]
     assert [contact["Id"] for contact in run.xcoms["read_contacts", -1, "return_value"]] == ids
     assert not set(map(str, run.xcoms.values())) & set(sandbox.state.tokens)

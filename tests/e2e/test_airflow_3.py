@@ -257,7 +257,6 @@ def test_example(page, home, onebox, picture):
     docs = page.get_by_role("dialog")
     told = docs.get_by_text(ast.get_docstring(ast.parse(EXAMPLE.read_text())))
     expect(told).to_be_visible()
-    picture("dag-docs", docs.get_by_text("Dag Documentation"), told, margin=24)
     page.keyboard.press("Escape")
     expect(docs).to_be_hidden()
     page.get_by_role("button", name="Trigger Dag").click()

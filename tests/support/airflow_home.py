@@ -230,14 +230,15 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
 
     # --- one process
 
-    def test_dag(self, dag_id: str) -> Run:
+    def test_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> Run:
         """Run one DAG as ``airflow dags test`` does."""
-        return self.test_dags([dag_id])[dag_id]
+        return self.test_dags([dag_id], {dag_id: conf or {}})[dag_id]
 
-    def test_dags(self, dag_ids: Iterable[str]) -> dict[str, Run]:
+    def test_dags(self, dag_ids: Iterable[str], confs: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Run]:
         """Run several DAGs one after the other in a single process: Airflow is imported once."""
         last = self.database("SELECT coalesce(max(id), 0) AS id FROM dag_run")[0]["id"]
-        output = self.python(__file__, *dag_ids)
+        arguments = [f"{dag_id}={json.dumps((confs or {}).get(dag_id, {}))}" for dag_id in dag_ids]
+        output = self.python(__file__, *arguments)
         query = "SELECT run_id FROM dag_run WHERE dag_id = :dag AND id > :last ORDER BY id DESC"
         runs = {}
         # The first mark is that of ``reserialize``.
@@ -406,15 +407,16 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         return sorted(f for d in ("logs", "processes") for f in (self.home / d).rglob("*") if f.is_file())
 
 
-def _main(dag_ids: list[str]) -> None:
-    """Serialise the DAGs of the home, then test each of ``dag_ids``, with a mark in the output before each step."""
+def _main(dags: list[str]) -> None:
+    """Serialise the DAGs of the home, then test each ``dag_id=conf``, with a mark in the output before each step."""
     import traceback
 
     from airflow.__main__ import main
 
     # Airflow 3.0 tests no DAG with assets that was not serialised before.
-    for command in [["reserialize"], *(["test", dag_id] for dag_id in dag_ids)]:
-        print(f"{_MARK}{command[-1]}", flush=True)  # noqa: T201
+    tests = [dag.partition("=") for dag in dags]
+    for command in [["reserialize"], *(["test", dag_id, "--conf", conf] for dag_id, _, conf in tests)]:
+        print(f"{_MARK}{command[1] if command[1:] else command[0]}", flush=True)  # noqa: T201
         sys.argv = ["airflow", "dags", *command]
         try:
             main()  # type: ignore[no-untyped-call]
