@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider. Every Airflow process imports this module, and it imports next to nothing."""
+"""What Airflow reads about this provider. Every Airflow process imports this module, so it imports almost nothing."""
 
 from __future__ import annotations
 
@@ -58,33 +58,29 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
 """How the standard fields of the connection form are shown."""
 
 
-def _airflow_version() -> tuple[int, ...]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        found = version("apache-airflow-core")
-    except PackageNotFoundError:
-        found = version("apache-airflow")  # Airflow 2 has no core.
-    return tuple(map(int, found.split(".")[:2]))
+_URIS = [
+    {
+        "schemes": ["onebox"],
+        "handler": "airflow_provider_onebox.assets.onebox.sanitize_uri",
+        "factory": "airflow_provider_onebox.assets.onebox.create_asset",
+        "to_openlineage_converter": "airflow_provider_onebox.assets.onebox.convert_asset_to_openlineage",
+    }
+]
 
 
 def get_provider_info() -> dict[str, Any]:
     """Describe the provider to Airflow.
 
+    Each Airflow reads the keys that it knows and ignores the rest, so all are always given.
+
     :return: a dictionary that fits ``provider_info.schema.json`` of every supported Airflow.
     """
-    integration = "Onebox"
-    airflow = _airflow_version()
-    info: dict[str, Any] = {
+    return {
         "package-name": "airflow-provider-onebox",
         "name": "Onebox",
         "description": "`Onebox <https://www.onebox.co.id/>`__, an omnichannel CRM cloud.",
         "integrations": [
-            {
-                "integration-name": integration,
-                "external-doc-url": "https://cloud.onebox.co.id",
-                "tags": ["service"],
-            }
+            {"integration-name": "Onebox", "external-doc-url": "https://cloud.onebox.co.id", "tags": ["service"]}
         ],
         "connection-types": [
             {
@@ -95,30 +91,18 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": CONN_FIELDS,
             }
         ],
-        "hooks": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.hooks.onebox"]}],
-        "operators": [
-            {
-                "integration-name": integration,
-                "python-modules": [
-                    "airflow_provider_onebox.operators.onebox",
-                    "airflow_provider_onebox.operators.messages",
-                    "airflow_provider_onebox.operators.bulk",
-                ],
-            }
-        ],
-        "sensors": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.sensors.onebox"]}],
-        "triggers": [{"integration-name": integration, "python-modules": ["airflow_provider_onebox.triggers.onebox"]}],
+        "hooks": _modules("hooks.onebox"),
+        "operators": _modules("operators.onebox", "operators.messages", "operators.bulk"),
+        "sensors": _modules("sensors.onebox"),
+        "triggers": _modules("triggers.onebox"),
         "notifications": ["airflow_provider_onebox.notifications.onebox.OneboxTicketNotifier"],
-        "asset-uris" if airflow >= (3, 0) else "dataset-uris": [
-            {
-                "schemes": ["onebox"],
-                "handler": "airflow_provider_onebox.assets.onebox.sanitize_uri",
-                "factory": "airflow_provider_onebox.assets.onebox.create_asset",
-                "to_openlineage_converter": "airflow_provider_onebox.assets.onebox.convert_asset_to_openlineage",
-            }
-        ],
+        "asset-uris": _URIS,
+        "dataset-uris": _URIS,  # Airflow 2.
+        "retry-policies": _modules("retry_policy"),
     }
-    if airflow >= (3, 4):
-        policies = {"integration-name": integration, "python-modules": ["airflow_provider_onebox.retry_policy"]}
-        info["retry-policies"] = [policies]
-    return info
+
+
+def _modules(*names: str) -> list[dict[str, Any]]:
+    return [
+        {"integration-name": "Onebox", "python-modules": [f"airflow_provider_onebox.{name}" for name in names]},
+    ]

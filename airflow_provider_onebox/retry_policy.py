@@ -8,13 +8,9 @@ from zoneinfo import ZoneInfo
 
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 
+from airflow_provider_onebox._airflow.compat import HAS_RESCHEDULE, HAS_RETRY_POLICIES, RetryDecision, RetryPolicy
 from airflow_provider_onebox.api.service_hours import TIMEZONE, seconds_until_opening
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxServiceHoursError, sanitize
-
-try:
-    from airflow.sdk import RetryDecision, RetryPolicy
-except ImportError:
-    RetryPolicy = object  # type: ignore[misc,assignment]
 
 MAX_WAIT = timedelta(days=1)
 """The longest time that a server's ``Retry-After`` can delay a retry."""
@@ -37,7 +33,7 @@ class OneboxRetryPolicy(RetryPolicy):
     """
 
     def __init__(self, timezone: str = TIMEZONE, *, service_hours_timeout: timedelta = timedelta(days=1)) -> None:
-        if RetryPolicy is object:
+        if not HAS_RETRY_POLICIES:
             raise AirflowOptionalProviderFeatureException(
                 "OneboxRetryPolicy needs Airflow 3.3, where tasks have retry_policy. On an older Airflow, leave it "
                 "out: rejected credentials fail a task at once there too."
@@ -86,9 +82,9 @@ class OneboxRetryPolicy(RetryPolicy):
         delay = timedelta(seconds=seconds)
         until = datetime.now(ZoneInfo(self.timezone)) + delay
         reason = f"{name}: Onebox asks to wait, so the task runs again at {until:%Y-%m-%d %H:%M %Z}"
-        # Airflow 3.4 has it.
-        reschedule = getattr(RetryDecision, "reschedule", None)
-        if reschedule and isinstance(exception, OneboxServiceHoursError):
-            decision: RetryDecision = reschedule(delay, reschedule_timeout=self.service_hours_timeout, reason=reason)
+        if HAS_RESCHEDULE and isinstance(exception, OneboxServiceHoursError):
+            decision: RetryDecision = RetryDecision.reschedule(  # type: ignore[attr-defined]
+                delay, reschedule_timeout=self.service_hours_timeout, reason=reason
+            )
             return decision
         return RetryDecision.retry(delay, reason)

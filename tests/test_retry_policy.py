@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowOpt
 from support.airflow_home import AIRFLOW_VERSION
 
 from airflow_provider_onebox import exceptions, retry_policy
+from airflow_provider_onebox._airflow import compat
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -27,9 +28,12 @@ from airflow_provider_onebox.retry_policy import OneboxRetryPolicy
 QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
 
 
-def test_before_airflow_3_3(on_another_airflow):
+def test_before_airflow_3_3(on_another_airflow, monkeypatch):
     """Where tasks have no retry_policy, it says so; the module can be imported all the same."""
-    older = on_another_airflow(retry_policy, without=["airflow.sdk"])
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 2))
+    monkeypatch.setattr(compat, "HAS_RETRY_POLICIES", False)
+    older = on_another_airflow(retry_policy)
+    assert older.OneboxRetryPolicy.__base__ is object
     with pytest.raises(AirflowOptionalProviderFeatureException, match=r"Airflow 3\.3"):
         older.OneboxRetryPolicy()
 
@@ -93,6 +97,7 @@ class TestPolicy:
     def test_quota_uses_up_no_retry(self, at, monkeypatch):
         """Where Airflow can put off a task without using up a retry, the quota does so, for a time that is bounded."""
         if AIRFLOW_VERSION < (3, 4):
+            monkeypatch.setattr(retry_policy, "HAS_RESCHEDULE", True)
             monkeypatch.setattr(retry_policy.RetryDecision, "reschedule", lambda *a, **k: (a, k), raising=False)
             expect = lambda days, decision: (  # noqa: E731
                 (timedelta(hours=11, minutes=1),),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_provider_onebox._airflow import compat
 from airflow_provider_onebox.exceptions import OneboxConfigError
 
 PREFIX = "onebox-encrypted:"
@@ -46,12 +47,7 @@ def get_fernet() -> Any:
     :return: Airflow's Fernet, which opens what any of the deployment's keys has encrypted.
     :raises OneboxConfigError: if the key is empty: Airflow would then hand out plain text in disguise.
     """
-    try:
-        from airflow.sdk.crypto import get_fernet as get
-    except ImportError:
-        from airflow.models.crypto import get_fernet as get
-
-    fernet = get()
+    fernet = compat.get_fernet()
     if not fernet.is_encrypted:
         raise OneboxConfigError(
             "A token can't be encrypted or decrypted here: [core] fernet_key is empty. Set it on every worker (see "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from airflow_provider_onebox._airflow.compat import SUPERVISOR_IS_THREAD_SAFE, secret_masker
 from airflow_provider_onebox.api.redaction import forms_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 
 MIN_MASKED = 5
@@ -72,7 +73,7 @@ def _update_masker() -> None:
         return
     local_only = _must_leave_supervisor_alone()
     news = _unmasked - _masked if local_only else set(_unmasked)
-    mask_secret = _masker(local_only)
+    mask_secret = secret_masker(local_only)
     for secret in news:
         mask_secret(secret)
     _masked.update(news)
@@ -80,37 +81,12 @@ def _update_masker() -> None:
         _unmasked.difference_update(news)
 
 
-def _masker(local_only: bool) -> Callable[..., object]:
-    """Find what tells Airflow of a secret: this process alone, or its supervisor too."""
-    if local_only:
-        with suppress(ImportError):
-            from airflow.sdk._shared.secrets_masker import mask_secret as mask_here
-
-            return mask_here
-        with suppress(ImportError):
-            # Airflow 3.0.
-            from airflow.sdk.execution_time.secrets_masker import _secrets_masker
-
-            return _secrets_masker().add_mask  # type: ignore[no-any-return]
-    try:
-        from airflow.sdk.log import mask_secret
-    except ImportError:
-        # Airflow 2, which has no supervisor.
-        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
-    return mask_secret
-
-
 def _must_leave_supervisor_alone() -> bool:
-    """Tell whether the supervisor can't be told of a secret here and now; it is told at the next opportunity."""
-    import asyncio
-
-    from airflow import __version__
-
+    """Tell whether a call to the supervisor could block or go wrong here; a later call of this module repeats it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # The channel of 3.0 and 3.1 mixes the answers up when a second thread uses it.
-        return __version__.startswith(("3.0.", "3.1.")) and threading.current_thread() is not threading.main_thread()
+        return not (SUPERVISOR_IS_THREAD_SAFE or threading.current_thread() is threading.main_thread())
     return True
 
 

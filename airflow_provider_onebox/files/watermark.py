@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import Variable
 
+from airflow_provider_onebox._airflow.compat import is_running_elsewhere
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
 from airflow_provider_onebox.files.atomic import digest_at
 from airflow_provider_onebox.files.changes import Changes  # noqa: TC001 - msgspec looks at it
@@ -237,19 +238,7 @@ class Watermark:
             time.sleep(POLL_SECONDS)
 
     def _others_run(self) -> bool:
-        ti, states = self._ti, ["running", "restarting"]
-        if hasattr(ti, "get_ti_count"):
-            same = {"dag_id": ti.dag_id, "task_ids": [ti.task_id], "map_index": ti.map_index, "states": states}
-            # Not "more than one": `airflow tasks test`, or a process that was given up, does not count itself.
-            return bool(ti.get_ti_count(**same) > ti.get_ti_count(**same, run_ids=[ti.run_id]))
-        # Airflow 2, where a task has the database.
-        from airflow.models import TaskInstance
-        from airflow.utils.session import create_session
-
-        with create_session() as session:
-            query: Any = session.query(TaskInstance)
-            query = query.filter_by(dag_id=ti.dag_id, task_id=ti.task_id, map_index=ti.map_index)
-            return bool(query.filter(TaskInstance.state.in_(states), TaskInstance.run_id != ti.run_id).count())
+        return is_running_elsewhere(self._ti)
 
     def _resolved(self, pending: Pending) -> State:
         """Find out whether the file of a run that died got into place."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -20,7 +19,6 @@ from airflow_provider_onebox.exceptions import (
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
-from airflow_provider_onebox.provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -628,49 +626,23 @@ class OneboxHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Tell Airflow 2.11 to 3.1 how to show the standard fields; later versions read the provider info.
+        """Return how the connection form of Airflow 2.11 to 3.1 shows the standard fields.
 
-        :return: the same declaration in the older spelling.
+        :return: labels, placeholders and hidden fields.
         """
-        return {key.replace("-", "_"): value for key, value in UI_FIELD_BEHAVIOUR.items()}
+        from airflow_provider_onebox._airflow.connection_form import field_behaviour
+
+        return field_behaviour()
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Give Airflow 2.11 to 3.1 the extra fields of the form; later versions read the provider info.
+        """Return the extra fields of the connection form of Airflow 2.11 to 3.1.
 
-        :return: a WTForms field for each entry of the declaration, by its name.
+        :return: a WTForms field for each, by its name.
         """
-        # Only names and arguments that Airflow 3.0 and 3.1 have stand-ins for. Airflow 2 has one form for all
-        # connection types, so a field that is required here would be required everywhere.
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
-        from wtforms import BooleanField, IntegerField, StringField
-        from wtforms.validators import Optional
+        from airflow_provider_onebox._airflow.connection_form import form_widgets
 
-        text = BS3TextFieldWidget()
-
-        # Airflow 2 puts stored JSON values into the fields as they are and saves what it shows: an object would
-        # come back as Python's text for it, and the text "false" as true. It takes no field classes but its own.
-        def show_text(field: Any, **attributes: Any) -> Any:
-            if field.data is not None and not isinstance(field.data, str):
-                attributes["value"] = json.dumps(field.data)
-            return text(field, **attributes)
-
-        def show_switch(field: Any, **attributes: Any) -> Any:
-            field.data = str(field.data).strip().lower() == "true"
-            return type(field).widget(field, **attributes)
-
-        fields = {"integer": IntegerField, "boolean": BooleanField}
-        widgets: dict[str, Any] = {}
-        for name, declared in CONN_FIELDS.items():
-            kind = declared["schema"]["type"]
-            kind = kind if isinstance(kind, str) else kind[0]
-            widgets[name] = fields.get(kind, StringField)(
-                declared["label"],
-                validators=[Optional()],
-                description=declared["description"],
-                widget=show_switch if kind == "boolean" else show_text,
-            )
-        return widgets
+        return form_widgets()
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseNotifier, Variable
 
+from airflow_provider_onebox._airflow.compat import failed_tasks
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
@@ -204,17 +205,9 @@ def _describe(context: Any) -> tuple[str, list[tuple[str, Any]]]:
 
 
 def _failed_tasks(ti: Any, dag_id: str, run_id: str, dag_run: Any) -> list[str]:
-    """Name the tasks of a run that have failed; Airflow itself hands one of its tasks to the callback."""
-    from airflow import __version__
-
+    """Name the tasks of a run that have failed; Airflow itself gives the callback only one of its tasks."""
     try:
-        if hasattr(dag_run, "get_task_instances"):
-            failed = dag_run.get_task_instances(state="failed")
-            return sorted(f"{one.task_id}[{one.map_index}]" if one.map_index >= 0 else one.task_id for one in failed)
-        # The DAG processor of 3.0 never answers this question.
-        if ti is not None and not __version__.startswith("3.0."):
-            states = ti.get_task_states(dag_id=dag_id, run_ids=[run_id])[run_id]
-            return sorted(task for task, state in states.items() if state == "failed")
+        return failed_tasks(ti, dag_id, run_id, dag_run)
     except Exception as error:  # noqa: BLE001 - the ticket is worth more than the names
         log.warning("The failed tasks of run %s can't be listed: %s", run_id, type(error).__name__)
     return []

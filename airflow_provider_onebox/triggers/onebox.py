@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-try:
-    from airflow.triggers.base import BaseEventTrigger
-except ImportError:
-    BaseEventTrigger = BaseTrigger  # type: ignore[misc,assignment]
-try:
-    from airflow.triggers.shared_stream import SharedStreamProducer
-except ImportError:
-    SharedStreamProducer = object  # type: ignore[misc,assignment]
-
+from airflow_provider_onebox._airflow.compat import HAS_EVENT_TRIGGERS, BaseEventTrigger, SharedStreamProducer
 from airflow_provider_onebox.exceptions import OneboxError, OneboxServiceHoursError, OneboxUnavailableError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.triggers._polling import (
@@ -199,7 +191,7 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
         onebox_conn_id: str = OneboxHook.default_conn_name,
         site_id: str | int | None = None,
     ) -> None:
-        if BaseEventTrigger is BaseTrigger:
+        if not HAS_EVENT_TRIGGERS:
             raise AirflowOptionalProviderFeatureException(
                 "OneboxNewRecordsTrigger schedules DAGs by events, which Airflow has from 3.0 on. On Airflow 2.11 use "
                 "OneboxRecordSensor at the start of a scheduled DAG."

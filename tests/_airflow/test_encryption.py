@@ -77,16 +77,6 @@ def test_empty_key(use_key, connected):
     assert not connected.state.requests
 
 
-def test_older_airflow(on_another_airflow):
-    """Before Airflow 3.2 the key is found where the models have it."""
-    fernet = Fernet(NEW)
-    fernet.is_encrypted = True
-    models = {"airflow.models.crypto": {"get_fernet": lambda: fernet}}
-    older = on_another_airflow(encryption, without=["airflow.sdk.crypto"], instead=models)
-    assert older.decrypt(older.encrypt("the-token")) == "the-token"
-    assert Fernet(NEW).decrypt(older.encrypt("the-token").removeprefix(PREFIX).encode()) == b"the-token"
-
-
 def test_published_sealed_and_opened_downstream(use_key, connected):
     """The operator publishes ciphertext; hook and operators open it by themselves."""
     use_key(NEW)

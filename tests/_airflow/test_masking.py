@@ -1,31 +1,19 @@
-"""What reaches Airflow's masker, which each Airflow keeps elsewhere; the hook's tests show what is told, and when."""
+"""What reaches Airflow's masker; the hook's tests show which secrets are masked, and when."""
 
 import asyncio
 import os
 import warnings
-from types import SimpleNamespace
 
 import pytest
 
 from airflow_provider_onebox._airflow import masking
 
 
-@pytest.mark.parametrize("local_only", [True, False])
-def test_masker_of_airflow(local_only):
-    """Either way, what is told reaches the masker of this process."""
-    masking._masker(local_only)("battery-staple-correct")
-    try:
-        from airflow.sdk._shared.secrets_masker import redact
-    except ImportError:
-        from airflow.providers.common.compat.sdk import redact
-    assert "battery-staple-correct" not in str(redact("a battery-staple-correct horse"))
-
-
 @pytest.fixture
 def told(monkeypatch):
     """Collect what is masked in this process alone, and what its supervisor is told of too."""
     told = {True: [], False: []}
-    monkeypatch.setattr(masking, "_masker", lambda local_only: told[local_only].append)
+    monkeypatch.setattr(masking, "secret_masker", lambda local_only: told[local_only].append)
     monkeypatch.setattr(masking, "_unmasked", set())
     monkeypatch.setattr(masking, "_masked_tokens", 0)  # Tests before may have handed out all that are masked.
     masking._masked.clear()
@@ -73,7 +61,7 @@ def test_supervisor_of_a_child(told):
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_mask_reaches_airflow(monkeypatch):
+def test_mask_reaches_airflow():
     """What is masked here does not reach a log of Airflow."""
     masking.mask(["correct-horse-battery"])
     try:
@@ -81,24 +69,3 @@ def test_mask_reaches_airflow(monkeypatch):
     except ImportError:
         from airflow.providers.common.compat.sdk import redact
     assert "correct-horse-battery" not in str(redact("a correct-horse-battery staple"))
-
-
-@pytest.mark.parametrize("local_only", [True, False])
-def test_masker_of_airflow_2(on_another_airflow, local_only):
-    """Airflow 2 keeps its masker elsewhere, and has one alone."""
-    told = []
-    masker = {"airflow.utils.log.secrets_masker": {"mask_secret": told.append}}
-    newer = ["airflow.sdk.log", "airflow.sdk._shared.secrets_masker", "airflow.sdk.execution_time.secrets_masker"]
-    older = on_another_airflow(masking, without=newer, instead=masker)
-    older._masker(local_only)("correct-horse-battery")
-    assert told == ["correct-horse-battery"]
-
-
-def test_masker_of_airflow_3_0(on_another_airflow):
-    """The masker of 3.0 tells the supervisor by itself, so the set behind it is told."""
-    told = []
-    masker = SimpleNamespace(add_mask=told.append)
-    instead = {"airflow.sdk.execution_time.secrets_masker": {"_secrets_masker": lambda: masker}}
-    older = on_another_airflow(masking, without=["airflow.sdk._shared.secrets_masker"], instead=instead)
-    older._masker(True)("correct-horse-battery")
-    assert told == ["correct-horse-battery"]

@@ -57,7 +57,7 @@ def _no_earlier_task_run(monkeypatch):
 def masked(monkeypatch):
     """Collect what the hook has Airflow mask."""
     told = []
-    monkeypatch.setattr(masking, "_masker", lambda local_only: told.append)
+    monkeypatch.setattr(masking, "secret_masker", lambda local_only: told.append)
     monkeypatch.setattr(masking, "_masked", set())
     monkeypatch.setattr(masking, "_unmasked", set())
     monkeypatch.setattr(masking, "_masked_tokens", 0)
@@ -68,7 +68,7 @@ def masked(monkeypatch):
 def maskers(masked, monkeypatch):
     """Collect what is masked in this process alone, and what its supervisor is told of too."""
     told = {True: [], False: []}
-    monkeypatch.setattr(masking, "_masker", lambda local_only: told[local_only].append)
+    monkeypatch.setattr(masking, "secret_masker", lambda local_only: told[local_only].append)
     return told
 
 
@@ -339,10 +339,10 @@ def test_masked_strings_do_not_grow(connected, masked, caplog):
     assert caplog.text.count("which hand out none") == 1
 
 
-@pytest.mark.parametrize(("version", "at_once"), [("3.0.6", False), ("3.1.8", False), ("3.2.0", True)])
-def test_supervisor_is_told_on_the_right_thread(connected, maskers, monkeypatch, version, at_once):
-    """A secret is masked here at once; on 3.0 and 3.1 only the task's own thread tells the supervisor."""
-    monkeypatch.setattr("airflow.__version__", version)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_supervisor_is_told_on_the_right_thread(connected, maskers, monkeypatch, at_once):
+    """A secret is masked here at once; on 3.0 and 3.1 only the task's main thread calls the supervisor."""
+    monkeypatch.setattr(masking, "SUPERVISOR_IS_THREAD_SAFE", at_once)
     hook = OneboxHook()
     with ThreadPoolExecutor(1) as pool:
         token = pool.submit(hook.get_token).result()

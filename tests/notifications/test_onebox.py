@@ -13,6 +13,7 @@ from support.airflow_home import AIRFLOW_VERSION
 from support.polling import Log, deaf_server
 from support.watermarks import Deployment
 
+from airflow_provider_onebox._airflow import compat
 from airflow_provider_onebox.notifications import onebox
 from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier
 
@@ -140,7 +141,7 @@ def dag_context(**ti):
 
 def test_dag_callback(connected, monkeypatch):
     """As callback of a DAG it names every failed task, and says that the DAG failed."""
-    monkeypatch.setattr("airflow.__version__", "3.1.0")
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 1))
     states = {"good": "success", "bad_one": "failed", "worse_3": "failed", "after": "upstream_failed"}
     asked = []
 
@@ -175,10 +176,10 @@ def test_dag_callback_that_can_not_ask(connected, monkeypatch, caplog):
     def get_task_states(**question):
         raise RuntimeError("API_SERVER_ERROR")
 
-    monkeypatch.setattr("airflow.__version__", "3.1.8")
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 1))
     OneboxTicketNotifier(**WHO)(dag_context(get_task_states=get_task_states))
     assert "The failed tasks of run r can't be listed: RuntimeError" in caplog.text
-    monkeypatch.setattr("airflow.__version__", "3.0.6")
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 0))
     OneboxTicketNotifier(**WHO)(dag_context(get_task_states=lambda **question: pytest.fail("it never answers")))
     bare = dag_context()
     OneboxTicketNotifier(**WHO)({"dag": bare["dag"], "run_id": "r", "reason": "timed_out"})

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support.airflow_home import AIRFLOW_3, AIRFLOW_VERSION
 from support.polling import Log, deaf_server, first, until
 
+from airflow_provider_onebox._airflow import compat
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.triggers import _polling as polling
 from airflow_provider_onebox.triggers import onebox
@@ -348,11 +349,11 @@ async def watch(trigger, sandbox, rounds=(), events=0):
     return taken
 
 
-def test_watcher_on_airflow_2(on_another_airflow):
+def test_watcher_on_airflow_2(on_another_airflow, monkeypatch):
     """Where there are no event triggers, it says what is lacking and what to use; all else can be imported."""
-    older = on_another_airflow(
-        onebox, without=["airflow.triggers.base:BaseEventTrigger", "airflow.triggers.shared_stream"]
-    )
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (2, 11))
+    monkeypatch.setattr(compat, "HAS_EVENT_TRIGGERS", False)
+    older = on_another_airflow(onebox)
     assert issubclass(older.OneboxNewRecordsTrigger, BaseTrigger)
     with pytest.raises(AirflowOptionalProviderFeatureException, match="OneboxRecordSensor"):
         older.OneboxNewRecordsTrigger("ticketrz")

@@ -313,15 +313,15 @@ def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
     asyncio.run(ask())
 
 
-@pytest.mark.parametrize("version", ["3.1.8", "3.3.2"])
-def test_masked_strings_do_not_grow(connected, monkeypatch, version):
+@pytest.mark.parametrize("is_thread_safe", [False, True])
+def test_masked_strings_do_not_grow(connected, monkeypatch, is_thread_safe):
     """However long triggers poll, renew tokens and look the connection up, Airflow is told of the same few secrets."""
     told = []
-    monkeypatch.setattr(masking, "_masker", lambda local_only: told.append)
+    monkeypatch.setattr(masking, "secret_masker", lambda local_only: told.append)
     monkeypatch.setattr(masking, "_masked", set())
     monkeypatch.setattr(masking, "_unmasked", set())
     monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1)
-    monkeypatch.setattr("airflow.__version__", version)
+    monkeypatch.setattr(masking, "SUPERVISOR_IS_THREAD_SAFE", is_thread_safe)
 
     async def ask():
         await polled_connection("onebox_default", None).count("ticketrz")

@@ -1,0 +1,121 @@
+"""What differs between Airflow versions: each Airflow gets its own, the installed one for real."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from cryptography.fernet import Fernet
+from support.airflow_home import AIRFLOW_VERSION
+
+from airflow_provider_onebox._airflow import compat
+
+SECRET = "battery-staple-correct"
+
+
+@pytest.fixture
+def on_version(on_another_airflow, monkeypatch):
+    """Run the module as on another version of Airflow."""
+
+    def run(version, instead=()):
+        monkeypatch.setattr("airflow.__version__", version)
+        return on_another_airflow(compat, instead=instead)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("2.11.2", (False, False, False, False, True)),
+        ("3.0.6", (True, True, False, False, False)),
+        ("3.1.8", (True, True, False, False, False)),
+        ("3.2.2", (True, True, False, False, True)),
+        ("3.3.2", (True, True, True, False, True)),
+        ("3.4.0b2", (True, True, True, True, True)),
+        ("3.10.0", (True, True, True, True, True)),
+    ],
+)
+def test_constants(on_version, version, expected):
+    """Each constant says what its Airflow has."""
+    other = on_version(version)
+    assert expected == (
+        other.AIRFLOW_3,
+        other.HAS_EVENT_TRIGGERS,
+        other.HAS_RETRY_POLICIES,
+        other.HAS_RESCHEDULE,
+        other.SUPERVISOR_IS_THREAD_SAFE,
+    )
+
+
+def test_installed_version():
+    """The version is that of the installed Airflow."""
+    assert compat.AIRFLOW_VERSION == AIRFLOW_VERSION
+
+
+@pytest.mark.parametrize(
+    ("name", "since"),
+    [
+        ("BaseEventTrigger", (3, 0)),
+        ("SharedStreamProducer", (3, 3)),
+        ("RetryPolicy", (3, 3)),
+        ("RetryDecision", (3, 3)),
+    ],
+)
+def test_optional_classes(monkeypatch, name, since):
+    """A class is Airflow's own from the version on that has it, and object before."""
+    found = getattr(compat, name)
+    assert (found.__module__.startswith("airflow.") and found.__name__ == name) is (since <= AIRFLOW_VERSION)
+    assert (found is object) is (since > AIRFLOW_VERSION)
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (since[0], since[1] - 1))
+    assert getattr(compat, name) is object
+    with pytest.raises(AttributeError, match="NoSuchClass"):
+        compat.NoSuchClass  # noqa: B018
+
+
+@pytest.mark.parametrize("local_only", [True, False])
+def test_masker_of_the_installed_airflow(local_only):
+    """Either way, the secret is masked in this process."""
+    compat.secret_masker(local_only)(SECRET)
+    try:
+        from airflow.sdk._shared.secrets_masker import redact
+    except ImportError:
+        from airflow.providers.common.compat.sdk import redact
+    assert SECRET not in str(redact(f"a {SECRET} horse"))
+
+
+@pytest.mark.parametrize(
+    ("version", "local_only", "module"),
+    [
+        ("2.11.2", True, "airflow.utils.log.secrets_masker"),
+        ("2.11.2", False, "airflow.utils.log.secrets_masker"),
+        ("3.0.6", False, "airflow.sdk.log"),
+        ("3.1.8", True, "airflow.sdk._shared.secrets_masker"),
+        ("3.1.8", False, "airflow.sdk.log"),
+        ("3.4.0", True, "airflow.sdk._shared.secrets_masker"),
+    ],
+)
+def test_masker(on_version, version, local_only, module):
+    """Each Airflow has its masker in its own place."""
+    masked = []
+    on_version(version, {module: {"mask_secret": masked.append}}).secret_masker(local_only)(SECRET)
+    assert masked == [SECRET]
+
+
+def test_masker_of_airflow_3_0(on_version):
+    """The function of 3.0 calls the supervisor too, so the set behind it is used."""
+    masked = []
+    masker = SimpleNamespace(add_mask=masked.append)
+    module = {"airflow.sdk.execution_time.secrets_masker": {"_secrets_masker": lambda: masker}}
+    on_version("3.0.6", module).secret_masker(True)(SECRET)
+    assert masked == [SECRET]
+
+
+@pytest.mark.parametrize(
+    ("version", "module"),
+    [("2.11.2", "airflow.models.crypto"), ("3.1.8", "airflow.models.crypto"), ("3.2.0", "airflow.sdk.crypto")],
+)
+def test_fernet(on_version, version, module):
+    """Each Airflow has the key in its own place."""
+    fernet = Fernet(Fernet.generate_key())
+    assert on_version(version, {module: {"get_fernet": lambda: fernet}}).get_fernet() is fernet
