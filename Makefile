@@ -39,15 +39,20 @@ test: $(INSTALLED) ## Run the whole test suite with branch coverage
 	$(BIN)/coverage report
 
 .PHONY: check
-check: $(INSTALLED) ## Lint, check types, build, and try the built wheel in an environment of its own
+check: $(INSTALLED) ## Lint, check types and imports, build, and try the built wheel in an environment of its own
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	@$(MAKE) --no-print-directory check-workflows check-same-wheel
 	rm -rf dist
 	$(BIN)/python -m build --installer uv --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python scripts/try_wheel.py dist $(CONSTRAINTS)
+
+.PHONY: house
+house: $(INSTALLED) ## Draw the picture of the package's parts, in CONTRIBUTING, from their imports
+	$(BIN)/python scripts/house.py
 
 # Pins for the environments of contributors; users are not bound by them. Each echo names the Airflow that
 # the rest has to fit.

@@ -36,7 +36,7 @@ SECONDS = 900
 
 # What is not run everywhere, and the options of pytest that leave it out.
 GROUPS = {
-    "docs": ["--ignore=tests/test_docs.py"],
+    "docs": ["--ignore=tests/test_docs.py", "--ignore=tests/test_house.py"],
     "demo": ["--ignore=tests/test_demo.py"],
     "lineage": ["--ignore=tests/_airflow/test_lineage.py"],
     "sandbox": ["--ignore=tests/sandbox"],
