@@ -26,8 +26,8 @@ class OneboxListConversationsOperator(_OneboxOperator):
     With ``attachments_path``, the messages' attachments are downloaded, each atomically, to
     ``<attachments_path>/<ticket id>/<message id>-<number>-<name>``. Each message then lists the paths of its files as
     ``attachmentFiles``. The result has ``attachments``, how many were downloaded, and ``attachments_failed``, how many
-    were skipped because they are too large, missing, or on another host; the log names them. At most ``parallelism``
-    attachments are in memory.
+    were skipped because they failed at every try, are too large, missing, or on another host; the log names them. At
+    most ``parallelism`` attachments are in memory.
 
     API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
 
@@ -39,7 +39,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
     :param attachments_path: the folder for attachments, as for ``ObjectStoragePath``; ``None`` to download none.
         (templated)
     :param max_attachment_bytes: the maximum size of an attachment, in bytes, up to 64 MiB. (templated)
-    :param attachment_hosts: names of other hosts to download from; they never get the token. (templated)
+    :param attachment_hosts: names of hosts to download from without the token. (templated)
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)

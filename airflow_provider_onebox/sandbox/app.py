@@ -96,12 +96,14 @@ def plain(path: str) -> str:
 
 def kind_of(path: str) -> str:
     """Return what a plain path asks for, in one word, as the request counter names it."""
+    if path.startswith("/files/"):
+        return "files"
     first, *rest = path.split("/")[2:] or [""]
     if first in RESOURCES:
         return ("list", "record", "other")[min(len(rest), 2)]
     if first == "ticket" and rest:
         return rest[0] if rest[0] in ("create", "conversations") else "record"
-    return first if first in ("authenticate", "files", "news", "VocWorklist") else "other"
+    return first if first in ("authenticate", "news", "VocWorklist") else "other"
 
 
 class App:
@@ -123,7 +125,7 @@ class App:
                 Route("/api/ticket/create", self.create, methods=["POST"]),
                 Route("/api/ticket/conversations/{id}", self.conversations),
                 Route("/api/ticket/{id}", self.record),
-                Route("/api/files/{id}/{name}", self.file),
+                Route("/files/{id}/{name}", self.file),
                 Route("/public/{id}/{name}", self.file),
                 Route("/api/news/create", self.create_news, methods=["POST"]),
                 Route("/api/news/get", self.news),
@@ -167,7 +169,7 @@ class App:
 
     async def process(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path was cut down to what is below the base."""
-        if scope["path"].startswith(("/api/", "/public/")):
+        if scope["path"].startswith(("/api/", "/files/", "/public/")):
             await self.inner(scope, receive, send)
         elif scope["path"] == "/Login":
             await HTMLResponse(LOGIN_PAGE)(scope, receive, send)
@@ -330,7 +332,7 @@ class App:
     def urls(self, request: Request) -> tuple[str, str]:
         """Return where files are: on this server, and on what counts as another one."""
         other = "127.0.0.1" if request.url.hostname == "localhost" else "localhost"
-        own = request.url.replace(path=f"{self.base_path}/api/files", query="")
+        own = request.url.replace(path=f"{self.base_path}/files", query="")
         return str(own), str(own.replace(hostname=other, path="/public"))
 
     def find(self, resource: str, site: str, row_id: Any) -> bytes | None:

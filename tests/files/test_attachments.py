@@ -1,7 +1,8 @@
-"""Attachments: whole or not at all, from where they may be had, the token for their own Onebox alone."""
+"""Attachments: whole or not at all; no URL, name or content of one makes the task do anything else."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -9,13 +10,17 @@ import signal
 import socket
 import warnings
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import pytest
 
+from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.token import Token, TokenSource
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
     OneboxError,
+    OneboxRequestError,
     OneboxServiceHoursError,
     OneboxUnavailableError,
 )
@@ -23,22 +28,31 @@ from airflow_provider_onebox.files import attachments
 from airflow_provider_onebox.files.attachments import Attachments
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator
+from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.app import QUOTA
 
 
 @pytest.fixture
 def said(caplog, capsys):
-    """Tell what the log says, wherever this Airflow keeps it."""
+    """Return the log, wherever this Airflow keeps it."""
     caplog.set_level("INFO")
     return lambda: caplog.text + capsys.readouterr().out
 
 
 @pytest.fixture
-def download(connected, tmp_path):
+def waits():
+    """Return the seconds that were waited between tries."""
+    return []
+
+
+@pytest.fixture
+def download(connected, tmp_path, waits):
     """Download the attachments of one message: URLs, or attachments as Onebox has them."""
 
     def run(*urls, max_bytes=10_000, hosts=(), **message):
-        downloads = Attachments(OneboxHook().client, tmp_path / "files", max_bytes=max_bytes, hosts=hosts)
+        downloads = Attachments(
+            OneboxHook().client, tmp_path / "files", max_bytes=max_bytes, hosts=hosts, pause=waits.append
+        )
         named = [{"File": {"Name": "a.txt", "Path": url}} if isinstance(url, str) else url for url in urls]
         (found,) = downloads.download([{"Id": "7", "ticketId": "12", "Attachments": named, **message}])
         return found["attachmentFiles"], downloads.failed
@@ -46,16 +60,21 @@ def download(connected, tmp_path):
     return run
 
 
+def envelope(code, message="x"):
+    """Return the body of a rejection, as a customer can attach it as a file."""
+    return json.dumps({"_meta": {"status": "ERROR"}, "records": {"errorCode": code, "userMessage": message}})
+
+
 @pytest.fixture
 def own(connected):
     """The URL of an attachment on the connection's own Onebox."""
-    return f"{connected.url}/api/files/{connected.state.ids()[0]}/0.txt"
+    return f"{connected.url}/files/{connected.state.ids()[0]}/0.txt"
 
 
 @pytest.fixture
 def public(own):
     """The URL of one on another host, which refuses who sends a token."""
-    return own.replace("127.0.0.1", "localhost").replace("/api/files/", "/public/")
+    return own.replace("127.0.0.1", "localhost").replace("/files/", "/public/")
 
 
 def test_operator(connected, tmp_path, said):
@@ -124,7 +143,7 @@ def test_limits_that_can_be_set(connected, download, own, limit):
         ("file:/etc/passwd", "begins with file://"),
         ("http://[x", "is not valid"),
         ("http://127.0.0.1:port/x", "is not valid"),
-        ("/api/files/1/absent.txt", "rejected the call (404)"),
+        ("/files/1/absent.txt", "absent.txt: rejected with status 404."),
         (None, "gives no URL"),
         ("", "gives no URL"),
         (" ", "gives no URL"),
@@ -133,7 +152,7 @@ def test_limits_that_can_be_set(connected, download, own, limit):
     ],
 )
 def test_not_to_be_had(download, said, url, words):
-    """What can't be had for good is counted and told; the rest of the message is not lost."""
+    """What can't be downloaded is counted and logged; the rest of the message is not lost."""
     attachment = url if isinstance(url, dict) or url == "x" else {"File": {"Name": "a", "Path": url}}
     if url == "x":
         paths, failed = download(Attachments=["x"])
@@ -143,10 +162,23 @@ def test_not_to_be_had(download, said, url, words):
     assert words in said()
 
 
-@pytest.mark.parametrize("named", [None, "x", {}])
+@pytest.mark.parametrize("named", [None, "", [], {}])
 def test_no_attachments(download, named):
-    """A message without a list of attachments has none."""
+    """A message can have no attachments."""
     assert download(Attachments=named) == ([], 0)
+
+
+def test_list_as_an_object(download, own, tmp_path):
+    """PHP writes a list with a gap as an object."""
+    named = {"0": {"File": {"Name": "a", "Path": own}}, "2": {"File": {"Name": "b", "Path": own}}}
+    assert download(Attachments=named) == ([f"{tmp_path}/files/12/7-1-a", f"{tmp_path}/files/12/7-2-b"], 0)
+
+
+@pytest.mark.parametrize("named", ["x", 7, {"File": {"Name": "a"}}, {"\u0660": {}}])
+def test_no_list(download, said, named):
+    """What is no list is counted and logged, so that nobody takes it for no attachments."""
+    assert download(Attachments=named) == ([], 1)
+    assert "What message 7, ticket 12, has as Attachments was not downloaded: it is not a list." in said()
 
 
 def test_relative(download, own, connected):
@@ -155,7 +187,7 @@ def test_relative(download, own, connected):
 
 
 def test_host_as_it_is_asked(connected, download, said):
-    """The host that is judged is the one that is asked, also where parsers of URLs disagree about which that is."""
+    """The host that is checked is the one that is asked, also where parsers of URLs disagree about it."""
     asked = f"{connected.url.replace('127.0.0.1', 'localhost')}/public/{connected.state.ids()[0]}/0.txt"
     assert download(asked.replace("/public/", "\\@files.example.com/public/"), hosts=["files.example.com"]) == ([], 1)
     assert "it is on 'localhost'" in said()
@@ -201,55 +233,229 @@ def test_redirects(connected, download, own, public, said):
     assert "redirected more than 5 times" in said()
     connected.state.fail("status", path="/files/", status=300)
     assert download(own) == ([], 1)
-    assert "redirected (300) to 'nowhere'" in said()
+    assert "redirected (300) to 'nowhere'." in said()
     connected.state.calm()
     redirect("/login?next=x")
     assert download(own) == ([], 1)
-    assert "its login page" in said()
+    assert "redirected (302) to '/login', a login page." in said()
+    assert connected.state.logins == 7
 
 
-def test_transient_errors(connected, connect, download, own, public):
-    """A read is retried; what lasts fails the task, names the host, and a retry of that can help."""
-    connected.state.fail("status", path="/files/", status=503, headers={"Retry-After": "0"})
+API = [
+    "/api/connection?limit=100",
+    "/api/ticket/close?id=77",
+    "/API/connection",
+    "/%61pi/connection",
+    "/%2561pi/connection",
+    "/%25252525252561pi/connection",
+    "{}//api/connection",
+    "{}/./api/connection",
+    "{}/.%2Fapi/connection",
+    "/x/../api/connection",
+    "/x/%2e%2e/api/connection",
+    "/x%2f..%2fapi/connection",
+    "{}/x\\..\\api\\connection",
+    "/api;x/connection",
+    "/api%00/connection",
+    "/api./connection",
+    "/api",
+    "/index.php/api/connection",
+    "/index.php?_url=/api/connection",
+    "/?r=%2Fapi%2Fconnection",
+    "http://me:secret@127.0.0.1:{port}/api/connection",
+    "/files/../x.txt%2f..%2f",
+]
+
+
+@pytest.mark.parametrize("path", API)
+@pytest.mark.parametrize("how", ["named", "redirect", "redirect of another host"])
+def test_api_is_no_place_for_files(connected, download, own, public, said, path, how):
+    """No URL that a customer writes makes the task ask the API, in whatever case and encoding."""
+    url = path.format(connected.url, port=connected.port)
+    if how != "named":
+        url = url if "://" in url else f"{connected.url}{url}"
+        connected.state.fail("redirect", path="/files/|/public/", location=url)
+        url = own if how == "redirect" else public
+    assert download(url, hosts=["localhost"]) == ([], 1)
+    assert "in the API, or outside of the connection's Onebox URL, on '127.0.0.1'" in said()
+    assert len(connected.state.seen) == {"named": 0, "redirect": 2, "redirect of another host": 1}[how]
+
+
+def test_api_without_the_token(connected, download):
+    """Who names Onebox's own host in attachment_hosts lets the API be asked as a stranger would ask it."""
+    assert download("/api/connection", hosts=["127.0.0.1"]) == ([], 1)
+    (seen,) = connected.state.seen
+    assert "authorization" not in seen.headers
+
+
+@pytest.mark.parametrize("name", ["API documentation.pdf", "my-api.txt", "a..b", "api.json", "apis", "100%.pdf"])
+def test_names_that_are_not_the_api(connected, download, own, name):
+    """A file can have a name like the API's."""
+    assert download(own.replace("0.txt", quote(name)))[1] == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["/files/1/0.txt", "/voc2/files/1/0.txt", "/VOC/files/1/0.txt", "/voc/../files/1/0.txt", "/voc%2ffiles/1/0"]
+)
+def test_outside_of_the_base_path(connect, said, tmp_path, url):
+    """What is beside the base path on the same host belongs to somebody else."""
+    with Sandbox(records=5, base_path="/voc") as sandbox:
+        connect(sandbox.url, login=sandbox.email, password=sandbox.password)
+        downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000)
+        paths = [url, f"{sandbox.url}/files/{sandbox.state.ids()[0]}/0.txt"]
+        named = [{"File": {"Name": "a", "Path": path}} for path in paths]
+        (message,) = downloads.download([{"Id": "7", "ticketId": "1", "Attachments": named}])
+        assert (message["attachmentFiles"], downloads.failed) == ([f"{tmp_path}/1/7-2-a"], 1)
+        assert [seen.path for seen in sandbox.state.seen if "authenticate" not in seen.path] == [
+            urlsplit(paths[1]).path
+        ]
+    assert "outside of the connection's Onebox URL, on '127.0.0.1': to download from there" in said()
+
+
+@pytest.mark.parametrize(
+    "content", [envelope(401, "Expired token"), envelope(503), envelope(401, QUOTA), '{"error": "x"}']
+)
+@pytest.mark.parametrize("other", [False, True])
+def test_files_that_look_like_rejections(connected, download, own, public, content, other):
+    """A file that comes with success is the file: no new login, and no error, because of what it holds."""
+    connected.state.fail("status", path="/files/|/public/", status=200, body=content, times=9)
+    (path,), failed = download(public if other else own, hosts=["localhost"])
+    assert (Path(path).read_text(), failed) == (content, 0)
+    assert connected.state.logins == (not other)
+    assert connected.state.requests["GET list"] == (not other)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip", "nonsense"])
+@pytest.mark.parametrize("content", [b"\x01\x02\x03", gzip.compress(b"x" * 1000)])
+def test_encoded_files(connected, download, own, encoding, content):
+    """A file is asked for uncompressed and stored as it is sent, whatever its encoding is called."""
+    connected.state.fail("status", path="/files/", status=206, body=content, headers={"Content-Encoding": encoding})
+    (path,), _ = download(own)
+    assert Path(path).read_bytes() == content
+    assert connected.state.seen[-1].headers["accept-encoding"] == "identity"
+
+
+def test_large_json_file(connected, download, own):
+    """A file that is too large for a rejection is not looked into."""
+    connected.state.fail("status", path="/files/", status=200, body=envelope(401, "x" * 5000), times=9)
     assert download(own)[1] == 0
+    assert connected.state.requests["GET list"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "tries"),
+    [
+        ({"kind": "status", "status": 500}, "rejected with status 500.", 4),
+        ({"kind": "status", "status": 503}, "rejected with status 503.", 4),
+        ({"kind": "status", "status": 429}, "rejected with status 429.", 4),
+        ({"kind": "status", "status": 401}, "rejected with status 401.", 1),
+        ({"kind": "status", "status": 403}, "rejected with status 403.", 1),
+        ({"kind": "status", "status": 503, "headers": {"Retry-After": "31"}}, "rejected with status 503.", 1),
+        ({"kind": "redirect"}, "redirected (302) to '/Login', a login page.", 1),
+        ({"kind": "truncated"}, "can't be reached or broke off", 4),
+        ({"kind": "drop_before"}, "can't be reached or broke off", 4),
+        ({"kind": "raw"}, "can't be reached or broke off", 4),
+    ],
+)
+@pytest.mark.parametrize("other", [False, True])
+def test_files_that_always_fail(connected, download, own, public, said, waits, fault, words, tries, other):
+    """One file never ends an export: it is tried again within bounds, skipped, counted and named, without a login."""
+    connected.state.fail(**fault, path="/files/|/public/", times=99)
+    assert download(public if other else own, hosts=["localhost"]) == ([], 1)
+    assert f"Attachment 1 of message 7, ticket 12 was not downloaded: GET {public if other else own}: " in said()
+    assert words in said()
+    assert connected.state.requests["GET other" if other else "GET files"] == tries
+    assert waits == [1, 2, 4][: tries - 1]
+    assert connected.state.logins == (not other)
+    # Onebox is asked once whether it, or the token, is the reason.
+    assert connected.state.requests["GET list"] == (not other and fault.get("status") != 403)
+
+
+def test_transient_errors(connected, download, own, waits):
+    """A download is tried again, after as long as the server asks for."""
+    connected.state.fail("status", path="/files/", status=503, headers={"Retry-After": "30"})
+    connected.state.fail("status", path="/files/", status=500)
+    assert download(own)[1] == 0
+    assert waits == [30, 2]
+    assert connected.state.requests["GET list"] == 0
+
+
+def test_few_retries(connected, download, own, waits):
+    """After many failures, a download is tried once only."""
+    connected.state.fail("status", path="/files/", status=500, times=999)
+    assert download(*([own] * 25)) == ([], 25)
+    assert len(waits) == 20 * 3
+
+
+def test_onebox_is_down(connected, connect, download, own):
+    """Where it is Onebox that can't be used, the task fails, so that a retry downloads what is missing."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
-    for kind, words in (("status", r"not available \(503"), ("truncated", "http://localhost:[0-9]+ can't be reached")):
-        connected.state.fail(kind, path="/public/", status=503, times=9)
-        with pytest.raises(OneboxUnavailableError, match=words) as caught:
-            download(public, hosts=["localhost"])
-        assert caught.value.retryable
-        connected.state.calm()
+    connected.state.fail("status", path="/files/|ticketrz", status=503, times=9)
+    with pytest.raises(OneboxUnavailableError, match=r"GET ticketrz: not available \(503\)") as caught:
+        download(own)
+    assert caught.value.retryable
+    connected.state.calm()
+    connected.state.fail("status", path="/files/", status=401)
+    connected.state.fail("envelope", path="ticketrz", status=401, code="401", message=QUOTA)
+    with pytest.raises(OneboxServiceHoursError):
+        download(own)
+    connected.state.fail("status", path="/files/", status=401)
+    connected.state.fail("envelope", path="ticketrz", status=500)
+    with pytest.raises(OneboxRequestError):
+        download(own)
+    connected.state.fail("status", path="/files/", status=401)
+    connected.state.fail("envelope", path="ticketrz", status=403)
+    assert download(own) == ([], 1)
+    connected.state.configure(outside_service_hours=True, service_hours_login=True)
+    with pytest.raises(OneboxServiceHoursError):
+        download(own)
+
+
+@pytest.mark.parametrize("form", ["401", "login page", "under 200"])
+def test_expired_token(connected, connect, own, tmp_path, form):
+    """A token that Onebox no longer accepts is renewed, once Onebox itself has said so."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    client = OneboxHook().client
+    client.tokens.get()
+    connected.state.revoke()
+    if form == "login page":
+        connected.state.fail("redirect", path="/files/")
+    elif form == "under 200":
+        connected.state.fail("envelope", path="/files/", status=200, code=401, message="Expired token")
+    downloads = Attachments(client, tmp_path, max_bytes=10_000)
+    (message,) = downloads.download([{"Id": "7", "Attachments": [{"File": {"Path": own}}]}])
+    assert message["attachmentFiles"] == [f"{tmp_path}/no-id/7-1-file"]
+    assert (tmp_path / "no-id/7-1-file").read_bytes().startswith(b"1")
+    assert (connected.state.logins, connected.state.requests["GET files"]) == (2, 2)
 
 
 def test_long_errors(connected, download, own):
-    """The limit is for files: an error or a redirect is read to its end, however long its page is."""
+    """The limit is for files: the length of an error's page does not matter."""
     connected.state.configure(attachment_size=10)
     page = {"path": "/files/", "body": "x" * 1000}
-    connected.state.fail("status", status=503, headers={"Retry-After": "0"}, **page)
+    connected.state.fail("status", status=503, **page)
     assert download(own, max_bytes=10)[1] == 0
-    connected.state.fail("status", status=401, **page)
-    assert download(own, max_bytes=10)[1] == 0
-    assert connected.state.logins == 3
     connected.state.fail("status", status=302, headers={"Location": own.replace("0.txt", "1.txt")}, **page)
     assert download(own, max_bytes=10)[1] == 0
 
 
-def test_rejections(connected, download, own, public):
-    """An expired token is renewed, also under 200; a rejected login fails the task, the same elsewhere does not."""
-    connected.state.configure(attachment_size=10)
-    assert download(own)[1] == 0
-    connected.state.fail("envelope", path="/files/", status=200, code="401", message="Expired token")
-    assert download(own)[1] == 0
-    assert connected.state.logins == 3
-    connected.state.fail("status", path="/public/", status=401, times=9)
-    assert download(public, hosts=["localhost"]) == ([], 1)
-    connected.state.fail("envelope", path="/files/", status=200, code="401", message="Expired token", times=9)
+def test_rejected_login(connected, connect, download, own):
+    """A rejected login is not the file's fault."""
+    connect(connected.url, login=connected.email, password="wrong")
     with pytest.raises(OneboxAuthError):
         download(own)
-    connected.state.calm()
-    connected.state.fail("envelope", path="/files/", status=401, code="401", message=QUOTA)
-    with pytest.raises(OneboxServiceHoursError):
-        download(own)
+
+
+def test_login_between_files(connected, own, tmp_path):
+    """Nor is one that is needed at the moment at which a file is asked for."""
+
+    def issue(_):
+        raise OneboxAuthError("no")
+
+    tokens = TokenSource(issue, Token("t", use_until=1.0), clock=iter([0.0, 2.0, 2.0]).__next__)
+    downloads = Attachments(OneboxClient(OneboxHook().settings, tokens=tokens), tmp_path, max_bytes=10_000)
+    with pytest.raises(OneboxAuthError, match=r"^no$"):
+        downloads.download([{"Id": "7", "Attachments": [{"File": {"Path": own}}]}])
 
 
 def test_secrets_in_urls(download, own, said):
@@ -270,11 +476,8 @@ def test_netrc(connected, download, public, tmp_path, monkeypatch):
     assert download(public, hosts=["localhost"])[1] == 0
 
 
-def test_json_and_empty_files(connected, download, own, public):
-    """A file is a file, whatever it holds: the rejection of another host's JSON is its content."""
-    connected.state.fail("envelope", path="/public/", status=200, code="401", message="Expired token")
-    (path,), _ = download(public, hosts=["localhost"])
-    assert json.loads(Path(path).read_bytes())
+def test_empty_file(connected, download, own):
+    """A file can be empty."""
     connected.state.configure(attachment_size=0)
     (path,), _ = download(own)
     assert Path(path).read_bytes() == b""
@@ -287,6 +490,8 @@ def test_json_and_empty_files(connected, download, own, public):
         ("a b\n<c>.pdf", "a_b_c_.pdf"),
         ("übersicht.тест", "übersicht.тест"),
         ("漢" * 300 + ".jpeg", "漢" * 40 + ".jpeg"),
+        ("𠀀" * 300, "𠀀" * 4),
+        ("𠀀" * 300 + "." + "𠀀" * 300, "𠀀" * 30 + "." + "𠀀" * 4),
         ("x." + "y" * 300, "x." + "y" * 16),
         (".", "file"),
         (None, "file"),
@@ -311,6 +516,30 @@ def test_messages_that_look_alike(connected, own, tmp_path, message_id):
     assert len(set(paths)) == 6
     assert paths[0] == f"{tmp_path}/1/7-1-a.txt"
     assert message_id or paths[2] == f"{tmp_path}/1/no-id-1-a.txt"
+
+
+def test_ids_and_numbers(connected, own, tmp_path):
+    """No two attachments share a path, whatever ids and names look like."""
+    files = [("7-1", "a"), ("7", "1-a"), ("7", "b"), ("7.2", "c"), ("7.2", "d"), ("7", "e")]
+    named = [
+        {"Id": message_id, "ticketId": "1", "Attachments": [{"File": {"Name": name, "Path": own}}]}
+        for message_id, name in files
+    ]
+    found = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000).download(named)
+    names = [Path(path).name for message in found for path in message["attachmentFiles"]]
+    assert names == ["7_1-1-a", "7-1-1-a", "7.2-1-b", "7.2.3-1-c", "7.2.4-1-d", "7.5-1-e"]
+
+
+@pytest.mark.parametrize(("letter", "kept"), [("x", 60), ("漢", 20), ("𠀀", 15)])
+def test_long_ids(connected, own, tmp_path, letter, kept):
+    """An id of any length fits into the name of a file, and two that begin alike stay apart."""
+    named = [{"File": {"Name": "𠀀" * 99 + "." + "𠀀" * 99, "Path": own}}]
+    messages = [{"Id": letter * 60 + end, "ticketId": letter * 60, "Attachments": named} for end in "ab"]
+    found = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000).download(messages)
+    name = f"{'𠀀' * 30}.{'𠀀' * 4}"
+    assert [message["attachmentFiles"] for message in found] == [
+        [f"{tmp_path}/{letter * kept}/{letter * kept}{more}-1-{name}"] for more in ("", ".1")
+    ]
 
 
 def test_again(connected, download, own, tmp_path):

@@ -262,7 +262,7 @@ def test_attachments(user, sandbox):
     """One file is on the server itself and needs the token, one is public and must not be sent it."""
     ticket = next(row_id for row_id in sandbox.state.ids() if int(row_id) % 4)
     own, public = attachments(user, ticket)
-    assert own.startswith(f"{sandbox.url}/api/files/")
+    assert own.startswith(f"{sandbox.url}/files/")
     assert public.startswith(f"http://localhost:{sandbox.port}/public/")
     headers = {"Authorization": user.headers["Authorization"]}
     assert len(requests.get(own, headers=headers, timeout=5).content) == 1000
@@ -270,7 +270,7 @@ def test_attachments(user, sandbox):
     sandbox.state.configure(attachment_size=123_456)
     assert len(requests.get(public, timeout=5).content) == 123_456
     assert requests.get(public, headers=headers, timeout=5).status_code == 400
-    assert user.get("/api/files/1/0.txt").status_code == 404
+    assert user.get("/files/1/0.txt").status_code == 404
     url = sandbox.url.replace("127.0.0.1", "localhost")
     reply = requests.get(f"{url}/api/ticket/conversations/{ticket}", headers=headers, timeout=5)
     assert "http://127.0.0.1:" in reply.text
