@@ -1,4 +1,4 @@
-"""Records in: what a task is given to work on."""
+"""Records that a task reads: rows and ids from lists, files and templates."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 def read_rows(source: Any) -> Iterator[Any]:
-    """Read what a task is given, one row at a time.
+    """Read rows, one at a time.
 
-    :param source: a list; the path of a JSON Lines file, gzip if it ends in ``.gz``; what ``OneboxListOperator`` has
-        returned, records or ``{"path": ...}``; or what a template makes of any of these.
+    :param source: a list, or a list of lists as mapped tasks return them; the path of a JSON Lines file, gzip if it
+        ends in ``.gz``; the result of ``OneboxListOperator``, records or ``{"path": ...}``; or what a template makes of
+        any of these.
     :return: an iterator over the rows.
     :raises OneboxConfigError: if it is none of these, or a line is not JSON; at once for the name of a CSV or Parquet
         file.
@@ -35,11 +36,11 @@ def read_rows(source: Any) -> Iterator[Any]:
     if isinstance(source, Mapping):
         source = source.get("path")
     if isinstance(source, Iterable) and not isinstance(source, (str, ObjectStoragePath)):
-        return iter(source)
+        return _flat(source)
     if source is None or str(source).strip() in ("", "None"):
         raise OneboxConfigError(
-            "No rows were handed in: the template found nothing. Pass a list, the path of a JSON Lines file, or the "
-            "result of a list operator."
+            "There are no rows: the template found nothing. Pass a list, the path of a JSON Lines file, or the result "
+            "of a list operator."
         )
     if str(source).endswith(TABLES):
         raise OneboxConfigError(
@@ -49,8 +50,17 @@ def read_rows(source: Any) -> Iterator[Any]:
     return _read_lines(str(source))
 
 
+def _flat(rows: Iterable[Any]) -> Iterator[Any]:
+    """Flatten the lists of mapped tasks, ``[[...], [...]]``."""
+    for row in rows:
+        if isinstance(row, (list, tuple)):
+            yield from row
+        else:
+            yield row
+
+
 def _parse(text: str) -> Any:
-    """Read a list or a dictionary that a template has made text of: JSON, or Python's own form."""
+    """Read a list or a dictionary that a template turned into text: JSON, or Python's own form."""
     for parse in (msgspec.json.decode, ast.literal_eval):
         try:
             return parse(text)
@@ -66,11 +76,11 @@ def _read_lines(name: str) -> Iterator[Any]:
     number = 0
     try:
         path = storage_path(name)
-        # Not path.open(): what that gives can't be read by lines on Airflow 2.
+        # Not path.open(): on Airflow 2, its result can't be read by lines.
         with path.fs.open(path.path, "rb") as raw:
             report_file(path, is_output=False)
             lines = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
-            for number, line in enumerate(lines, 1):  # noqa: B007 - the handlers below tell it
+            for number, line in enumerate(lines, 1):  # noqa: B007 - for the handlers below
                 if line.strip():
                     yield decode(line)
     except msgspec.DecodeError as error:

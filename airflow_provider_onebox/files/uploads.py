@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import mimetypes
+import os
+import posixpath
+import re
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, reason_of
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, reason_of, sanitize
 from airflow_provider_onebox.files.atomic import storage_path
 
 if TYPE_CHECKING:
@@ -16,13 +20,37 @@ MAX_ATTACHMENT_BYTES = 20 * 1024 * 1024
 """The most bytes of files that one call sends; they are in memory, as the call may be sent again."""
 
 
+_SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+
+_NAME_FAULTS = frozenset(
+    {
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EINVAL,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
+"""What the operating system says of this file alone; anything else can hit every file."""
+
+
+class UnreadableFileError(OneboxError):
+    """There is no such file, or its name can't be one; nothing was sent."""
+
+    retryable = True
+
+
 def read_files(paths: Sequence[Any] | str | None) -> list[tuple[str, bytes, str]]:
     """Read files to send, up to :data:`MAX_ATTACHMENT_BYTES` in all.
 
     :param paths: a path or several, as for ``ObjectStoragePath``.
     :return: name, content and media type of each, as :mod:`requests` takes them.
     :raises OneboxConfigError: if a path is empty, or the files are too large; nothing was sent then.
-    :raises OneboxError: if a file can't be read; nothing was sent then.
+    :raises UnreadableFileError: if there is no such file; nothing was sent then.
+    :raises OneboxError: if a file can't be read for another reason; nothing was sent then.
     """
     files = []
     left = MAX_ATTACHMENT_BYTES
@@ -33,8 +61,11 @@ def read_files(paths: Sequence[Any] | str | None) -> list[tuple[str, bytes, str]
             with storage_path(path).open("rb") as file:
                 content = file.read(left + 1)
         except Exception as error:
-            problem = reason_of(error)
-            raise OneboxError(f"{path} can't be read, so nothing was sent: {problem}.", retryable=True) from error
+            # NUL, and a scheme that Airflow does not know, are no errors of the operating system.
+            is_name = error.errno in _NAME_FAULTS if isinstance(error, OSError) else isinstance(error, ValueError)
+            raise (UnreadableFileError if is_name else OneboxError)(
+                f"{sanitize(path)} can't be read, so nothing was sent: {reason_of(error)}.", retryable=True
+            ) from error
         left -= len(content)
         if left < 0:
             raise OneboxConfigError(
@@ -44,6 +75,40 @@ def read_files(paths: Sequence[Any] | str | None) -> list[tuple[str, bytes, str]
         media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
         files.append((path.rpartition("/")[2], content, media_type))
     return files
+
+
+def resolve_below(root: Any, paths: Sequence[Any] | str) -> list[str]:
+    """Resolve files that a row names, and allow only those below a folder.
+
+    :param root: the folder, as for ``ObjectStoragePath``; ``None`` or empty for no files at all.
+    :param paths: a path or several.
+    :return: the paths, of local files without links and ``..``.
+    :raises OneboxConfigError: if a path is not below the folder.
+    """
+    folder = _resolved(root) if str(root or "").strip() not in ("", "None") else None
+    resolved = []
+    for path in _as_list(paths):
+        place = _resolved(path)
+        if folder is None or place is None or not place.startswith(folder.rstrip("/") + "/"):
+            where = "attachments_root is not set" if folder is None else f"that is not below attachments_root {root}"
+            raise OneboxConfigError(
+                f"The row names the file {sanitize(path)!r}, and {where}: nothing was sent. Set attachments_root to "
+                "the folder whose files rows may attach."
+            )
+        resolved.append(place)
+    return resolved
+
+
+def _resolved(path: Any) -> str | None:
+    """Return a path without links and ``..``; ``None`` for one that names another storage inside."""
+    name = str(path).removeprefix("file://")
+    scheme = _SCHEME.match(name)
+    if scheme:
+        return None if "::" in name else scheme[0] + posixpath.normpath(name[scheme.end() :])
+    try:
+        return os.path.realpath(name)
+    except ValueError:  # NUL: no file has that name.
+        return name
 
 
 def read_ticket_files(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 from functools import cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
@@ -18,6 +20,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxResponseError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
+    sanitize,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +86,8 @@ class OneboxHook(BaseHook):
         self.site_id = site_id
         self._token = token
         self._time_limit = time_limit
+        self.before_send: Callable[[str], None] | None = None
+        """Called with method and endpoint before a call is sent, for a journal; if it raises, nothing is sent."""
         self._client: tuple[Hashable, OneboxClient] | None = None
         # (connection, site) -> client, outside of a task try; copies of this hook share it.
         self._clients: dict[tuple[str, str | None], OneboxClient] = {}
@@ -197,6 +202,10 @@ class OneboxHook(BaseHook):
         :return: the parsed JSON.
         :raises OneboxError: the subclass that fits what went wrong.
         """
+        if self.before_send:
+            # A login that fails, or during which the process dies, has written nothing.
+            self.client.tokens.get()
+            self.before_send(f"{method} {endpoint}")
         response = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
         is_connection = "connection" in endpoint.lower().split("/")
         return _without_secrets(response) if is_connection and not include_secrets else response
@@ -330,11 +339,13 @@ class OneboxHook(BaseHook):
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
         fields = _texts(fullName=full_name, contact=contact, subject=subject, category=category, content=content)
-        missing = [name for name, text in fields.items() if not str(text or "").strip()]
+        missing = [name for name, text in fields.items() if not (text or "").strip()]
         if missing:
             raise OneboxConfigError(f"A ticket needs {', '.join(fields)}, but empty: {', '.join(missing)}.")
+        if isinstance(coordinate, (tuple, list)):  # What render_template_as_native_obj makes of it.
+            coordinate = ",".join(map(str, coordinate))
         if coordinate:
-            fields["coordinate"] = coordinate
+            fields |= _texts(coordinate=coordinate)
         if not attachment and not file:
             return self._written("ticket/create", "ticketId", json=fields)
         from airflow_provider_onebox.files.uploads import read_ticket_files
@@ -366,7 +377,7 @@ class OneboxHook(BaseHook):
         :param facebook_id: an account at Facebook.
         :param media: the channel through which the contact came, such as ``Email``.
         :return: the contact's id.
-        :raises OneboxConfigError: if no field is given; nothing is sent then.
+        :raises OneboxConfigError: if there is no field; nothing is sent then.
         :raises OneboxUncertainWriteError: if the contact may have been created and no id came back.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
@@ -380,7 +391,7 @@ class OneboxHook(BaseHook):
             FacebookId=facebook_id,
             Media=media,
         )
-        given = {key: text for key, text in fields.items() if text}
+        given = {key: text for key, text in fields.items() if text and text.strip()}
         if not given:
             raise OneboxConfigError("A contact needs a name, an e-mail address, a number or an account.")
         return self._written("contactrz", "Id", json=given)
@@ -418,14 +429,14 @@ class OneboxHook(BaseHook):
         :param cc: who gets a copy.
         :param bcc: who gets a blind copy.
         :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``.
-        :param conversation_id: the private conversation to response to.
-        :param previous_id: the public comment to response to.
+        :param conversation_id: the private conversation to reply to.
+        :param previous_id: the public comment to reply to.
         :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all.
         :param users: the participants: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to
             ``MSR4``).
         :return: the message's id; ``None`` if Onebox accepted the message but returned no id.
         :raises OneboxConfigError: if an argument is invalid; nothing is sent then.
-        :raises OneboxUncertainWriteError: if the message may have been sent, but the answer does not say.
+        :raises OneboxUncertainWriteError: if the message may have been sent, and the response does not say.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
         from airflow_provider_onebox.api.messages import greatest_id, message_body
@@ -442,12 +453,12 @@ class OneboxHook(BaseHook):
             ConversationId=conversation_id,
             PreviousId=previous_id,
         )
-        fields["Content"] = _texts(Body=body, BodyText=body_text, ContentType=content_type, Encoding="utf-8")
-        fields["Users"] = users
-        response = self.request("POST", "message", json=message_body(fields, lambda: read_files(attachments)))
+        content = _texts(Body=body, BodyText=body_text, ContentType=content_type, Encoding="utf-8")
+        message = message_body({**fields, "Content": content, "Users": users}, lambda: read_files(attachments))
+        response = self.request("POST", "message", json=message)
         rows = response.get("data") if isinstance(response, dict) else None
         if not isinstance(rows, list):
-            raise self._in_doubt("message", "page of messages")
+            raise self._uncertain("message", "page of messages")
         return greatest_id(rows)
 
     def list_conversations(self, ticket_id: int | str) -> list[dict[str, Any]]:
@@ -477,16 +488,18 @@ class OneboxHook(BaseHook):
         return messages
 
     def _written(self, endpoint: str, id_field: str, **body: Any) -> str:
-        """Make a write and return the id that its answer holds."""
+        """Make a write and return the id in its response."""
+        from airflow_provider_onebox.api.arguments import parse_id
+
         response = self.request("POST", endpoint, **body)
-        row_id = response.get(id_field) if isinstance(response, dict) else None
+        row_id = parse_id(response.get(id_field)) if isinstance(response, dict) else None
         if not row_id:
-            raise self._in_doubt(endpoint, id_field)
+            raise self._uncertain(endpoint, id_field)
         return str(row_id)
 
-    def _in_doubt(self, endpoint: str, missing: str) -> OneboxUncertainWriteError:
+    def _uncertain(self, endpoint: str, missing: str) -> OneboxUncertainWriteError:
         return OneboxUncertainWriteError(
-            f"Connection {self.onebox_conn_id!r}: POST {endpoint}: the answer holds no {missing}. "
+            f"Connection {self.onebox_conn_id!r}: POST {endpoint}: the response holds no {missing}. "
             f"{OneboxUncertainWriteError.remedy}.",
             status=200,
         )
@@ -662,9 +675,20 @@ def _task_try() -> Hashable:
     return (getattr(ti, "id", None), ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
 
 
-def _texts(**fields: Any) -> dict[str, Any]:
-    """Make text again of what render_template_as_native_obj has made a number."""
-    return {name: str(value) if isinstance(value, (int, float)) else value for name, value in fields.items()}
+def _texts(**fields: Any) -> dict[str, str | None]:
+    """Make text again of what render_template_as_native_obj has made a number, a list or a dictionary."""
+    return {name: None if value is None else _text(name, value) for name, value in fields.items()}
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, (dict, list, tuple)):
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+        except (TypeError, ValueError) as error:
+            raise OneboxConfigError(f"{name} can't be written as JSON text: {sanitize(error)}.") from None
+    if isinstance(value, float) and not isfinite(value):
+        raise OneboxConfigError(f"{name}={value} is not a number, so nothing was sent.")
+    return str(value)
 
 
 def _without_secrets(response: Any) -> Any:

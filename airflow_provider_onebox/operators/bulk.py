@@ -17,11 +17,14 @@ WRITES = {"ticket": "create_ticket", "contact": "create_contact", "message": "se
 
 
 class OneboxBulkWriteOperator(_OneboxOperator):
-    """Create many tickets, contacts or messages, and record the outcome of each.
+    """Create many tickets, contacts or messages, and record the result of each.
 
     The results file is JSON Lines, one line per row: ``{"row": 0, "result": "done", "key": ..., "id": "515090"}``. A
-    result is ``done``, ``rejected`` (with Onebox's words as ``message``; nothing was written) or ``uncertain`` (it may
-    or may not have been written: check in Onebox). While the task runs, it also holds ``begun`` rows.
+    result is ``done``, ``rejected`` (nothing was written) or ``uncertain`` (it may or may not have been written: check
+    in Onebox); the last two have the reason as ``message``. While the task runs, the file also holds ``begun`` rows.
+
+    A row that names files of the worker is rejected, unless they are below ``attachments_root``: rows often come from
+    a file that somebody else wrote.
 
     A retried or cleared task resumes: it skips rows that are done, retries rejected rows, and leaves uncertain rows
     alone. To write one of those again, delete its line; to write all of them again, set ``repeat_uncertain``. Then
@@ -37,8 +40,11 @@ class OneboxBulkWriteOperator(_OneboxOperator):
 
     :param kind: ``ticket``, ``contact`` or ``message``.
     :param rows: dictionaries with the arguments of the hook's ``create_ticket``, ``create_contact`` or
-        ``send_message``: a list, or the path of a JSON Lines file, gzip if it ends in ``.gz``. (templated)
+        ``send_message``: a list, a list of such lists, or the path of a JSON Lines file, gzip if it ends in ``.gz``.
+        (templated)
     :param results_path: the file of the results. (templated)
+    :param attachments_root: the folder below which the files are that rows may name, as for ``ObjectStoragePath``;
+        ``None`` for no files. (templated)
     :param parallelism: the most writes in flight, 1 to 32. (templated)
     :param max_failed_share: the share of the rows that may be rejected or uncertain without failing the task: 0 for
         none, 1 for all.
@@ -48,7 +54,13 @@ class OneboxBulkWriteOperator(_OneboxOperator):
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
     """
 
-    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, "rows", "results_path", "parallelism")
+    template_fields: Sequence[str] = (
+        *_OneboxOperator.template_fields,
+        "rows",
+        "results_path",
+        "attachments_root",
+        "parallelism",
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"rows": "json"}
 
     def __init__(
@@ -57,6 +69,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         kind: str,
         rows: Any,
         results_path: Any,
+        attachments_root: Any = None,
         parallelism: int | str = 4,
         max_failed_share: float = 0.0,
         repeat_uncertain: bool = False,
@@ -70,6 +83,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         self.kind = kind
         self.rows = _path(rows)
         self.results_path = _path(results_path)
+        self.attachments_root = _path(attachments_root)
         self.parallelism = parallelism
         self.max_failed_share = max_failed_share
         self.repeat_uncertain = repeat_uncertain
@@ -85,25 +99,27 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         :raises OneboxError: if Onebox can't be used; a retry resumes with the remaining rows.
         """
         from airflow_provider_onebox.files.reading import read_rows
+        from airflow_provider_onebox.writes import DONE, REJECTED, UNCERTAIN
         from airflow_provider_onebox.writes.bulk import write_rows
-        from airflow_provider_onebox.writes.journal import DONE, REJECTED, UNCERTAIN, ResultsFile
+        from airflow_provider_onebox.writes.results import ResultsFile
 
         ti: Any = context["ti"]
-        # Made here: the threads have no task of their own.
+        # Made here, because the threads are in no task.
         settings = self.hook.settings
         target = (self.kind, settings.base_url, settings.site_id)
         with ResultsFile(self.results_path, (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)) as file:
-            results = write_rows(
+            results, first = write_rows(
                 read_rows(self.rows),
                 getattr(self.hook, WRITES[self.kind]),
                 target,
                 file,
                 parallelism=self.parallelism,
                 repeat_uncertain=self.repeat_uncertain,
+                attachments_root=self.attachments_root,
             )
         count, failed = results.total(), results.total() - results[DONE]
         summary = f"{file.name}: of {count:,} rows, {results[DONE]:,} are done, {results[REJECTED]:,} rejected, "
-        summary += f"{results[UNCERTAIN]:,} uncertain"
+        summary += f"{results[UNCERTAIN]:,} uncertain. {first}".rstrip(" .")
         self.log.info("%s.", summary)
         if failed > self.max_failed_share * count:
             if results[UNCERTAIN]:

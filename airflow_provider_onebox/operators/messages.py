@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_onebox.exceptions import OneboxRequestError
-from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path
+from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path, _WriteOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,11 +136,12 @@ class OneboxListConversationsOperator(_OneboxOperator):
         return result
 
 
-class OneboxSendMessageOperator(_OneboxOperator):
-    """Send a message or a response and return its id.
+class OneboxSendMessageOperator(_WriteOperator):
+    """Send a message or a reply and return its id.
 
-    If the answer is lost, the message may have been sent: the task then fails at once, and Airflow does not retry it
-    either, so that no message is sent twice.
+    If the response is lost, the message may have been sent: the task then fails at once, and Airflow does not retry it
+    either. A try that follows a killed one finds in the journal what became of the message. So no message is sent
+    twice, until you clear the task.
 
     API page: Send a message, ``POST {host}/api/message``.
 
@@ -154,11 +155,12 @@ class OneboxSendMessageOperator(_OneboxOperator):
     :param cc: who gets a copy. (templated)
     :param bcc: who gets a blind copy. (templated)
     :param method_id: ``DIRECT``, ``POST``, ``MENTION``, ``COMMENT``, or ``None``. (templated)
-    :param conversation_id: the private conversation to response to. (templated)
-    :param previous_id: the public comment to response to. (templated)
+    :param conversation_id: the private conversation to reply to. (templated)
+    :param previous_id: the public comment to reply to. (templated)
     :param attachments: paths of files to send, as for ``ObjectStoragePath``; 20 MiB in all. (templated)
     :param users: the participants: dictionaries with ``IdentityId``, ``Name`` and ``RoleId`` (``MSR1`` to ``MSR4``).
         (templated)
+    :param journal: whether to note the write where it outlives the process, so that a retry never repeats it.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -218,16 +220,17 @@ class OneboxSendMessageOperator(_OneboxOperator):
         self.attachments = attachments
         self.users = users
 
-    def execute(self, context: Context) -> str | None:  # noqa: ARG002 - the signature of every operator
+    def execute(self, context: Context) -> str | None:
         """Send the message.
 
         :param context: the task's context.
-        :return: the message's id; ``None`` if Onebox took it and shows none.
+        :return: the message's id; ``None`` if Onebox accepted the message but returned no id.
         :raises OneboxConfigError: if an argument is invalid; nothing is sent then.
-        :raises OneboxUncertainWriteError: if it may have been sent and the answer does not tell.
+        :raises OneboxUncertainWriteError: if it may have been sent, in this try or an earlier one.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
-        message_id = self.hook.send_message(**{name: getattr(self, name) for name in self.message_fields})
+        fields = {name: getattr(self, name) for name in self.message_fields}
+        message_id: str | None = self._write_once(context, lambda: self.hook.send_message(**fields))
         self.log.info(
             "Sent message %s through connection %s.", message_id or "(Onebox returned no id)", self.connection_id
         )

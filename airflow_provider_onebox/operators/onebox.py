@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxUnusableResultError, sanitize
 from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators._results import MAX_XCOM_BYTES, check_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
     from airflow_provider_onebox.api.pagination import Batch
-
-MAX_XCOM_BYTES = 1024 * 1024
-"""The most bytes of JSON that an operator returns; XComs live in Airflow's database."""
 
 
 class _OneboxOperator(BaseOperator):
@@ -56,6 +54,37 @@ class _OneboxOperator(BaseOperator):
         for outlet in self.outlets:
             with suppress(TypeError):  # An outlet can be something else than an asset.
                 context["outlet_events"][outlet].extra.update(result)
+
+
+class _WriteOperator(_OneboxOperator):
+    """What operators that make a single write share: a journal, so that Airflow's retries never write twice.
+
+    Not for use in DAGs.
+    """
+
+    def __init__(self, *, journal: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.journal = journal
+        if journal:
+            for name in ("on_success_callback", "on_skipped_callback"):
+                own = getattr(self, name) or []
+                own = list(own) if isinstance(own, (list, tuple)) else [own]
+                setattr(self, name, [*own, _forget_write])
+
+    def _write_once(self, context: Context, write: Callable[[], Any], *, keep_result: bool = True) -> Any:
+        ti: Any = context.get("ti")
+        # Executed by hand, in another task or a test, an operator does not know which of that task's writes this is.
+        if not self.journal or ti is None or ti.task_id != self.task_id:
+            return write()
+        from airflow_provider_onebox.writes.journal import write_once
+
+        return write_once(context, self.hook, write, keep_result=keep_result)
+
+
+def _forget_write(context: Context) -> None:
+    from airflow_provider_onebox.writes.journal import forget_write
+
+    forget_write(context)
 
 
 class OneboxAuthenticateOperator(_OneboxOperator):
@@ -306,7 +335,7 @@ class OneboxListOperator(_OneboxOperator):
         return records
 
 
-class OneboxRequestOperator(_OneboxOperator):
+class OneboxRequestOperator(_WriteOperator):
     """Make one call to Onebox and return its JSON.
 
     A read is retried after transient errors. A write is sent again only if Onebox can't have acted on it; if it may
@@ -322,6 +351,7 @@ class OneboxRequestOperator(_OneboxOperator):
     :param data: a form, or a raw body. (templated)
     :param include_secrets: whether records of ``connection`` keep their secrets.
     :param response_filter: takes the parsed JSON and returns what to store in the XCom instead.
+    :param journal: whether to note the write where it outlives the process, so that a retry never repeats it.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -358,52 +388,53 @@ class OneboxRequestOperator(_OneboxOperator):
         self.include_secrets = include_secrets
         self.response_filter = response_filter
 
-    def execute(self, context: Context) -> Any:  # noqa: ARG002 - the signature of every operator
+    def execute(self, context: Context) -> Any:
         """Make the call.
 
         :param context: the task's context.
         :return: the parsed JSON, or what ``response_filter`` makes of it.
-        :raises OneboxConfigError: if that is too large for an XCom, or ``response_filter`` fails after a write; the
+        :raises OneboxUnusableResultError: if Airflow can't store that, or ``response_filter`` fails after a write; the
             call has been made then.
+        :raises OneboxUncertainWriteError: if a write may have been made, in this try or an earlier one.
         :raises OneboxError: the subclass that fits what went wrong.
         """
-        import msgspec
-
-        body = {"params": self.query, "json": self.json, "data": self.data}
-        response = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
-        self.log.info("%s %s succeeded.", self.method, self.endpoint)
-        if self.response_filter:
-            response = self._filtered(response, self.response_filter)
-        size = len(msgspec.json.encode(response, enc_hook=str))
-        if size > MAX_XCOM_BYTES:
-            raise OneboxConfigError(
-                f"{self.method} {self.endpoint} returned {size:,} bytes of JSON, but an XCom holds at most "
-                f"{MAX_XCOM_BYTES:,} here: pass response_filter to keep what you need. If it was a write, it was done."
-            )
-        return response
-
-    def _filtered(self, response: Any, response_filter: Callable[[Any], Any]) -> Any:
         from airflow_provider_onebox.api.transport import READS
 
-        try:
-            return response_filter(response)
-        except (AirflowSkipException, AirflowFailException):
-            raise
-        except Exception as error:
-            if self.method.upper() in READS:
+        if str(self.method).upper() in READS:
+            return self._call(is_write=False)
+        return self._write_once(context, lambda: self._call(is_write=True), keep_result=not self.include_secrets)
+
+    def _call(self, *, is_write: bool) -> Any:
+        body = {"params": self.query, "json": self.json, "data": self.data}
+        result = self.hook.request(self.method, self.endpoint, **body, include_secrets=self.include_secrets)
+        call = f"{self.method} {self.endpoint}"
+        self.log.info("%s succeeded.", call)
+        if self.response_filter:
+            try:
+                result = self.response_filter(result)
+            except (AirflowSkipException, AirflowFailException):
                 raise
-            # Airflow would retry the task, and so write again.
-            raise OneboxConfigError(
-                f"{self.method} {self.endpoint} was answered, but response_filter failed: {type(error).__name__}: "
-                f"{sanitize(error)}. The write was done: correct response_filter, and do not clear the task."
-            ) from error
+            except Exception as error:
+                if not is_write:
+                    raise
+                # Airflow would retry the task, and so write again.
+                raise OneboxUnusableResultError(
+                    f"{call} succeeded, but response_filter failed: {type(error).__name__}: {sanitize(error)}. The "
+                    "write was made: correct response_filter, and do not clear the task.",
+                    uncertain=True,
+                ) from error
+        if self.do_xcom_push:
+            remedy = "Pass a response_filter that returns plain JSON, or set do_xcom_push=False."
+            check_result(call, result, is_write=is_write, remedy=remedy)
+        return result
 
 
-class OneboxCreateTicketOperator(_OneboxOperator):
+class OneboxCreateTicketOperator(_WriteOperator):
     """Open a ticket and return its id.
 
-    If the answer is lost, the ticket may have been opened: the task then fails at once, and Airflow does not retry it
-    either, so that no ticket is opened twice.
+    If the response is lost, the ticket may have been opened: the task then fails at once, and Airflow does not retry it
+    either. A try that follows a killed one finds in the journal what became of the ticket. So no ticket is opened
+    twice, until you clear the task.
 
     API page: Create a ticket, ``POST {host}/api/ticket/create``.
 
@@ -415,13 +446,13 @@ class OneboxCreateTicketOperator(_OneboxOperator):
     :param coordinate: where, ``latitude,longitude``. (templated)
     :param attachment: paths of files to attach, as for ``ObjectStoragePath``; 20 MiB in all. (templated)
     :param file: paths of files for Onebox's second field of files. (templated)
+    :param journal: whether to note the write where it outlives the process, so that a retry never repeats it.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
     """
 
-    template_fields: Sequence[str] = (
-        *_OneboxOperator.template_fields,
+    ticket_fields: ClassVar[tuple[str, ...]] = (
         "full_name",
         "contact",
         "subject",
@@ -431,6 +462,7 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         "attachment",
         "file",
     )
+    template_fields: Sequence[str] = (*_OneboxOperator.template_fields, *ticket_fields)
     template_fields_renderers: ClassVar[dict[str, str]] = {"attachment": "json", "file": "json"}
 
     def __init__(
@@ -456,21 +488,17 @@ class OneboxCreateTicketOperator(_OneboxOperator):
         self.attachment = attachment
         self.file = file
 
-    def execute(self, context: Context) -> str:  # noqa: ARG002 - the signature of every operator
+    def execute(self, context: Context) -> str:
         """Open the ticket.
 
         :param context: the task's context.
         :return: the ticket's id.
         :raises OneboxConfigError: if a field is empty; nothing is sent then.
-        :raises OneboxUncertainWriteError: if the ticket may have been opened and no id came back.
+        :raises OneboxUncertainWriteError: if the ticket may have been opened, in this try or an earlier one.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
-        coordinate = self.coordinate
-        if isinstance(coordinate, (tuple, list)):  # What a rendered native object makes of it.
-            coordinate = ",".join(map(str, coordinate))
-        fields = {name: getattr(self, name) for name in ("full_name", "contact", "subject", "category", "content")}
-        texts = {name: "" if value is None else str(value) for name, value in fields.items()}
-        ticket_id = self.hook.create_ticket(**texts, coordinate=coordinate, attachment=self.attachment, file=self.file)
+        fields = {name: getattr(self, name) for name in self.ticket_fields}
+        ticket_id: str = self._write_once(context, lambda: self.hook.create_ticket(**fields))
         self.log.info("Opened ticket %s in category %s.", ticket_id, self.category)
         return ticket_id
 

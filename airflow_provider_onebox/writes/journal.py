@@ -1,237 +1,256 @@
-"""Many writes at once, with a result for each: none is made twice, and none is forgotten.
+"""The journal of a single write: an entry that outlives the process, so that Airflow's retries never write twice.
 
-The results file also records the progress. It names a row, on disk, before the row is sent, and its result after the
-answer. So after a crash, a row without a result is uncertain, and a row that is not in the file has not been sent.
-(A machine that fails can lose the newest results, but never the record that a row was sent.) A row is recognized by
-its content, not its position: two equal rows are the first and the second of their kind. When all rows are done, the
-file is replaced by one line per row, in their order.
+The entry is stored before the write is sent, and updated with the result. A later try finds it:
 
-While a process works on the file, it holds a lock (``flock``), so no second process can.
+- without a result, the write may have been made: the try fails at once;
+- with a result, the try returns that result and sends nothing.
+
+A person who clears the task wants the write made anew. Airflow raises ``max_tries`` for a clear and not for its own
+retries, so an entry with another ``max_tries`` does not count.
+
+On Airflow 3.3 and later, the entry is in the task's state store. Before that it is a Variable, removed once Airflow has
+recorded the task's success. Neither has compare-and-set, which leaves one case open: a process that Airflow has
+superseded, and that was suspended between reading and writing the entry.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging
-import os
-import threading
-from collections import Counter
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from airflow.providers.common.compat.sdk import Variable
 
+from airflow_provider_onebox._airflow.variables import shorten_key
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
-    reason_of,
+    OneboxUncertainWriteError,
+    OneboxUnusableResultError,
+    sanitize,
 )
-from airflow_provider_onebox.files.atomic import sync_folder
-from airflow_provider_onebox.files.records import RecordFile
+from airflow_provider_onebox.writes import BEGUN, CUT_OFF, DONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
+KEY = "onebox_write"
+"""The entry's key in the task's state store, and the beginning of the Variable's."""
 
-BEGUN, DONE, REJECTED, UNCERTAIN, NOT_SENT = "begun", "done", "rejected", "uncertain", "not_sent"
-
-
-START = b'{"row":'
-
-
-MAX_LOGGED = 20
-"""The most rows that the log gives a reason for; the file has all."""
-
-
-CUT_OFF = "The task ended after the row was sent and before there was an answer: check in Onebox."
-
+MAX_KEPT_BYTES = 4096
+"""The most bytes of JSON that an entry keeps of a result."""
 
 log = logging.getLogger(__name__)
 
+# The Variables that this process uses, to be removed once their tasks have succeeded.
+_variables: set[str] = set()
 
-class RowResult(msgspec.Struct, omit_defaults=True):
-    """What became of a row: a line of the results file.
 
-    :param row: where it stands, from 0; ``None`` if it is no longer among the rows.
-    :param result: ``done``, ``rejected`` or ``uncertain``; while the task runs, ``begun`` and ``not_sent`` too.
-    :param key: the run and what the row holds, to recognize it by.
-    :param id: the id of what was created, if Onebox has told it.
-    :param message: why it is rejected or uncertain.
+class Entry(msgspec.Struct, omit_defaults=True):
+    """What is known of a task's write.
+
+    :param call: method and endpoint.
+    :param try_number: the task try that sent it.
+    :param max_tries: the task's ``max_tries`` at that time.
+    :param result: ``begun`` or ``done``.
+    :param value: what the task returned; unset if that is too large or secret.
     """
 
-    row: int | None
-    result: str
-    key: str
-    id: str | None = None
-    message: str | None = None
+    call: str
+    try_number: int
+    max_tries: int
+    result: str = BEGUN
+    value: Any = msgspec.UNSET
 
 
-class ResultsFile:
-    """The results of a run's rows; a context manager, in which the file is locked.
+class Journal:
+    """The journal of a task instance's write.
 
-    :param path: a local path.
-    :param run: what tells this run of the task from all others.
-    :raises OneboxConfigError: if it is no path that can hold results.
+    :param context: the task's context.
     """
 
-    def __init__(self, path: Any, run: Iterable[Any]) -> None:
-        self.name = str(path)
-        if "://" in self.name.removeprefix("file://") or self.name.endswith(".gz"):
+    def __init__(self, context: Any) -> None:
+        self._ti = context["ti"]
+        store = context.get("task_state_store")
+        self._store = _Variable(self._ti) if store is None else _StateStore(store)
+        self._entry: Entry | None = None
+
+    def earlier(self) -> Entry | None:
+        """Find the write of an earlier try.
+
+        :return: the entry of a write that was made; ``None`` if this try has to make it.
+        :raises OneboxUncertainWriteError: if an earlier try may have made it.
+        :raises OneboxUnusableResultError: if an earlier try made it, and its result was not kept.
+        :raises OneboxConfigError: if the entry is none of this provider's.
+        :raises OneboxError: if the journal can't be read.
+        """
+        if self._ti.try_number <= 1:
+            return None
+        try:
+            text = self._store.get()
+        except Exception as error:
+            raise self._error("read", error) from error
+        if text is None:
+            return None
+        try:
+            entry = msgspec.json.decode(str(text), type=Entry)
+        except msgspec.MsgspecError:
             raise OneboxConfigError(
-                f"results_path={self.name!r} can't be appended to, and each result is written down at once: use a "
-                "plain file on a volume that all workers share, and copy it in a later task."
+                f"The journal entry {self._store.name} is {sanitize(text, 60)!r}, which this provider did not write: "
+                "nothing was sent. Remove it."
+            ) from None
+        if entry.max_tries != self._ti.max_tries:
+            return None
+        if entry.result != DONE:
+            raise OneboxUncertainWriteError(
+                f"{entry.call}: try {entry.try_number} of this task {CUT_OFF}. {OneboxUncertainWriteError.remedy}, "
+                "which makes the write anew."
             )
-        self._file = RecordFile(path, "results_path")
-        self._path = Path(self._file.path.path)
-        self._run = _digest(list(run))
-        self._results: dict[str, RowResult] = {}
-        self._appending = threading.Lock()
+        if entry.value is msgspec.UNSET:
+            raise OneboxUnusableResultError(
+                f"{entry.call}: try {entry.try_number} of this task made this write, and its result was not kept, "
+                f"because it is secret or larger than {MAX_KEPT_BYTES:,} bytes. Nothing was sent again.",
+                uncertain=True,
+            )
+        log.info("%s: try %s of this task made this write; returning its result.", entry.call, entry.try_number)
+        return entry
 
-    def __enter__(self) -> ResultsFile:
-        """Lock the file and read it.
+    def begin(self, call: str) -> None:
+        """Note that a write is about to be sent.
 
-        :return: the file itself.
-        :raises OneboxConfigError: if it holds something else than results of this run, or can't be locked.
-        :raises OneboxError: if another process works on it, or it can't be read.
+        :param call: method and endpoint.
+        :raises OneboxError: if it can't be noted.
         """
+        entry = Entry(call, self._ti.try_number, self._ti.max_tries)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._number = self._open()
-            try:
-                sync_folder(self._path.parent)
-                self._read()
-            except BaseException:
-                os.close(self._number)
-                raise
-        except OSError as error:
-            raise self._error("can't be opened", error) from error
-        return self
+            self._store.set(msgspec.json.encode(entry).decode())
+        except Exception as error:
+            raise self._error("written", error) from error
+        self._entry = entry
 
-    def __exit__(self, *_: object) -> None:
-        """Unlock the file."""
-        os.close(self._number)
+    def finish(self, value: Any = msgspec.UNSET) -> None:
+        """Note that the write was made.
 
-    def key(self, row: Any, count: int) -> str:
-        """Make a row recognizable.
-
-        :param row: its digest.
-        :param count: how many rows before it are equal.
-        :return: its key.
+        :param value: what the task returns, if that may be kept.
         """
-        return f"{self._run}.{row}.{count}"
-
-    def find(self, key: str, row: int) -> RowResult | None:
-        """Look a row's result up, and note where the row stands now.
-
-        :param key: the row's key.
-        :param row: where it stands.
-        :return: its result, ``None`` if the row has not been sent.
-        """
-        result = self._results.get(key)
-        if result:
-            result.row = row
-        return result
-
-    def note(self, result: RowResult, *, sync: bool = False) -> None:
-        """Append a result; safe in several threads.
-
-        :param result: the result.
-        :param sync: whether to return only when the disk has it.
-        :raises OneboxError: if there is no room for it.
-        """
-        line = msgspec.json.encode(result) + b"\n"
+        if self._entry is None:
+            return
+        entry = msgspec.structs.replace(self._entry, result=DONE)
+        # Keys that are no text, or half an emoji: no JSON.
+        with suppress(TypeError, ValueError):
+            if len(msgspec.json.encode(value)) <= MAX_KEPT_BYTES:
+                entry.value = value
         try:
-            with self._appending:
-                end = os.fstat(self._number).st_size
-                if os.write(self._number, line) < len(line):
-                    os.ftruncate(self._number, end)
-                    raise OSError("no room left")
-            if sync:
-                os.fsync(self._number)
-        except OSError as error:
-            raise self._error("can't be written", error) from error
-        self._results[result.key] = result
+            self._store.set(msgspec.json.encode(entry).decode())
+        except Exception as error:  # noqa: BLE001 - the write was made
+            log.warning(
+                "The result of this write can't be noted in the journal (%s): should this task be retried, it fails as "
+                "uncertain.",
+                type(error).__name__,
+            )
 
-    def finish(self) -> Counter[str]:
-        """Replace the file by one line a row, and tell the log why the first ones are not done.
+    def forget(self) -> None:
+        """Remove the entry of a write that was not made."""
+        if self._entry is None:
+            return
+        try:
+            self._store.delete()
+        except Exception as error:  # noqa: BLE001 - the task has an error of its own to raise
+            log.warning(
+                "The entry of a write that was not made can't be removed from the journal (%s): should this task be "
+                "retried, it fails as uncertain.",
+                type(error).__name__,
+            )
 
-        :return: how many rows have each result; those that are no longer among the rows are not counted.
-        :raises OneboxError: if that fails; the longer file stays then.
-        """
-        results: list[Any] = sorted(self._results.values(), key=lambda result: (result.row is None, result.row))
-        with self._file as file:
-            for start in range(0, len(results), 1000):
-                file.write(results[start : start + 1000])
-            file.finish()
-            file.publish()
-        present = [result for result in results if result.row is not None]
-        for result in [result for result in present if result.result != DONE][:MAX_LOGGED]:
-            log.warning("Row %s is %s: %s", result.row, result.result.replace("_", " "), result.message)
-        return Counter(result.result for result in present)
-
-    def _open(self) -> int:
-        while True:
-            number = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(number)
-                if isinstance(error, BlockingIOError):
-                    raise OneboxError(
-                        f"{self.name} is in use by another process of this task: nothing was sent. Retry when it has "
-                        "ended.",
-                        retryable=True,
-                    ) from None
-                raise OneboxConfigError(
-                    f"{self.name} can't be locked ({reason_of(error)}), so two processes could write the same "
-                    "rows: choose a volume that has locks."
-                ) from None
-            if os.fstat(number).st_nlink:
-                return number
-            os.close(number)  # Between the two lines another process put a new file in its place.
-
-    def _read(self) -> None:
-        decode = msgspec.json.Decoder(RowResult).decode
-        end = 0
-        with open(self._number, "rb", closefd=False) as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n") and (number > 1 or line.startswith(START[: len(line)])):
-                    # What was being written when the machine failed; nothing was sent on the strength of it.
-                    os.ftruncate(self._number, end)
-                    break
-                end += len(line)
-                try:
-                    result = decode(line)
-                except msgspec.MsgspecError:
-                    raise OneboxConfigError(
-                        f"{self.name}, line {number}, is not a result: nothing was sent. Use a separate file "
-                        "as results_path."
-                    ) from None
-                if not result.key.startswith(f"{self._run}."):
-                    raise OneboxConfigError(
-                        f"{self.name} holds the results of another run or task: nothing was sent. Use a different "
-                        "path for each run, with {{ run_id }}, and for each mapped task, with {{ ti.map_index }}."
-                    )
-                result.row = None
-                self._results[result.key] = result
-        for key, result in list(self._results.items()):
-            if result.result == BEGUN:
-                self._results[key] = RowResult(None, UNCERTAIN, key, message=CUT_OFF)
-            elif result.result == NOT_SENT:
-                del self._results[key]
-
-    def _error(self, what: str, error: OSError) -> OneboxError:
+    def _error(self, what: str, error: Exception) -> OneboxError:
+        # The message of a secrets backend can hold parts of a secret.
         return OneboxError(
-            f"{self.name} {what}: {reason_of(error)}. Make sure that there is room and that it is "
-            "writable; a retry goes on after what is done.",
+            f"The journal entry {self._store.name} can't be {what} ({type(error).__name__}): nothing was sent. A retry "
+            "can help; journal=False makes the write without a journal.",
             retryable=True,
         )
 
 
-def _digest(value: Any) -> str:
+def write_once(context: Any, hook: Any, write: Callable[[], Any], *, keep_result: bool = True) -> Any:
+    """Make a task's write, unless an earlier try of the task has made it or may have.
+
+    :param context: the task's context.
+    :param hook: the hook that ``write`` uses.
+    :param write: makes the write and returns what the task returns.
+    :param keep_result: whether the journal may hold that.
+    :return: what ``write`` returns, in this try or in the earlier one.
+    :raises OneboxUncertainWriteError: if an earlier try may have made the write.
+    :raises OneboxError: if the journal can't be used, or the write fails.
+    """
+    journal = Journal(context)
+    earlier = journal.earlier()
+    if earlier is not None:
+        return earlier.value
+    hook.before_send = journal.begin
     try:
-        encoded = msgspec.json.encode(value, order="deterministic", enc_hook=repr)
-    except (TypeError, ValueError):  # Keys that are no text, or half an emoji.
-        encoded = repr(value).encode()
-    return hashlib.blake2b(encoded, digest_size=10).hexdigest()
+        result = write()
+    except OneboxError as error:
+        if not error.uncertain:
+            journal.forget()
+        raise
+    finally:
+        hook.before_send = None
+    journal.finish(result if keep_result else msgspec.UNSET)
+    return result
+
+
+def forget_write(context: Any) -> None:
+    """Remove the Variable of a task that has succeeded, as its callback: Airflow has stored its XCom then.
+
+    :param context: the task's context.
+    """
+    variable = _Variable(context["ti"])
+    if variable.key in _variables:
+        _variables.discard(variable.key)
+        variable.delete()
+
+
+class _StateStore:
+    """The task's own store, from Airflow 3.3 on: kept by run, task and map index, and removed with the run."""
+
+    name = repr(KEY)
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def get(self) -> Any:
+        return self._store.get(KEY)
+
+    def set(self, text: str) -> None:
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        self._store.set(KEY, text, retention=NEVER_EXPIRE)
+
+    def delete(self) -> None:
+        self._store.delete(KEY)
+
+
+class _Variable:
+    """A Variable for each task instance."""
+
+    def __init__(self, ti: Any) -> None:
+        index = [str(ti.map_index)] if ti.map_index is not None and ti.map_index >= 0 else []
+        self.key = shorten_key("@".join((KEY, ti.dag_id, ti.task_id, ti.run_id, *index)))
+        self.name = f"in the Variable {self.key!r}"
+
+    def get(self) -> Any:
+        text = Variable.get(self.key, None)
+        if text is not None:
+            _variables.add(self.key)
+        return text
+
+    def set(self, text: str) -> None:
+        Variable.set(self.key, text)
+        # Airflow 3.0 and 3.1 log that a Variable was not set, and raise nothing.
+        if self.get() != text:
+            raise RuntimeError("the Variable was not set")
+
+    def delete(self) -> None:
+        _variables.discard(self.key)
+        Variable.delete(self.key)

@@ -84,7 +84,7 @@ def test_ids():
     assert list(read_ids([7, "8 ", {"Id": "9"}, {"Id": 10}])) == ["7", "8", "9", "10"]
 
 
-@pytest.mark.parametrize("row", ["x", "", None, True, -1, 1.5, {"id": "7"}, {"Id": None}, ["7"]])
+@pytest.mark.parametrize("row", ["x", "", None, True, -1, 1.5, {"id": "7"}, {"Id": None}, [["7"]]])
 def test_no_ids(row):
     """What is no id is rejected before Onebox is asked for it."""
     with pytest.raises(OneboxConfigError, match="is not an id and has none"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import date, datetime
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_message_without_an_id(connected, hook):
     for odd in ([], "x", {"data": {}}, {}):
         connected.state.fail("wrong_type", path="message", value=odd)
         with pytest.raises(
-            OneboxUncertainWriteError, match=r"POST message: the answer holds no page of messages\. It may have"
+            OneboxUncertainWriteError, match=r"POST message: the response holds no page of messages\. It may have"
         ):
             hook.send_message(**MESSAGE)
 
@@ -165,7 +166,7 @@ def test_no_id(connected, hook, write, field):
     """A write that is answered without the id is uncertain."""
     connected.state.fail("wrong_type", path="POST", value={}, after=1)
     with pytest.raises(
-        OneboxUncertainWriteError, match=f"the answer holds no {field}. It may have been done"
+        OneboxUncertainWriteError, match=f"the response holds no {field}. It may have been done"
     ) as caught:
         getattr(hook, write)(**(TICKET if field == "ticketId" else {"name": "A"}))
     assert caught.value.status == 200
@@ -207,3 +208,72 @@ def test_ticket_with_files_is_sent_again(connected, hook, tmp_path):
     hook.create_ticket(**TICKET, file=str(tmp_path / "a.txt"))
     assert connected.state.books()[-1]["body"]["file"][0]["size"] == 100_000
     assert len(connected.state.tickets) == 1
+
+
+NUMBERS = [(5, "5"), (1.5, "1.5"), (True, "True"), (datetime(2026, 11, 24), "2026-11-24 00:00:00")]
+CONTAINERS = [({"order": 5, "\u00e9": None}, '{"order": 5, "\u00e9": null}'), ([1, "a"], '[1, "a"]'), ((1,), "[1]")]
+
+
+@pytest.mark.parametrize(("value", "text"), [*NUMBERS, *CONTAINERS, ({"a": date(2026, 1, 2)}, '{"a": "2026-01-02"}')])
+def test_text_is_text(connected, hook, value, text):
+    """What a native template makes of a text is sent as text in every text field; containers as JSON."""
+    hook.create_ticket(**dict.fromkeys(TICKET, value))
+    hook.create_contact(name=value, media=value)
+    names = ("body", "body_text", "subject", "sender", "to", "cc", "bcc", "connection_id")
+    hook.send_message(**dict.fromkeys(names, value))
+    ticket, contact, message = (entry["body"] for entry in connected.state.books())
+    assert ticket == dict.fromkeys(("fullName", "contact", "subject", "category", "content"), text)
+    assert contact == {"Name": text, "Media": text}
+    content = message.pop("Content")
+    assert (content["Body"], content["BodyText"]) == (text, text)
+    assert message == dict.fromkeys(("ConnectionId", "Subject", "From", "To", "Cc", "Bcc"), text)
+
+
+@pytest.mark.parametrize("value", [(-6.2, 106.8), [-6.2, 106.8], "-6.2,106.8"])
+def test_coordinate(connected, hook, value):
+    """A coordinate is text, also where a native template makes a pair of it."""
+    hook.create_ticket(**TICKET, coordinate=value)
+    assert body(connected)["coordinate"] == "-6.2,106.8"
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (float("nan"), r"^Email=nan is not a number, so nothing was sent\.$"),
+        (-float("inf"), "^Email=-inf is not a number"),
+        ({"a": float("nan")}, r"^Email can't be written as JSON text: .+\.$"),
+        ({("a", 1): 2}, "^Email can't be written as JSON text: "),
+    ],
+)
+def test_no_text(connected, hook, value, match):
+    """A number that is not finite, as an empty cell of a data frame is, is not sent as a word."""
+    with pytest.raises(OneboxConfigError, match=match):
+        hook.create_contact(name="A", email=value)
+    assert not connected.state.requests
+
+
+@pytest.mark.parametrize(
+    "row_id", ["9" * 21, "7" * 2**20, ["7"], {"a": 1}, "7\nForged log line", "-1", 1.5, True, "0", "", None]
+)
+def test_id_of_a_response(connected, hook, row_id):
+    """An id is digits: anything else in its place leaves the write uncertain, and is in no message."""
+    connected.state.fail("wrong_type", path="create", value={"ticketId": row_id})
+    with pytest.raises(OneboxUncertainWriteError) as caught:
+        hook.create_ticket(**TICKET)
+    assert str(caught.value) == (
+        "Connection 'onebox_default': POST ticket/create: the response holds no ticketId. It may have been done: look "
+        "in Onebox before you clear the task."
+    )
+    connected.state.fail("wrong_type", path="contactrz", value={"Id": row_id})
+    with pytest.raises(OneboxUncertainWriteError, match="the response holds no Id"):
+        hook.create_contact(name="A")
+    connected.state.fail("wrong_type", path="message", value={"data": [{"Id": row_id}]})
+    assert hook.send_message(**MESSAGE) in (None, "0")
+
+
+def test_blank_contact(connected, hook):
+    """White space is no field of a contact."""
+    with pytest.raises(OneboxConfigError, match="A contact needs a name"):
+        hook.create_contact(name=" ", email="")
+    hook.create_contact(name="A", email=" ")
+    assert body(connected) == {"Name": "A"}

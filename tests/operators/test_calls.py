@@ -15,11 +15,22 @@ from urllib.parse import parse_qsl
 
 import pyarrow.parquet
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, Asset, ObjectStoragePath
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowFailException,
+    AirflowSkipException,
+    Asset,
+    ObjectStoragePath,
+)
 from support.polling import Log
 from support.watermarks import Deployment
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUncertainWriteError
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxError,
+    OneboxUncertainWriteError,
+    OneboxUnusableResultError,
+)
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators import onebox
 from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
@@ -526,9 +537,11 @@ def test_response_filter_that_fails(connected, context, method):
     options = {"task_id": "t", "endpoint": "contactrz", "json": {"Name": "A"}}
     task = OneboxRequestOperator(**options, method=method, response_filter=lambda reply: reply["data"])
     with pytest.raises(
-        OneboxConfigError, match=r"contactrz was answered, but response_filter failed: KeyError: 'data'\. The write was"
-    ):
+        OneboxUnusableResultError,
+        match=r"contactrz succeeded, but response_filter failed: KeyError: 'data'\. The write",
+    ) as caught:
         task.execute(context())
+    assert caught.value.uncertain
     assert len([entry for entry in connected.state.books() if entry["id"]]) == 1
 
 
@@ -548,29 +561,51 @@ def test_response_filter_that_decides(connected, context, method, error):
 
 
 def test_response_filter(connected, context):
-    """What the filter makes of an answer is what goes to the XCom, JSON or not."""
+    """What the filter makes of an answer is what goes to the XCom: JSON, or what Airflow itself can serialize."""
     options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 3}}
     task = OneboxRequestOperator(**options, response_filter=lambda reply: [row["Id"] for row in reply["data"]])
     assert task.execute(context()) == connected.state.ids()[:3]
-    assert OneboxRequestOperator(**options, response_filter=lambda reply: set).execute(context()) is set
+    assert OneboxRequestOperator(**options, response_filter=lambda _: {1, 2}).execute(context()) == {1, 2}
 
 
-def test_answer_too_large_for_xcom(connected, context, monkeypatch):
-    """An answer that is too much for an XCom is rejected with the way out, and a filter can keep what is needed."""
-    monkeypatch.setattr(onebox, "MAX_XCOM_BYTES", 2000)
-    options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 50}}
-    with pytest.raises(OneboxConfigError, match=r"GET ticketrz returned [0-9,]+ bytes .* 2,000 here: pass resp"):
-        OneboxRequestOperator(**options).execute(context())
-    assert OneboxRequestOperator(**options, response_filter=len).execute(context()) == 5
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (dict.keys, "TypeError"),
+        (lambda reply: (name for name in reply), "TypeError"),
+        (lambda _: object(), "TypeError"),
+        (lambda _: {("a", 1): 2, "__classname__": "x"}, "Error: "),
+        (lambda _: {"a": [1, float("nan")]}, r"the result\['a'\]\[1\] is nan, which JSON does not have"),
+        (lambda _: [-float("inf")], r"the result\[0\] is -inf, which"),
+        (lambda _: {"a": "x\0"}, r"the result\['a'\] holds U\+0000, which PostgreSQL rejects"),
+        (lambda _: {"x\0": 1}, r"a key of the result holds U\+0000"),
+        (lambda _: ["\ud83d"], r"the result\[0\] holds half of a surrogate pair"),
+        (lambda _: {"\udfff": 1}, "a key of the result holds half of a surrogate pair"),
+        (lambda _: [2**64], r"the result\[0\] is a number of more than 64 bits"),
+        (lambda _: -(2**63) - 1, "the result is a number of more than 64 bits"),
+        (lambda _: "x" * (2**20 - 1), r"it is 1,048,577 bytes of JSON, and an XCom holds at most 1,048,576 here"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_result_that_airflow_cannot_store(connected, context, make, problem, method):
+    """What would fail when Airflow stores it fails before, without a retry, and says so; the write is made once."""
+    body = None if method == "GET" else {"Name": "A"}
+    task = OneboxRequestOperator(task_id="t", endpoint="contactrz", method=method, json=body, response_filter=make)
+    start = f"^{method} contactrz succeeded, but Airflow can't store its result as an XCom: .*{problem}"
+    with pytest.raises(OneboxUnusableResultError, match=start) as caught:
+        task.execute(context())
+    assert isinstance(caught.value, AirflowFailException)
+    assert caught.value.uncertain is ("The write was made" in str(caught.value)) is (method == "POST")
+    assert len(connected.state.books()) == (method == "POST")
+    task.do_xcom_push = False
+    task.execute(context())
 
 
-def test_answer_that_just_fits_an_xcom(connected, context):
-    """An XCom takes a mebibyte of JSON and no byte more."""
-    options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 1}}
-    text = "x" * (2**20 - 2)
-    assert OneboxRequestOperator(**options, response_filter=lambda _: text).execute(context()) == text
-    with pytest.raises(OneboxConfigError, match="returned 1,048,577 bytes"):
-        OneboxRequestOperator(**options, response_filter=lambda _: f"{text}x").execute(context())
+@pytest.mark.parametrize("result", ["x" * (2**20 - 2), 2**64 - 1, -(2**63), True, None, {"a": [1.5, "\ud7ff\ue000"]}])
+def test_result_that_airflow_can_store(connected, context, result):
+    """The greatest and the longest that an XCom takes is no problem."""
+    task = OneboxRequestOperator(task_id="t", endpoint="ticketrz", response_filter=lambda _: result)
+    assert task.execute(context()) == result
 
 
 def test_request_with_a_form(connected, context):
@@ -642,7 +677,7 @@ def test_native_message(connected, context, native):
     render(OneboxSendMessageOperator(task_id="t", **fields), values, native=native).execute(context())
     body = connected.state.books()[0]["body"]
     assert (body["ConnectionId"], body["To"], body["Subject"], body["ConversationId"]) == ("3", "628123", "1.5", ticket)
-    assert (body["Content"]["Body"], body["Cc"]) == ("0", ["a"])
+    assert (body["Content"]["Body"], body["Cc"]) == ("0", '["a"]')
     assert not body.get("From")
 
 
@@ -769,7 +804,7 @@ def test_renderers(operator, renderers):
     structured = {
         name for name in operator.template_fields if re.search(r"\b(Sequence|list|dict|Any)\b", hints.get(name, ""))
     }
-    assert structured - {"output_path", "results_path", "attachments_path"} == set(renderers)
+    assert structured - {"output_path", "results_path", "attachments_path", "attachments_root"} == set(renderers)
 
 
 @pytest.mark.parametrize("operator", [OneboxListOperator, OneboxRequestOperator, OneboxCreateTicketOperator])

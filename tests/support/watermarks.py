@@ -27,6 +27,7 @@ class Deployment:
         self.before = lambda step: None  # is told of each step before it is taken
         monkeypatch.setattr(Variable, "get", self._get)
         monkeypatch.setattr(Variable, "set", self._set)
+        monkeypatch.setattr(Variable, "delete", self._delete)
 
     def _get(self, key: str, default: Any) -> Any:
         self.before("read")
@@ -37,11 +38,22 @@ class Deployment:
         self.before("write")
         self.variables[key] = value
 
+    def _delete(self, key: str) -> None:
+        self.before("delete")
+        self.variables.pop(key, None)
+
     def context(
-        self, run_id: str = "r1", task_id: str = "t", dag_id: str = "d", map_index: int = -1, try_number: int = 1
+        self,
+        run_id: str = "r1",
+        task_id: str = "t",
+        dag_id: str = "d",
+        map_index: int = -1,
+        try_number: int = 1,
+        max_tries: int = 2,
     ) -> dict[str, Any]:
         """Return the context of a task try."""
-        ti = SimpleNamespace(dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, try_number=try_number)
+        ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
+        ti = SimpleNamespace(**ids, try_number=try_number, max_tries=max_tries)
 
         def get_ti_count(
             dag_id: str, map_index: int, task_ids: list[str], states: list[str], run_ids: list[str] | None = None

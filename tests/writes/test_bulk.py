@@ -28,7 +28,8 @@ from airflow_provider_onebox.exceptions import (
 from airflow_provider_onebox.files import uploads
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
-from airflow_provider_onebox.writes import bulk, journal
+from airflow_provider_onebox.writes import DONE
+from airflow_provider_onebox.writes import results as results_file
 
 TICKET = {"full_name": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
 CONTACTS = [{"name": f"Contact {n}"} for n in range(9)]
@@ -136,20 +137,33 @@ def test_equal_rows(connected, run):
     assert len(written(connected)) == 3
 
 
-def test_rejected(connected, run, results):
+def test_rejected(connected, run, results, tmp_path, caplog, capsys):
     """Rows that Onebox or this provider rejects have their reason and harm no others; a clear tries them again."""
-    rows = [CONTACTS[0], {"name": ["x"]}, {}, {"nam": "x"}, "x", CONTACTS[1]]
-    with pytest.raises(OneboxRequestError, match="of 6 rows, 2 are done, 4 rejected, 0 uncertain") as caught:
-        run(rows)
+    rows = [CONTACTS[0], {"name": "x"}, {}, {"nam": "x"}, "x", CONTACTS[1]]
+    connected.state.fail("envelope", path="contactrz", after=1, status=422, message="the fields are not valid.")
+    with pytest.raises(OneboxRequestError) as caught:
+        run(rows, parallelism=1)
     assert not caught.value.uncertain
+    summary = (
+        f"{tmp_path}/results.jsonl: of 6 rows, 2 are done, 4 rejected, 0 uncertain. Row 1 is rejected: the fields are "
+        "not valid"
+    )
+    assert str(caught.value) == (
+        f"{summary}. The file has the reason for each. When you clear the task, only those rows are sent again."
+    )
+    assert f"{summary}." in caplog.text + capsys.readouterr().out
     lines = results()
     assert [line["result"] for line in lines] == ["done", *["rejected"] * 4, "done"]
     assert [line.get("message", "")[:40] for line in lines[1:5]] == [
-        "the fields are not valid",
+        "the fields are not valid.",
         "A contact needs a name, an e-mail addres",
-        "The row does not hold what create_contac",
-        "The row does not hold what create_contac",
+        "The row is not a dictionary with the arg",
+        "The row is not a dictionary with the arg",
     ]
+    assert lines[3]["message"] == (
+        "The row is not a dictionary with the arguments of the hook's create_contact (name, phone, fax, email, mobile, "
+        "twitter_id, facebook_id, media): got an unexpected keyword argument 'nam'."
+    )
     # The server has learned it.
     connected.state.fail("wrong_type", path="contactrz", value={"Id": "77"})
     assert run(rows, max_failed_share=0.5)["rejected"] == 3
@@ -157,17 +171,80 @@ def test_rejected(connected, run, results):
 
 
 def test_files_that_are_missing(connected, run, results, tmp_path, monkeypatch):
-    """A row whose file is not there is rejected and harms no others; a file that can't be read now stops the task."""
+    """A row whose file can't exist is rejected and harms no others; a file that can't be read now stops the task."""
     (tmp_path / "there").write_text("x")
-    rows = [{**TICKET, "attachment": str(tmp_path / name)} for name in ("absent", ".", "there/absent", "there")]
-    assert run(rows, "ticket", max_failed_share=1)["rejected"] == 3
-    assert [line["result"] for line in results()] == ["rejected"] * 3 + ["done"]
-    assert "absent can't be read, so nothing was sent: No such file or directory" in results()[0]["message"]
+    names = ("absent", ".", "there/absent", "n" * 300, "\0", "there")
+    rows = [{**TICKET, "attachment": f"{tmp_path}/./{name}"} for name in names]
+    root = {"attachments_root": tmp_path.parent}
+    assert run(rows, "ticket", max_failed_share=1, **root)["rejected"] == 5
+    assert [line["result"] for line in results()] == ["rejected"] * 5 + ["done"]
+    assert [line.get("message", "").partition("nothing was sent: ")[2] for line in results()] == [
+        "No such file or directory.",
+        "Is a directory.",
+        "Not a directory.",
+        "File name too long.",
+        "embedded null byte.",
+        "",
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "storage_path", lambda path: 1 / 0)
         with pytest.raises(OneboxError, match="can't be read") as caught:
-            run(rows, "ticket", max_failed_share=1)
+            run(rows, "ticket", max_failed_share=1, **root)
+    assert type(caught.value) is OneboxError
     assert caught.value.retryable
+
+
+def test_unknown_scheme(connected, run, results):
+    """A row whose file is in a storage that Airflow does not know is rejected."""
+    row = {**TICKET, "file": ["unheard://bucket/a"]}
+    assert run([row, TICKET], "ticket", max_failed_share=1, attachments_root="unheard://bucket/")["done"] == 1
+    assert results()[0]["message"].startswith("unheard://bucket/a can't be read, so nothing was sent: ")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("ticket", "attachment"), ("ticket", "file"), ("message", "attachments")])
+def test_files_of_the_worker(connected, run, results, tmp_path, kind, name):
+    """Rows name files below attachments_root alone, whatever links and dots there are; without one, none."""
+    root, outside = tmp_path / "root", tmp_path / "rootless"
+    for folder in (root, outside):
+        folder.mkdir()
+        (folder / "a.txt").write_text("geheim")
+    (root / "link").symlink_to(outside)
+    (root / "here").symlink_to("a.txt")
+    fields = TICKET if kind == "ticket" else {"connection_id": "3", "body": "x"}
+    allowed = [f"{root}/a.txt", f"{root}/x/../a.txt", f"file://{root}/here", [f"{root}/a.txt", f"{root}/here"]]
+    refused = ["/proc/self/environ", f"{root}/link/a.txt", f"{root}/../rootless/a.txt", f"{outside}/a.txt", str(root)]
+    refused += [f"file://{outside}/a.txt", f"{root}/x://../../rootless/a.txt", "s3://bucket/a.txt", {"a": 1}]
+    refused += [[f"{root}/a.txt", f"{outside}/a.txt"]]
+    rows = [{**fields, name: path} for path in (*allowed, *refused)]
+    assert run(rows, kind, max_failed_share=1, attachments_root=root)["done"] == len(allowed)
+    assert [line["result"] for line in results()] == ["done"] * len(allowed) + ["rejected"] * len(refused)
+    assert results()[len(allowed)]["message"] == (
+        f"The row names the file '/proc/self/environ', and that is not below attachments_root {root}: nothing was "
+        "sent. Set attachments_root to the folder whose files rows may attach."
+    )
+    assert len(connected.state.books()) == len(allowed)
+    for nothing in (None, "", "None"):
+        (tmp_path / "results.jsonl").unlink()
+        assert run(rows, kind, max_failed_share=1, attachments_root=nothing)["rejected"] == len(rows)
+        assert "', and attachments_root is not set: nothing was sent." in results()[0]["message"]
+    assert len(connected.state.books()) == len(allowed)
+
+
+@pytest.mark.parametrize("path", ["s3://c@b/f/a", "s3://c@b/f/x/../a"])
+def test_resolve_remote(path):
+    """In an object storage, dots are resolved as well; a path that names another storage inside is refused."""
+    assert uploads.resolve_below("s3://c@b/f", path) == ["s3://c@b/f/a"]
+    assert uploads.resolve_below("s3://c@b/f/", [path]) == ["s3://c@b/f/a"]
+    for other in ("s3://c@b/f/../g/a", "s3://c@b/fa", "s3://b/f/a", "gs://c@b/f/a", "s3://c@b/f/a::file://passwd"):
+        with pytest.raises(OneboxConfigError, match="is not below attachments_root s3://c@b/f"):
+            uploads.resolve_below("s3://c@b/f", [other])
+
+
+def test_rows_of_mapped_tasks(connected, run, results):
+    """The lists of mapped tasks are one list of rows."""
+    assert run([CONTACTS[:2], (CONTACTS[2],), [], CONTACTS[3]])["done"] == 4
+    assert [line["row"] for line in results()] == [0, 1, 2, 3]
+    assert written(connected) == [row["name"] for row in CONTACTS[:4]]
 
 
 def test_rows_beyond_json(connected, run, results):
@@ -185,7 +262,7 @@ def test_reasons_in_the_log(connected, run, caplog):
     """The log tells why the first rows were rejected or are uncertain, in their order."""
     connected.state.fail("drop_after", path="contactrz")
     run([CONTACTS[0], {}, CONTACTS[1], *[{"nam": "x"}] * 30], parallelism=1, max_failed_share=1)
-    told = [record.getMessage() for record in caplog.records if record.name == journal.log.name]
+    told = [record.getMessage() for record in caplog.records if record.name == results_file.log.name]
     assert len(told) == 20
     assert told[0].startswith("Row 0 is uncertain: Connection 'onebox_default', site 169: POST contactrz: ")
     assert told[1] == "Row 1 is rejected: A contact needs a name, an e-mail address, a number or an account."
@@ -206,7 +283,8 @@ def test_in_doubt(connected, run, results):
     """A row whose answer is lost is uncertain, fails the task for good, and is repeated only if told."""
     connected.state.fail("drop_after", path="contactrz", after=2)
     with pytest.raises(
-        OneboxUncertainWriteError, match=r"8 are done, 0 rejected, 1 uncertain\. Those uncertain may have"
+        OneboxUncertainWriteError,
+        match=r"8 are done, 0 rejected, 1 uncertain\. Row 2 is uncertain: .*\. Those uncertain may have",
     ):
         run(parallelism=1)
     (line,) = [line for line in results() if line["result"] == "uncertain"]
@@ -262,7 +340,7 @@ def test_no_secrets(connected, run, tmp_path, status):
     with pytest.raises(OneboxError) as caught:
         run()
     text = (tmp_path / "results.jsonl").read_text() + str(caught.value)
-    assert text.count("bad: *** ***") == 9
+    assert text.count("bad: *** ***") == 10
     assert not [secret for secret in secrets if secret in text]
 
 
@@ -504,10 +582,10 @@ def test_room_again(connected, run, monkeypatch):
 def test_very_many(tmp_path):
     """Each of thousands of rows has one line."""
     path = tmp_path / "results.jsonl"
-    with journal.ResultsFile(path, ["r1"]) as file:
+    with results_file.ResultsFile(path, ["r1"]) as file:
         for n in range(2500):
-            file.note(journal.RowResult(n, bulk.DONE, file.key("row", n)))
-        assert file.finish() == {"done": 2500}
+            file.note(results_file.RowResult(n, DONE, file.key("row", n)))
+        assert file.finish() == ({"done": 2500}, "")
     assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == list(range(2500))
 
 
@@ -543,7 +621,9 @@ def test_unforeseen_error(connected, run, monkeypatch, results):
             run(parallelism=1)
     assert [line["result"] for line in results()] == ["begun"]
     assert run(max_failed_share=1)["uncertain"] == 1
-    assert results()[0]["message"] == journal.CUT_OFF
+    assert results()[0]["message"] == (
+        "A try of this task ended after it began to send and before it noted a result: check in Onebox."
+    )
 
 
 def test_rows_that_end_with_an_error(connected, run, results, tmp_path):

@@ -1,0 +1,443 @@
+"""A single write is made at most once, whatever ends the task try; a person who clears the task writes anew."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException
+from support.airflow_home import AIRFLOW_VERSION
+from support.watermarks import Deployment
+
+from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
+    OneboxConfigError,
+    OneboxError,
+    OneboxUnavailableError,
+    OneboxUncertainWriteError,
+    OneboxUnusableResultError,
+)
+from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators.messages import OneboxSendMessageOperator
+from airflow_provider_onebox.operators.onebox import OneboxCreateTicketOperator, OneboxRequestOperator
+from airflow_provider_onebox.writes import journal
+
+TICKET = {"full_name": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "geheim"}
+WRITES = {
+    "ticket": (OneboxCreateTicketOperator, TICKET),
+    "message": (OneboxSendMessageOperator, {"connection_id": "3", "body": "geheim"}),
+    "request": (OneboxRequestOperator, {"endpoint": "contactrz", "method": "post", "json": {"Name": "geheim"}}),
+}
+CALLS = {"ticket": "POST ticket/create", "message": "POST message", "request": "post contactrz"}
+VARIABLE = "onebox_write@d@t@r1"
+
+
+class Died(BaseException):
+    """Ends a try as a kill does."""
+
+
+class TaskStore(dict):
+    """The state store of a task, as Airflow 3.3 has it."""
+
+    def set(self, key, value, *, retention):
+        """Keep a value for good."""
+        from airflow.sdk import NEVER_EXPIRE
+
+        assert retention is NEVER_EXPIRE
+        assert isinstance(value, str)
+        self[key] = value
+
+    def delete(self, key):
+        """Remove a value."""
+        del self[key]
+
+
+@pytest.fixture
+def airflow(monkeypatch):
+    """Make an Airflow with Variables and, if asked, state stores."""
+    deployment = Deployment(monkeypatch)
+    deployment.task_store = None
+    return deployment
+
+
+@pytest.fixture(
+    params=["variable", pytest.param("store", marks=pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason=""))]
+)
+def stores(request, airflow):
+    """Return what the journal holds, in each of its stores."""
+    if request.param == "store":
+        airflow.task_store = TaskStore()
+        return airflow.task_store
+    return airflow.variables
+
+
+@pytest.fixture
+def run(connected, airflow):
+    """Execute a write as a task try does."""
+
+    def execute(kind="ticket", try_number=1, *, max_tries=2, map_index=-1, store=True, **options):
+        operator, fields = WRITES[kind]
+        task = operator(task_id="t", **{**fields, **options})
+        context = airflow.context(try_number=try_number, max_tries=max_tries, map_index=map_index)
+        if store and airflow.task_store is not None:
+            context["task_state_store"] = airflow.task_store
+        execute.context = context
+        execute.task = task
+        return task.execute(context)
+
+    return execute
+
+
+def written(sandbox):
+    """Count what Onebox has written."""
+    return len([entry for entry in sandbox.state.books() if entry["id"]])
+
+
+def die_after_the_response(monkeypatch):
+    """Let the process die when it has sent the write, before it has noted the result."""
+    request = OneboxHook.request
+
+    def dying(self, *args, **options):
+        request(self, *args, **options)
+        raise Died
+
+    monkeypatch.setattr(OneboxHook, "request", dying)
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_result_is_returned_again(connected, run, stores, kind, caplog, capsys):
+    """A try that follows one whose XCom could not be stored returns the same result and sends nothing."""
+    caplog.set_level("INFO")
+    result = run(kind)
+    sent = len(connected.state.books())
+    assert json.loads(stores[next(iter(stores))]) == {
+        "call": CALLS[kind],
+        "try_number": 1,
+        "max_tries": 2,
+        "result": "done",
+        "value": result,
+    }
+    connected.state.requests.clear()
+    assert run(kind, 2) == result
+    assert not connected.state.requests
+    assert len(connected.state.books()) == sent == written(connected) == 1
+    line = f"{CALLS[kind]}: try 1 of this task made this write; returning its result."
+    assert line in caplog.text + capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_process_that_died(connected, run, stores, monkeypatch, kind):
+    """A try that follows one that died after it sent fails at once, sends nothing, and says what to do."""
+    with monkeypatch.context() as patch:
+        die_after_the_response(patch)
+        with pytest.raises(Died):
+            run(kind)
+    (text,) = stores.values()
+    assert json.loads(text) == {"call": CALLS[kind], "try_number": 1, "max_tries": 2}
+    for try_number in (2, 3):
+        with pytest.raises(OneboxUncertainWriteError) as caught:
+            run(kind, try_number)
+        assert isinstance(caught.value, AirflowFailException)
+        assert str(caught.value) == (
+            f"{CALLS[kind]}: try 1 of this task ended after it began to send and before it noted a result. It may have "
+            "been done: look in Onebox before you clear the task, which makes the write anew."
+        )
+    assert len(connected.state.books()) == 1
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_cleared(connected, run, stores, monkeypatch, died):
+    """A person who clears the task has the write made anew; Airflow raises max_tries for that."""
+    with monkeypatch.context() as patch:
+        if died:
+            die_after_the_response(patch)
+            with pytest.raises(Died):
+                run()
+        else:
+            run()
+    second = run(try_number=2, max_tries=3)
+    assert written(connected) == 2
+    assert run(try_number=3, max_tries=3) == second
+    assert len(stores) == 1
+
+
+def test_new_run_of_the_same_name(connected, run, stores):
+    """The first try of a run asks for no earlier one: a run that was deleted and made again has that one's id."""
+    assert run() != run()
+    assert written(connected) == 2
+
+
+def test_write_that_was_not_made(connected, connect, run, stores):
+    """After an error that leaves no doubt, nothing is in the journal, and a retry sends."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    connected.state.fail("status", path="create", status=429)
+    with pytest.raises(OneboxUnavailableError):
+        run()
+    assert stores == {}
+    assert run(try_number=2)
+    assert written(connected) == 1
+
+
+def test_response_that_was_lost(connected, run, stores):
+    """After an uncertain error, the entry stays: should Airflow retry all the same, nothing is sent."""
+    connected.state.fail("drop_after", path="create")
+    for try_number in (1, 2):
+        with pytest.raises(OneboxUncertainWriteError):
+            run(try_number=try_number)
+    assert len(connected.state.books()) == 1
+
+
+def test_nothing_to_note(connected, connect, run, stores):
+    """Arguments that are refused and a login that fails come before the journal."""
+    with pytest.raises(OneboxConfigError, match="but empty: content"):
+        run(content="")
+    connect(connected.url, login=connected.email, password="wrong")
+    with pytest.raises(OneboxAuthError):
+        run()
+    assert stores == {}
+    assert not connected.state.books()
+
+
+@pytest.mark.parametrize("step", ["write", "read"])
+def test_journal_that_cannot_be_written(connected, run, airflow, step):
+    """Where the journal can't be written, nothing is sent, and a retry can help."""
+
+    def before(now):
+        if now == step:
+            raise RuntimeError("somebody's secret")
+
+    airflow.before = before
+    with pytest.raises(OneboxError) as caught:
+        run()
+    assert type(caught.value) is OneboxError
+    assert caught.value.retryable
+    assert not caught.value.uncertain
+    assert str(caught.value) == (
+        f"The journal entry in the Variable {VARIABLE!r} can't be written (RuntimeError): nothing was sent. A retry "
+        "can help; journal=False makes the write without a journal."
+    )
+    assert not connected.state.books()
+
+
+def test_journal_that_cannot_be_read(connected, run, airflow):
+    """Where a later try can't read the journal, nothing is sent."""
+
+    def before(step):
+        raise RuntimeError(step)
+
+    airflow.before = before
+    with pytest.raises(OneboxError, match=r"can't be read \(RuntimeError\): nothing was sent") as caught:
+        run(try_number=2)
+    assert caught.value.retryable
+    assert not connected.state.requests
+
+
+def test_variable_that_was_not_set(connected, run, airflow, monkeypatch):
+    """Airflow 3.0 and 3.1 only log that a Variable could not be set: it is read back."""
+    monkeypatch.setattr(journal.Variable, "set", lambda *_: None)
+    with pytest.raises(OneboxError, match="can't be written"):
+        run()
+    assert not connected.state.books()
+
+
+def test_foreign_entry(connected, run, airflow):
+    """What this provider did not write is not interpreted."""
+    airflow.variables[VARIABLE] = "7"
+    with pytest.raises(OneboxConfigError) as caught:
+        run(try_number=2)
+    assert str(caught.value) == (
+        f"The journal entry in the Variable {VARIABLE!r} is '7', which this provider did not write: nothing was sent. "
+        "Remove it."
+    )
+    assert not connected.state.requests
+
+
+@pytest.mark.usefixtures("stores")
+def test_entry_that_is_gone(connected, run):
+    """A try that died before it noted anything has sent nothing."""
+    assert run(try_number=2)
+    assert written(connected) == 1
+
+
+def test_result_that_cannot_be_noted(connected, run, airflow, caplog):
+    """The write was made, so its result is returned; a retry would fail as uncertain."""
+    steps = []
+
+    def before(step):
+        steps.append(step)
+        if steps.count("write") == 2:
+            raise RuntimeError
+
+    airflow.before = before
+    assert run()
+    assert "The result of this write can't be noted in the journal (RuntimeError): should this task be" in caplog.text
+    airflow.before = lambda step: None
+    with pytest.raises(OneboxUncertainWriteError):
+        run(try_number=2)
+    assert written(connected) == 1
+
+
+def test_entry_that_cannot_be_removed(connected, connect, run, airflow, caplog):
+    """The error of the write is raised, and the log says what a retry will do."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+
+    def before(step):
+        if step == "delete":
+            raise RuntimeError
+
+    airflow.before = before
+    connected.state.fail("status", path="create", status=429)
+    with pytest.raises(OneboxUnavailableError):
+        run()
+    assert (
+        "The entry of a write that was not made can't be removed from the journal (RuntimeError): shou" in caplog.text
+    )
+
+
+def large(length):
+    """Return what makes a result of that many bytes of JSON."""
+    return lambda _: "x" * (length - 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, True),
+        ({"response_filter": large(4096)}, True),
+        ({"response_filter": large(4097)}, False),
+        ({"response_filter": lambda _: None}, True),
+        ({"response_filter": lambda _: {1, 2}}, True),
+        ({"response_filter": lambda _: object(), "do_xcom_push": False}, False),
+        ({"include_secrets": True}, False),
+    ],
+)
+def test_what_is_kept(connected, run, stores, options, kept):
+    """A result that is large or secret is not kept: a later try knows that the write was made, and fails."""
+    run("request", **options)
+    (text,) = stores.values()
+    assert ("value" in json.loads(text)) is kept
+    assert json.loads(text)["result"] == "done"
+    if not kept:
+        with pytest.raises(OneboxUnusableResultError) as caught:
+            run("request", 2, **options)
+        assert caught.value.uncertain
+        assert str(caught.value) == (
+            "post contactrz: try 1 of this task made this write, and its result was not kept, because it is secret or "
+            "larger than 4,096 bytes. Nothing was sent again."
+        )
+    assert written(connected) == 1
+
+
+def test_no_body_in_the_journal(run, stores):
+    """What is written is in no entry."""
+    for kind in WRITES:
+        run(kind, response_filter=lambda _: 1) if kind == "request" else run(kind)
+        assert "geheim" not in "".join(stores.values())
+
+
+def test_reads_have_none(connected, run, stores):
+    """A read is in no journal, in no case."""
+    row = connected.state.ids()[0]
+    for method in ("GET", "get", "OPTIONS"):
+        connected.state.fail("wrong_type", path="OPTIONS", value={})
+        run("request", method=method, endpoint=f"ticketrz/{row}", json=None)
+    assert stores == {}
+
+
+def test_without(connected, run, stores):
+    """Who wants no journal has none: a retry writes again."""
+    for try_number in (1, 2):
+        run(try_number=try_number, journal=False)
+    assert stores == {}
+    assert run.task.on_success_callback in (None, [], ())
+    assert written(connected) == 2
+
+
+def test_mapped(connected, run, airflow):
+    """Each mapped instance has its own entry."""
+    first, second = (run(map_index=index) for index in (0, 1))
+    assert list(airflow.variables) == [f"{VARIABLE}@0", f"{VARIABLE}@1"]
+    assert [run(try_number=2, map_index=index) for index in (0, 1)] == [first, second]
+    assert run(map_index=None)
+    assert list(airflow.variables)[2:] == [VARIABLE]
+
+
+@pytest.mark.parametrize("context", [{}, {"ti": SimpleNamespace(task_id="another", try_number=2, max_tries=2)}])
+def test_executed_by_hand(connected, airflow, context):
+    """An operator that is executed in somebody's own task has no journal: it may be one of several there."""
+    for _ in range(2):
+        OneboxCreateTicketOperator(task_id="t", **TICKET).execute(context)
+    assert airflow.variables == {}
+    assert written(connected) == 2
+
+
+def test_hook_after_the_write(connected, run, airflow):
+    """What a subclass sends with the same hook afterwards does not touch the entry of its write."""
+    run()
+    before = dict(airflow.variables)
+    run.task.hook.create_contact(name="A")
+    assert airflow.variables == before
+    connected.state.fail("envelope", path="create", status=422)
+    with pytest.raises(OneboxError):
+        run(map_index=1)
+    run.task.hook.create_contact(name="A")
+    assert airflow.variables == before
+
+
+@pytest.mark.parametrize("name", ["on_success_callback", "on_skipped_callback"])
+def test_variable_is_removed(connected, run, airflow, name):
+    """Once Airflow has recorded the success, the Variable is gone; the user's own callbacks are called as well."""
+    called = []
+    run(**{name: called.append})
+    assert list(airflow.variables) == [VARIABLE]
+    for callback in getattr(run.task, name):
+        callback(run.context)
+    assert called == [run.context]
+    assert airflow.variables == {}
+    for callback in getattr(run.task, name):  # another task's entry is not looked for
+        airflow.before = pytest.fail
+        callback(run.context)
+
+
+def test_variable_is_removed_by_a_later_try(run, airflow):
+    """The try that returns an earlier try's result removes the Variable of that."""
+    run(on_success_callback=[lambda _: None])
+    journal._variables.clear()  # another process
+    run(try_number=2)
+    run.task.on_success_callback[-1](run.context)
+    assert airflow.variables == {}
+
+
+@pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow before 3.3 has no state store of tasks")
+def test_store_is_not_cleaned(run, stores):
+    """Airflow removes the entry in the state store with the run; the callback leaves it, and reads no Variable."""
+    run()
+    before = dict(stores)
+    run.task.on_success_callback[-1](run.context)
+    assert stores == before or before.keys() == {VARIABLE}
+
+
+def test_mapped_operator(airflow):
+    """Each operator that is made of a mapped one has the callback."""
+    with DAG("d", schedule=None):
+        mapped = OneboxCreateTicketOperator.partial(
+            task_id="t", **{**TICKET, "on_success_callback": print, "journal": True}
+        ).expand(coordinate=["1,2"])
+    task = mapped.unmap({"coordinate": "1,2"})
+    assert len(task.on_success_callback) == 2
+    assert task.on_success_callback[0] is print
+
+
+def test_skip_after_the_write(connected, run, airflow):
+    """A filter that decides to skip the task leaves the entry; no retry follows a skip."""
+
+    def skip(_):
+        raise AirflowSkipException("x")
+
+    with pytest.raises(AirflowSkipException):
+        run("request", response_filter=skip)
+    assert list(airflow.variables) == [VARIABLE]
+    with pytest.raises(OneboxUncertainWriteError):
+        run("request", 2, response_filter=skip)
+    assert written(connected) == 1
