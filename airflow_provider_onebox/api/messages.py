@@ -1,4 +1,4 @@
-"""What a conversation, a message and an attachment are on the wire."""
+"""The forms of conversations and messages in requests and responses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_onebox.api.arguments import parse_id
+from airflow_provider_onebox.api.arguments import as_list, parse_id
 from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 
 if TYPE_CHECKING:
@@ -19,21 +19,21 @@ ROLES = ("MSR1", "MSR2", "MSR3", "MSR4")
 
 
 def messages_in(response: Any, ticket_id: str) -> list[dict[str, Any]] | None:
-    """Flatten a conversation: the messages of threads come where their thread stands.
+    """Flatten a conversation: the messages of a thread replace the thread.
 
-    :param response: what Onebox said.
+    :param response: the response.
     :param ticket_id: the ticket's id, for each message's ``ticketId``.
     :return: the messages, or ``None`` if the response is no conversation.
     """
     messages: list[dict[str, Any]] = []
-    left: deque[Any] = deque([response])
-    while left:
-        element = left.popleft()
+    pending: deque[Any] = deque([response])
+    while pending:
+        element = pending.popleft()
         if not isinstance(element, dict):
             return None
-        thread = element.get("data")
-        if isinstance(thread, list):
-            left.extendleft(reversed(thread))
+        thread = as_list(element.get("data"))
+        if thread is not None:
+            pending.extendleft(reversed(thread))
         elif element is response:
             return None
         else:
@@ -47,8 +47,7 @@ def message_body(
     """Make the body of a message, with the files as base64.
 
     :param fields: its fields by Onebox's own names; those that are ``None`` or empty are left out.
-    :param read_attachments: called once the fields are known to be valid; gives name, content and media type of each
-        file.
+    :param read_attachments: called when the fields are valid; returns the name, content and media type of each file.
     :return: the body.
     :raises OneboxConfigError: if a field is invalid.
     """
@@ -77,10 +76,10 @@ def message_body(
 
 
 def greatest_id(rows: Iterable[Any]) -> str | None:
-    """Find the newest of some records.
+    """Find the greatest id of some records, that of the newest one.
 
     :param rows: the records.
-    :return: its id, ``None`` if none has one.
+    :return: the id; ``None`` if no record has one.
     """
     ids = [parse_id(row.get("Id")) for row in rows if isinstance(row, dict)]
     greatest = max((number for number in ids if number is not None), default=None)

@@ -39,8 +39,6 @@ TEST_SECONDS = 10.0
 """Seconds that the Test button waits at most."""
 
 RESOURCES = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
-SECRET_FIELDS = ("password", "token")
-"""Fields of a ``connection`` record that hold secrets of the customer's own channels, in lower case."""
 
 log = logging.getLogger(__name__)
 
@@ -198,17 +196,18 @@ class OneboxHook(BaseHook):
         :param json: a body to send as JSON.
         :param data: a form, or a raw body.
         :param files: files to upload, as for :func:`requests.request`.
-        :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
+        :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
         :return: the parsed JSON.
         :raises OneboxError: the subclass that fits what went wrong.
         """
+        from airflow_provider_onebox.api.secret_fields import remove_secrets
+
         if self.before_send:
             # A login that fails, or during which the process dies, has written nothing.
             self.client.tokens.get()
             self.before_send(f"{method} {endpoint}")
         response = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
-        is_connection = "connection" in endpoint.lower().split("/")
-        return _without_secrets(response) if is_connection and not include_secrets else response
+        return response if include_secrets else remove_secrets(response)
 
     def list_records(
         self,
@@ -235,7 +234,7 @@ class OneboxHook(BaseHook):
         :param page_size: the most records per page; adapts if ``None``.
         :param max_records: the most records to return; all if ``None``.
         :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``.
-        :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
+        :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
         :return: an iterator over the records.
         :raises OneboxConfigError: at once, if an argument is invalid.
         :raises OneboxError: while iterating, if a page can't be fetched.
@@ -256,13 +255,14 @@ class OneboxHook(BaseHook):
         """List the records of a resource as they come, page by page.
 
         :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
-        :param include_secrets: whether records of ``connection`` keep their ``Password`` and ``Token``.
+        :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
         :param query: the other arguments of :meth:`list_records`.
         :return: an iterator over batches of records, none empty, with the last id and the total so far known.
         :raises OneboxConfigError: at once, if an argument is invalid.
         :raises OneboxError: while iterating, if a page can't be fetched.
         """
         from airflow_provider_onebox._airflow.lineage import report_listing
+        from airflow_provider_onebox.api.secret_fields import remove_secrets
 
         batches, settings = self.client.list_pages(resource, **query), self.settings
 
@@ -270,8 +270,8 @@ class OneboxHook(BaseHook):
             count, is_whole = 0, False
             try:
                 for batch in batches:
-                    if resource.lower() == "connection" and not include_secrets:
-                        batch.rows[:] = _without_secrets(batch.rows)
+                    if not include_secrets:
+                        remove_secrets(batch.rows)
                     count += len(batch.rows)
                     yield batch
                 is_whole = True
@@ -461,12 +461,13 @@ class OneboxHook(BaseHook):
             raise self._uncertain("message", "page of messages")
         return greatest_id(rows)
 
-    def list_conversations(self, ticket_id: int | str) -> list[dict[str, Any]]:
+    def list_conversations(self, ticket_id: int | str, *, include_secrets: bool = False) -> list[dict[str, Any]]:
         """Return the messages of a ticket in Onebox's order, each thread's messages in its place.
 
         API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
 
         :param ticket_id: the ticket.
+        :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
         :return: the messages, each with the ticket's id as ``ticketId``.
         :raises OneboxConfigError: if the id can't be one.
         :raises OneboxError: if they can't be fetched, or there is no such ticket.
@@ -477,7 +478,7 @@ class OneboxHook(BaseHook):
 
         ticket_id = str(as_id("ticket_id", str(ticket_id)))
         endpoint = f"ticket/conversations/{ticket_id}"
-        messages = messages_in(self.request("GET", endpoint), ticket_id)
+        messages = messages_in(self.request("GET", endpoint, include_secrets=include_secrets), ticket_id)
         if messages is None:
             raise OneboxResponseError(
                 f"Connection {self.onebox_conn_id!r}: GET {endpoint}: the response is not a conversation: it, or a "
@@ -689,15 +690,6 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, float) and not isfinite(value):
         raise OneboxConfigError(f"{name}={value} is not a number, so nothing was sent.")
     return str(value)
-
-
-def _without_secrets(response: Any) -> Any:
-    """Copy what Onebox says of connections without their secrets, however deep they are."""
-    if isinstance(response, list):
-        return [_without_secrets(item) for item in response]
-    if isinstance(response, dict):
-        return {name: _without_secrets(value) for name, value in response.items() if name.lower() not in SECRET_FIELDS}
-    return response
 
 
 def _with_known_resources(error: OneboxRequestError, resource: str) -> OneboxRequestError:

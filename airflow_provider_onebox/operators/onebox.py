@@ -161,7 +161,7 @@ class OneboxListOperator(_OneboxOperator):
     Each outlet asset's event carries the result as its ``extra``, so that a DAG scheduled on the asset knows which file
     to read.
 
-    Records of ``connection`` come without their ``Password`` and ``Token``.
+    Fields that hold secrets, such as ``Password`` and ``Token`` of connections, are left out.
 
     API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
 
@@ -179,7 +179,7 @@ class OneboxListOperator(_OneboxOperator):
         record lacks is null. (templated)
     :param incremental: ``True`` for what is new since an earlier run, ``"changes"`` for what is new or changed; needs
         ``output_path``.
-    :param include_secrets: whether records of ``connection`` keep their secrets.
+    :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
     :param skip_if_empty: whether a run that finds no records ends as skipped, after it wrote file and watermark, so
         that nothing downstream runs and there is no asset event.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
@@ -341,15 +341,15 @@ class OneboxRequestOperator(_WriteOperator):
     A read is retried after transient errors. A write is sent again only if Onebox can't have acted on it; if it may
     have been done and no answer came, the task fails at once, and Airflow does not retry it either.
 
-    The response becomes an XCom if it is at most :data:`MAX_XCOM_BYTES` of JSON. Records of ``connection`` come
-    without their ``Password`` and ``Token``.
+    The response becomes an XCom if it is at most :data:`MAX_XCOM_BYTES` of JSON. Fields that hold
+    secrets, such as ``Password`` and ``access_token``, are left out.
 
     :param endpoint: a path below ``{host}/api/``, such as ``ticketrz/12250``. (templated)
     :param method: the HTTP method. (templated)
     :param query: the query string's parameters; every Airflow operator has its own ``params``. (templated)
     :param json: a body to send as JSON. (templated)
     :param data: a form, or a raw body. (templated)
-    :param include_secrets: whether records of ``connection`` keep their secrets.
+    :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
     :param response_filter: takes the parsed JSON and returns what to store in the XCom instead.
     :param journal: whether to note the write where it outlives the process, so that a retry never repeats it.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)

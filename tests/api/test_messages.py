@@ -1,4 +1,4 @@
-"""Conversations, messages and attachments, as they are on the wire."""
+"""The forms of conversations, messages and attachments in requests and responses."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ for _ in range(3000):
         ({"data": []}, []),
         ({"data": [{"Id": "1"}, {"type": "t", "data": [{"Id": "2"}, {"data": [{"Id": "3"}]}]}, {"Id": "4"}]}, "1234"),
         ({"data": [{"data": []}, {"Id": "1", "data": None}]}, "1"),
+        ({"data": {}}, []),
+        ({"data": {"0": {"Id": "1"}, "2": {"data": {"1": {"Id": "2"}}}, "3": {"Id": "3", "data": {"a": 1}}}}, "123"),
         (DEEP, "1"),
     ],
-    ids=["none", "threads", "empty thread", "deep"],
+    ids=["none", "threads", "empty thread", "empty object", "objects", "deep"],
 )
 def test_flatten(reply, ids):
     """Messages come in the order in which they would be read, however deep they are, with the ticket's id."""
@@ -31,7 +33,10 @@ def test_flatten(reply, ids):
     assert all(message["ticketId"] == "7" for message in found)
 
 
-@pytest.mark.parametrize("reply", [None, [], "x", {}, {"data": None}, {"data": {}}, {"data": [1]}, {"data": [[]]}])
+@pytest.mark.parametrize(
+    "reply",
+    [None, [], "x", {}, {"data": None}, {"data": {"a": {}}}, {"data": [1]}, {"data": [[]]}, {"data": {"\u0661": {}}}],
+)
 def test_no_conversation(reply):
     """What is no conversation is none, not an empty one."""
     assert messages_in(reply, "7") is None

@@ -506,7 +506,7 @@ def test_times_reach_the_server(connected):
 
 
 def test_secrets_of_connection_records(connected):
-    """Records of `connection` come without the customer's own secrets, unless they are asked for."""
+    """Responses come without the customer's own secrets, unless they are asked for."""
     hook = OneboxHook()
     record = next(hook.list_records("connection", max_records=1))
     reply = hook.request("GET", "connection", params={"limit": 1})
@@ -517,6 +517,23 @@ def test_secrets_of_connection_records(connected):
     reply = hook.request("GET", "connection", params={"limit": 1}, include_secrets=True)
     assert {"Password", "Token"} <= set(reply["data"][0])
     assert next(hook.list_batches("connection", max_records=3)).rows[0] == record
+
+
+def test_secrets_of_other_responses(connected):
+    """A secret is known by its field's name, and not by the endpoint's."""
+    hook = OneboxHook()
+    session = {"token": "t", "accounts": [{"id": "1", "access_token": "a"}], "Token": None}
+    connected.state.fail("wrong_type", path="instagraph", value=session, times=2)
+    assert hook.request("GET", "instagraph/session/1") == {"accounts": [{"id": "1"}], "Token": None}
+    assert hook.request("GET", "instagraph/session/1", include_secrets=True) == session
+    assert hook.request("POST", "authenticate", data=connected.credentials) == {
+        "response_code": "200",
+        "response_status": "Success",
+    }
+    page = {"data": [{"Id": "1", "Accounts": {"Facebook": [{"PageAccessToken": "p"}]}}], "total": 1}
+    connected.state.fail("wrong_type", path="contactrz", value=page, times=2)
+    assert list(hook.list_records("contactrz", parallelism=1)) == [{"Id": "1", "Accounts": {"Facebook": [{}]}}]
+    assert list(hook.list_records("contactrz", parallelism=1, include_secrets=True)) == page["data"]
 
 
 def test_unknown_resource(connected):

@@ -61,6 +61,16 @@ def test_odd_conversation(connected, hook):
     assert caught.value.status == 200
 
 
+def test_secrets_in_a_conversation(connected, hook):
+    """A conversation comes without secrets, unless they are asked for."""
+    value = {"data": {"0": {"Id": "7", "Connection": {"Token": "t"}}, "2": {"Id": "8"}}}
+    connected.state.fail("wrong_type", path="conversations", value=value, times=2)
+    messages = [{"Id": "7", "Connection": {}, "ticketId": "12"}, {"Id": "8", "ticketId": "12"}]
+    assert hook.list_conversations("12") == messages
+    messages[0]["Connection"] = {"Token": "t"}
+    assert hook.list_conversations("12", include_secrets=True) == messages
+
+
 def test_new_message(connected, hook):
     """A new message is sent by Onebox's names, without what was not given; its id comes back."""
     fields = {"subject": "S", "sender": "care@example.com", "to": "a@example.com", "cc": "c", "bcc": "b"}
