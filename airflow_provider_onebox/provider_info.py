@@ -42,13 +42,15 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
 """The connection's extra fields, by the name they are stored under."""
 
 UI_FIELD_BEHAVIOUR: dict[str, Any] = {
-    "hidden-fields": ["schema", "port"],
-    "relabeling": {"host": "Onebox URL", "login": "Email", "password": "Password"},
+    "hidden-fields": ["schema"],
+    "relabeling": {"host": "Onebox URL", "login": "Email", "password": "Password", "port": "Port, usually 443"},
     "placeholders": {
         "host": "https://cloud.onebox.co.id",
         "login": "name@example.com",
         # Airflow 3.2 and 3.3 close that section at first, and keep Save off.
         "password": "Required too: Site ID, in the section below",
+        # Airflow 3.3.1 and 3.3.2 can't test a connection without one.
+        "port": "Enter 443 if Test answers Bad Request",
         "site_id": "169",
         "timeout": "30",
         "max_retries": "3",

@@ -142,7 +142,7 @@ def test_connection_form(home):
         # Airflow 3.0 itself imports wtforms before it asks any hook, and shows no provider's fields without it.
         assert form == {"hidden": [], "labels": {}, "extra": {}}
         return
-    assert sorted(form["hidden"]) == sorted(UI_FIELD_BEHAVIOUR["hidden-fields"]) == ["port", "schema"]
+    assert sorted(form["hidden"]) == UI_FIELD_BEHAVIOUR["hidden-fields"] == ["schema"]
     assert form["labels"] == UI_FIELD_BEHAVIOUR["relabeling"]
     assert form["extra"] == {name: [field["label"], field["description"]] for name, field in CONN_FIELDS.items()}
 
@@ -170,7 +170,8 @@ def test_values_of_the_form(name, fit, unfit):
 def test_examples_of_the_form():
     """What the page shows in fields that are empty fits them, and is the default where there is one."""
     examples = UI_FIELD_BEHAVIOUR["placeholders"]
-    assert set(examples) == {"host", "login", "password", "site_id", "timeout", "max_retries", "verify"}
+    assert set(examples) == {"host", "login", "password", "port", "site_id", "timeout", "max_retries", "verify"}
+    assert "443" in examples["port"]
     assert examples["host"] == settings.DEFAULT_HOST
     assert examples["login"].endswith("@example.com")
     assert float(examples["timeout"]) == settings.DEFAULT_TIMEOUT
@@ -190,7 +191,8 @@ def test_words_of_the_form():
         "proxies": "Proxies",
         "allow_http": "Allow plain HTTP",
     }
-    assert UI_FIELD_BEHAVIOUR["relabeling"] == {"host": "Onebox URL", "login": "Email", "password": "Password"}
+    names = {"host": "Onebox URL", "login": "Email", "password": "Password", "port": "Port, usually 443"}
+    assert UI_FIELD_BEHAVIOUR["relabeling"] == names
     (connection,) = get_provider_info()["connection-types"]
     assert (connection["connection-type"], connection["hook-name"]) == (OneboxHook.conn_type, OneboxHook.hook_name)
     assert (connection["conn-fields"], connection["ui-field-behaviour"]) == (CONN_FIELDS, UI_FIELD_BEHAVIOUR)

@@ -25,6 +25,7 @@ from airflow_provider_onebox.api.settings import is_plain_path
 from airflow_provider_onebox.api.token import Token, TokenSource
 from airflow_provider_onebox.api.transport import READS, OneboxAdapter, OneboxSession, exchange
 from airflow_provider_onebox.exceptions import (
+    OneboxAuthError,
     OneboxConfigError,
     OneboxError,
     OneboxResponseError,
@@ -127,7 +128,11 @@ class OneboxClient(OneboxLists):
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
         :raises OneboxError: if there is no answer or one that makes no sense.
         """
-        token = _token_in(self._call("POST", "authenticate", login=True))
+        try:
+            token = _token_in(self._call("POST", "authenticate", login=True))
+        except OneboxAuthError as error:
+            error.args = (f"{error} {self.settings.password_problems}".rstrip(),)
+            raise
         if not isinstance(token, Token):
             raise OneboxResponseError(f"{self._name('POST', 'authenticate')}: {self.redact(token)}", status=200)
         return token

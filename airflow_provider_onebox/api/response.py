@@ -184,8 +184,8 @@ def _rejected(
         return OneboxUnavailableError(f"{call}: Onebox is not available ({status}): {words!r}", **details)
     if login and status < 500:
         return OneboxAuthError(
-            f"{call}: Onebox rejected the login: {words!r}. Check Email, Password and Site ID of the connection; "
-            "the task is not retried, so that the account does not get locked.",
+            f"{call}: Onebox rejected the login: {words!r}. Check Email, Password and Site ID of the connection. "
+            "The login is not retried, so that the account does not get locked.",
             **details,
         )
     if rejection.is_expired_token:

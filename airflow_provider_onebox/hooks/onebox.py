@@ -40,6 +40,12 @@ TEST_SECONDS = 10.0
 
 RESOURCES = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
 
+_VALUE_HINT = (
+    "In a URI, percent-encode / # ? @ : and % in user and password. In JSON and YAML, write login and password in "
+    "quotes, put no comma after the last field, and use only the names conn_type, description, host, login, password, "
+    "schema, port and extra."
+)
+
 log = logging.getLogger(__name__)
 
 # Task run -> (connection, site) -> client. Holds the current task try alone.
@@ -86,7 +92,8 @@ class OneboxHook(BaseHook):
         self._time_limit = time_limit
         self.before_send: Callable[[str], None] | None = None
         """Called with method and endpoint before a call is sent, for a journal; if it raises, nothing is sent."""
-        self._client: tuple[Hashable, OneboxClient] | None = None
+        # The client, and the task try, connection and site that it is for.
+        self._client: tuple[tuple[Any, ...], OneboxClient] | None = None
         # (connection, site) -> client, outside of a task try; copies of this hook share it.
         self._clients: dict[tuple[str, str | None], OneboxClient] = {}
 
@@ -107,18 +114,20 @@ class OneboxHook(BaseHook):
 
     @property
     def client(self) -> OneboxClient:
-        """The client behind this hook, made at first use and anew in another task try.
+        """The client behind this hook; made again in another task try, or for another connection or site.
 
         :raises OneboxConfigError: if the connection or the handed-in token is invalid.
         :raises OneboxUnavailableError: if Airflow can't look the connection up.
         """
         run = _task_try()
+        # Both attributes can be set after the first use, also on a copy, as HookToolset of common.ai does.
+        wanted = (run, self.onebox_conn_id, self.site_id)
         made = self._client
-        if made is None or made[0] != run:
+        if made is None or made[0] != wanted:
             with _lock:
                 made = self._client
-                if made is None or made[0] != run:
-                    made = self._client = (run, self._make_client(run))
+                if made is None or made[0] != wanted:
+                    made = self._client = (wanted, self._make_client(run))
         return made[1]
 
     @property
@@ -534,15 +543,24 @@ class OneboxHook(BaseHook):
         from airflow_provider_onebox.api.settings import settings_from_connection
 
         where = f"Connection {self.onebox_conn_id!r}"
+        variable = f"AIRFLOW_CONN_{str(self.onebox_conn_id).upper()}"
         failure: OneboxError
         try:
             conn = self.get_connection(str(self.onebox_conn_id))
         except (AirflowNotFoundException, PermissionError):
-            failure = OneboxConfigError(
-                f"{where} can't be found: create it under that id (Admin > Connections), or correct onebox_conn_id."
-            )
-        except Exception as error:  # noqa: BLE001 - each Airflow and each secrets backend has errors of its own here
-            # Their words can hold parts of a secret.
+            if os.environ.get(variable):
+                failure = OneboxConfigError(
+                    f"{where} can't be read: Airflow can't parse the value of the environment variable {variable}. "
+                    f"{_VALUE_HINT}"
+                )
+            else:
+                failure = OneboxConfigError(
+                    f"{where} can't be found. Airflow reports this if there is no such connection (create it under "
+                    "that id in Admin > Connections, or correct onebox_conn_id), if this task may not read it, if the "
+                    f"secrets backend fails, and if it can't parse the stored value. {_VALUE_HINT}"
+                )
+        except Exception as error:  # noqa: BLE001 - each Airflow and each secrets backend has its own errors here
+            # Their messages can contain parts of a secret.
             failure = OneboxUnavailableError(
                 f"{where} can't be looked up, because Airflow or its secrets backend does not answer "
                 f"({type(error).__name__}); a retry can help."
@@ -551,7 +569,7 @@ class OneboxHook(BaseHook):
             settings = settings_from_connection(conn, self.token_site())
             mask(settings.secrets)
             return settings
-        # Out here it does not hold on to what was raised there.
+        # Raised here, it does not keep the other error and its frames alive.
         raise failure
 
     def look_up_again(self) -> None:

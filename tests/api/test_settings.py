@@ -15,7 +15,13 @@ from airflow.providers.common.compat.sdk import BaseHook, Connection
 from airflow_provider_onebox.api import settings as settings_module
 from airflow_provider_onebox.api.client import OneboxClient
 from airflow_provider_onebox.api.redaction import forms_of
-from airflow_provider_onebox.api.settings import Settings, is_plain_path, is_site_id, settings_from_connection
+from airflow_provider_onebox.api.settings import (
+    Settings,
+    environment_proxies,
+    is_plain_path,
+    is_site_id,
+    settings_from_connection,
+)
 from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
@@ -75,6 +81,18 @@ def test_repr_holds_no_secret():
         ("http://localhost:8080/x", None, None, "http://localhost:8080/x"),
         ("http://[::1]:8080", None, None, "http://[::1]:8080"),
         ("https://[2001:DB8::0:1]", None, None, "https://[2001:db8::1]"),
+        ("2001:DB8::1", None, None, "https://[2001:db8::1]"),
+        ("2001:db8::1", 8443, "voc", "https://[2001:db8::1]:8443/voc"),
+        ("https://2001:db8::1/voc", None, None, "https://[2001:db8::1]/voc"),
+        ("::1", "8080", "http", "http://[::1]:8080"),
+        ("dev.example", " 8443 ", None, "https://dev.example:8443"),
+        ("dev.example", " ", None, "https://dev.example"),
+        ("dev.example", 443, None, "https://dev.example"),
+        ("https://dev.example:443", None, None, "https://dev.example"),
+        ("http://localhost:80", None, None, "http://localhost"),
+        ("http://localhost:443", None, None, "http://localhost:443"),
+        ("dev.example", 80, None, "https://dev.example:80"),
+        ("httpsdev.example", None, None, "https://httpsdev.example"),
         ("dev.example", 1, None, "https://dev.example:1"),
         ("dev.example:65535", None, None, "https://dev.example:65535"),
         ("dev.example.", None, None, "https://dev.example."),
@@ -102,7 +120,7 @@ def test_host(host, port, schema, expected):
         ("https://me:secret@dev.example", "user info"),
         ("https://dev.example?x=1", "query"),
         ("https://dev.example/#top", "fragment"),
-        ("https://dev.example:port", "not an address"),
+        ("https://dev.example:port", "has a port that is not a number from 1 to 65535"),
         ("https://[::1", "not an address"),
         ("https://", "not an address"),
         ("https://dev .example", "not an address"),
@@ -110,8 +128,8 @@ def test_host(host, port, schema, expected):
         ("https://dev.example/a/../b", "base path"),
         ("https://dev.example/a//b", "base path"),
         ("https://dev.example/%2e%2e", "base path"),
-        ("https://dev.example:0", "not between 1 and 65535"),
-        ("https://dev.example:65536", "not an address"),
+        ("https://dev.example:0", "has a port that is not a number from 1 to 65535"),
+        ("https://dev.example:65536", "has a port that is not a number from 1 to 65535"),
         ("https://cloud..onebox.co.id", "not an address"),
         ("https://.onebox.co.id", "not an address"),
         ("https://onebox..", "not an address"),
@@ -130,6 +148,12 @@ def test_host(host, port, schema, expected):
         ("https://cloud.onebox.co.id/API/V1/", "ends in /API/V1: leave that part out"),
         ("https://dev.example/voc/api/authenticate", "ends in /api/authenticate: leave that part out"),
         ("https://dev.example/voc/api/v1/authenticate", "leave that part out"),
+        ("https:/dev.example", "starts with http or https, but has no :// after it"),
+        ("HTTPS:dev.example", "starts with http or https, but has no :// after it"),
+        ("http//dev.example", "starts with http or https, but has no :// after it"),
+        ("https:///dev.example", "not an address"),
+        ("https://dev.example:secret/x", "has a port that is not a number"),
+        ("2001:db8:::1", "has a port that is not a number"),
         ("http://dev.example", "in the clear"),
         ("http://10.0.0.1", "in the clear"),
     ],
@@ -137,7 +161,7 @@ def test_host(host, port, schema, expected):
 def test_host_refused(host, words):
     """An address that can't work is refused, and not repeated where it may hold a password."""
     message = refusal(host=host)
-    assert "the connection's port " in message if "65535" in words else "the connection's host " in message
+    assert "the connection's host " in message
     assert words in message
     assert "secret" not in message
 
@@ -145,8 +169,6 @@ def test_host_refused(host, words):
 def test_port_refused():
     """Two ports that differ, or a port out of range, are refused."""
     assert "port is 8443, but the Onebox URL says 443" in refusal(host="https://dev.example:443", port=8443)
-    for port in (65536, 0, -1):
-        assert "port is not between 1 and 65535" in refusal(host="https://dev.example", port=port)
 
 
 @pytest.mark.parametrize("value", [True, "true", " True "])
@@ -165,13 +187,91 @@ def test_credentials_refused(field, value):
     assert f"the connection's {field} is empty: enter " in refusal(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["login", "password"])
-def test_credentials_that_no_form_can_hold(field):
+def stand_in(**fields):
+    """A connection with values that Airflow's own class may reject."""
+    values = {"conn_id": "crm", "conn_type": "onebox", "host": None, "schema": None, "port": None}
+    return SimpleNamespace(**{**values, "login": "e", "password": "p", "extra": {"site_id": 169}, **fields})
+
+
+def test_password_that_can_not_be_sent():
     """Half a character is refused here, not met later as a UnicodeEncodeError."""
-    # Airflow 2 can't even store one, so a stand-in has to carry it.
-    fields = {"conn_id": "crm", "extra": None, "login": "e", "password": "p", field: "\ud800"}
-    with pytest.raises(OneboxConfigError, match=f"{field} holds a character"):
-        settings_from_connection(SimpleNamespace(**fields))
+    with pytest.raises(OneboxConfigError, match="password holds a character that can't be sent"):
+        settings_from_connection(stand_in(password="\ud800"))
+
+
+@pytest.mark.parametrize("field", ["host", "login", "password", "schema"])
+@pytest.mark.parametrize("value", [5, 1234567.5, True, ["hunter22"], {"hunter22": 1}, b"hunter22"])
+def test_fields_that_are_not_text(field, value):
+    """Secrets backends return what is stored: another type is an error that names field and type, never the value."""
+    with pytest.raises(OneboxConfigError) as caught:
+        settings_from_connection(stand_in(**{field: value}))
+    assert str(caught.value) == (
+        f"Connection 'crm' is invalid: the connection's {field} must be text, and is of the type "
+        f"{type(value).__name__}: put it in quotes."
+    )
+
+
+@pytest.mark.parametrize("value", [65536, 0, -1, "x", "8443x", "84.43", 8443.0, True, [8443], b"8443", "٨٤٤٣"])
+def test_port_of_another_kind(value):
+    """A port that is not a whole number within its range is an error that names the field."""
+    with pytest.raises(OneboxConfigError, match="the connection's port must be a whole number from 1 to 65535"):
+        settings_from_connection(stand_in(port=value))
+
+
+@pytest.mark.parametrize(
+    ("login", "name"),
+    [
+        ("demo\u200b@example.com", "U+200B (ZERO WIDTH SPACE), as its character 5"),
+        ("\ufeffdemo@example.com", "U+FEFF (ZERO WIDTH NO-BREAK SPACE), as its character 1"),
+        ("demo\uff20example.com", "U+FF20 (FULLWIDTH COMMERCIAL AT), as its character 5"),
+        ("de mo@example.com", "U+0020 (SPACE), as its character 3"),
+        ("demo@exa\nmple.com", "U+000A (a control character), as its character 9"),
+        ("demo@example.com\ud800", "U+D800 (a control character), as its character 17"),
+    ],
+)
+def test_email_with_an_odd_character(login, name):
+    """What no e-mail address has is named before anything is sent; letters of any language pass."""
+    with pytest.raises(OneboxConfigError, match="login has a character that no e-mail address has") as caught:
+        settings_from_connection(stand_in(login=login))
+    assert name in str(caught.value)
+    assert settings_from_connection(stand_in(login="jürgen+é@例え.example")).email == "jürgen+é@例え.example"
+
+
+@pytest.mark.parametrize(
+    ("password", "problems"),
+    [
+        (PASSWORD.strip(), ""),
+        ("***", "The stored password consists of asterisks, as exports and the form show it."),
+        ("*x*", ""),
+        ("pw\n", "The stored password ends with a space or line break."),
+        (" pw ", "The stored password begins with a space or line break and ends with a space or line break."),
+        ("'pw'", "The stored password is in quotes."),
+        ('"pw"', "The stored password is in quotes."),
+        ("\"pw'", ""),
+        ("p%40ss", "The stored password contains a percent code, which only belongs in a URI."),
+        ("p%4", ""),
+        ("p\u200bw", "The stored password contains an invisible character."),
+        ("p\tw", "The stored password contains an invisible character."),
+    ],
+)
+def test_password_problems(password, problems):
+    """What is unusual about a password is described without any part of it."""
+    assert settings_from_connection(stand_in(password=password)).password_problems == problems
+
+
+@pytest.mark.parametrize("conn_type", ["", None])
+@pytest.mark.parametrize("extra", [None, '{"site_id": "169\'"}', "[1]"])
+def test_value_that_airflow_could_not_read(conn_type, extra):
+    """A value in quotes arrives as a connection without type and login, all of it in schema, which is not shown."""
+    given = stand_in(conn_type=conn_type, login=None, password=None, schema="onebox//me:hunter22@h", extra=extra)
+    with pytest.raises(OneboxConfigError, match=r"Airflow could not read its value.* remove quotes") as caught:
+        settings_from_connection(given)
+    assert "hunter22" not in str(caught.value)
+    for usable in (stand_in(conn_type=conn_type), stand_in(conn_type="onebox", login="e")):
+        assert settings_from_connection(usable).site_id == "169"
+    for field in ("login", "password"):
+        with pytest.raises(OneboxConfigError, match=f"{field} is empty"):
+            settings_from_connection(stand_in(conn_type=conn_type, **{field: None}))
 
 
 def test_blank_email_refused_but_blank_password_kept():
@@ -201,12 +301,12 @@ def test_site_id_missing(extra):
     assert "extra field 'site_id' is missing: enter the number of the Onebox site as Site ID" in refusal(extra)
 
 
-@pytest.mark.parametrize("extra", ["[1]", "169", "site_id=169", '"x"'])
+@pytest.mark.parametrize("extra", ["[1]", "169", "site_id=169", '"x"', [], 0, False, b"{}", "[" * 10**5])
 def test_extra_must_be_an_object(extra):
     """Anything but an object in extra is refused, not met later as an AttributeError."""
     # A stand-in again: Airflow 2 warns of it, and Airflow 3 raises an error of its own for most ways to it.
     with pytest.raises(OneboxConfigError, match="'crm' is invalid: the connection's extra must be a JSON object"):
-        settings_from_connection(SimpleNamespace(conn_id="crm", extra=extra))
+        settings_from_connection(stand_in(extra=extra))
 
 
 def test_airflow_says_nothing_of_a_short_site(caplog, monkeypatch):
@@ -227,7 +327,7 @@ def test_site_id_as_onebox_spells_it(value, caplog):
     assert not caplog.records
     for site_id in (None, "170"):
         message = refusal({"site_id": 169, "siteId": value}, site_id=site_id)
-        assert "'site_id' is '169', but its 'siteId' differs" in message
+        assert "'site_id' is given twice, in two spellings, with different values: remove one" in message
     assert "'site_id' is 'abc': it must be digits" in refusal(json.dumps({"siteId": "abc"}))
 
 
@@ -387,7 +487,7 @@ def test_proxies_refused(value):
 def test_proxy_refused(url):
     """An address that can't work is refused, and never shown: it may hold a password."""
     message = refusal({"proxies": {"http": "proxy.example", "https": url}})
-    assert "'proxies' has for 'https' what is not an address" in message
+    assert "'proxies' has for 'https' a value that is not an address" in message
     assert "hunter" not in message
 
 
@@ -447,12 +547,133 @@ def test_idn_host_over_the_wire(sandbox, connect, monkeypatch):
     assert {name if isinstance(name, str) else name.decode() for name in names} == {"xn--mnchen-3ya.example"}
 
 
+@pytest.mark.parametrize("name", ["siteid", "siteId", "SITE_ID", "site-id", "SiteID"])
+def test_spellings_of_a_field(name, caplog):
+    """A command line lower-cases a name and Onebox writes another one: each is the same field."""
+    settings = settings_from_connection(connection(json.dumps({name: 170, "MaxRetries": 7, "allowhttp": "false"})))
+    assert (settings.site_id, settings.max_retries) == ("170", 7)
+    assert not caplog.records
+
+
 def test_unknown_extras_are_named(caplog):
-    """A misspelt field is told, without its value."""
+    """A misspelt field is named, without its value: in the log, and in the error if no site is left."""
     with caplog.at_level(logging.WARNING):
-        settings_from_connection(connection({"siteid": "secret-value"}))
-    assert "siteid" in caplog.text
-    assert "secret-value" not in caplog.text
+        settings_from_connection(connection({"time_limit": "secret-value", "Alt": 1}))
+    assert "extra fields that this provider ignores: Alt, time_limit. It knows only: site_id, timeout" in caplog.text
+    message = refusal(json.dumps({"site": "secret-value", "x": 1}))
+    assert message.endswith("as Site ID; its other fields are ignored: site, x.")
+    assert "secret-value" not in caplog.text + message
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch):
+    """Keep this machine's own proxies and CA files out."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", *environment_proxies()):
+        monkeypatch.delenv(name, raising=False)
+
+
+PROXY_VARIABLES = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+
+
+@pytest.mark.parametrize("name", PROXY_VARIABLES)
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("http://user:S3cr/Zq9@proxy:3128", "a value that is not an address such as http://user:password@proxy"),
+        ("http://user:12/Zq9@proxy:3128", "a value that is not an address"),
+        ("user:S3cr#Zq9@proxy:3128", "a value that is not an address"),
+        ("http://user:S3cr?Zq9@proxy:3128", "a value that is not an address"),
+        ("http://:3128", "a value that is not an address"),
+        ("http://user:S3crZq9@:3128", "a value that is not an address"),
+        ("http://", "a value that is not an address"),
+        ("http://user:S3crZq9@proxy:port", "a value that is not an address"),
+        ("ftp://user:S3crZq9@proxy", "the scheme 'ftp': use one of http, https, socks4"),
+    ],
+)
+def test_proxy_of_the_environment_that_can_not_work(monkeypatch, name, value, problem):
+    """The message names the variable, and nothing of the value: no library's message about it is shown."""
+    monkeypatch.setenv(name, value)
+    message = refusal(host="https://dev.example")
+    assert message.startswith(f"Connection 'crm' can't be used here: the environment variable {name} has {problem}")
+    assert not {part for part in ("S3cr", "Zq9", ":12") if part in message}
+    if "scheme" not in problem:
+        assert "percent-encode special characters" in message
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["http://proxy.example:3128", "proxy.example:3128", "http://me:p%2Fw@proxy/", "http://proxy:3128/proxy.pac"],
+)
+def test_proxy_of_the_environment_that_works(monkeypatch, value):
+    """What requests can use passes, a path that it ignores included."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    assert settings_from_connection(connection()).proxies == ()
+
+
+def test_proxy_of_the_environment_that_is_not_used(monkeypatch):
+    """A variable is checked only where it applies: neither behind NO_PROXY, nor the connection's own, nor for http."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:S3cr/Zq9@proxy:3128")
+    assert "HTTPS_PROXY" in refusal(host="https://dev.example")
+    assert "HTTPS_PROXY" in refusal({"proxies": {"http": "proxy.example"}}, host="https://dev.example")
+    settings_from_connection(connection({"proxies": {"https": "proxy.example"}}, host="https://dev.example"))
+    settings_from_connection(connection(host="http://localhost"))
+    monkeypatch.setenv("NO_PROXY", "dev.example")
+    settings_from_connection(connection(host="https://dev.example"))
+    assert "HTTPS_PROXY" in refusal(host="https://prod.example")
+
+
+def test_two_variables_with_one_proxy(monkeypatch):
+    """Where two variables hold the same value, both are named; where a value is shown by neither, the usual one."""
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://")
+    assert "the environment variable HTTPS_PROXY or https_proxy has" in refusal(host="https://dev.example")
+    monkeypatch.delenv("HTTPS_PROXY")
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setattr("requests.utils.get_environ_proxies", lambda url: {"https": "http://"})
+    assert "the environment variable HTTPS_PROXY has" in refusal(host="https://dev.example")
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_ca_of_the_environment(ca, monkeypatch, name):
+    """A CA file of the environment that can't work is an error that names the variable, where it would be used."""
+    monkeypatch.setenv(name, "/does/not/exist.pem")
+    begin = f"Connection 'crm' can't be used here: the environment variable {name} must be the path of a CA file: "
+    assert refusal() == f"{begin}there is no such file."
+    monkeypatch.setenv(name, __file__)
+    assert refusal() == f"{begin}there is no certificate in it (PEM)."
+    settings_from_connection(connection({"verify": str(ca)}))
+    settings_from_connection(connection({"verify": False}))
+    settings_from_connection(connection(host="http://localhost"))
+    monkeypatch.setenv(name, str(ca))
+    assert settings_from_connection(connection()).verify is True
+
+
+def test_ca_of_the_environment_that_is_not_used(ca, monkeypatch):
+    """The library reads CURL_CA_BUNDLE only without REQUESTS_CA_BUNDLE."""
+    monkeypatch.setenv("CURL_CA_BUNDLE", "/does/not/exist.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca))
+    assert settings_from_connection(connection()).verify is True
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "")
+    assert "CURL_CA_BUNDLE" in refusal()
+
+
+def test_secrets_of_the_environment(monkeypatch):
+    """The passwords in the environment's proxies are secrets as the connection's are, in a malformed address too."""
+    settings = settings_from_connection(connection())
+    assert settings.secrets == (PASSWORD,)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:S3cr/Zq9@proxy:3128")
+    assert settings.secrets == (PASSWORD, "S3cr/Zq9", "bWU6UzNjci9acTk=")
+    monkeypatch.setenv("HTTP_PROXY", "me:p%40ss@proxy:3128")
+    assert settings.secrets == (PASSWORD, "p%40ss", "p@ss", "bWU6cEBzcw==")
+    for harmless in ("http://proxy:3128", "http://me@proxy:3128", "me@proxy:3128", "proxy", ""):
+        monkeypatch.setenv("HTTP_PROXY", harmless)
+        assert settings.secrets == (PASSWORD,)
+    for name in ("http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "All_Proxy"):
+        monkeypatch.setenv(name, "http://me:other@proxy")
+        assert settings.secrets == (PASSWORD, "other", "bWU6b3RoZXI=")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "http://me:other@proxy")
+    assert settings.secrets == (PASSWORD,)
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import html
 import json
 import os
 import pickle
 import socket
-import sys
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.util import find_spec
-from types import ModuleType, SimpleNamespace
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -32,7 +29,6 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.hooks import onebox
 from airflow_provider_onebox.hooks.onebox import OneboxHook
-from airflow_provider_onebox.provider_info import CONN_FIELDS
 
 
 @contextmanager
@@ -439,11 +435,83 @@ def test_missing_connection(monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_NO_SUCH", raising=False)
     hook = OneboxHook("no_such", token="a-handed-in-token")
     for use in (hook.get_token, hook.get_conn, lambda: hook.url_for("x"), lambda: hook.request("GET", "ticketrz")):
-        with pytest.raises(OneboxConfigError, match="Connection 'no_such' can't be found: create it"):
+        with pytest.raises(OneboxConfigError, match="Connection 'no_such' can't be found") as caught:
             use()
+        assert str(caught.value).endswith("In a URI, percent-encode / # ? @ : and % in user and password. " + JSON_HINT)
     ok, message = hook.test_connection()
     assert not ok
     assert message.startswith("This connection can't be found")
+
+
+JSON_HINT = (
+    "In JSON and YAML, write login and password in quotes, put no comma after the last field, and use only the names "
+    "conn_type, description, host, login, password, schema, port and extra."
+)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "onebox://me%40example.com:S3cr/Zq9@dev.example/?site_id=169",
+        '{"conn_type": "onebox", "login": "me@example.com", "password": "S3crZq9", "extra": {"site_id": 169},}',
+        '{"conn_type": "onebox", "login": "me@example.com", "password": 53472943, "extra": {"site_id": 169}}',
+        '{"conn_type": "onebox", "user": "me@example.com", "password": "S3crZq9", "extra": {"site_id": 169}}',
+    ],
+)
+def test_variable_that_airflow_can_not_parse(monkeypatch, value):
+    """Airflow reports such a connection as not found; the message names the variable and shows none of its value."""
+    monkeypatch.setenv("AIRFLOW_CONN_CRM_EU", value)
+    with pytest.raises(OneboxConfigError, match="Connection 'crm_eu' can't be read: ") as caught:
+        OneboxHook("crm_eu").get_token()
+    message = str(caught.value)
+    assert "Airflow can't parse the value of the environment variable AIRFLOW_CONN_CRM_EU. In a URI, " in message
+    assert not [part for part in ("S3cr", "Zq9", "53472943", "me@", "dev.example") if part in message]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_connection_and_site_set_after_the_first_use(connected, connect, copied):
+    """A hook asks the connection and the site that it names now, also as a copy, as HookToolset makes one."""
+    connect(connected.url, "other", login=connected.email, password=connected.password, site_id="170", timeout=7)
+    with task_run() if copied else nullcontext():
+        first = OneboxHook()
+        assert first.settings.conn_id == "onebox_default"
+        assert first.get_token_details().site_id == "169"
+        hook = copy.copy(first) if copied else first
+        hook.onebox_conn_id = "other"
+        assert (hook.settings.conn_id, hook.settings.timeout) == ("other", 7)
+        assert hook.get_token_details().site_id == "170"
+        hook.site_id = 169
+        assert hook.get_token_details().site_id == "169"
+        assert hook.client is hook.client
+        hook.onebox_conn_id, hook.site_id = "onebox_default", None
+        assert hook.settings == first.settings
+        assert hook.get_token_details().site_id == "169"
+    assert connected.state.logins == 3
+
+
+def test_rejected_login_says_what_is_odd_about_the_password(connected, connect):
+    """After a rejected login the message describes the password where it is unusual, and shows none of it."""
+    for password, problem in (("S3crZq9\n", "ends with a space or line break"), ("***", "consists of asterisks, as")):
+        connect(connected.url, login=connected.email, password=password)
+        with pytest.raises(OneboxAuthError, match=f"The stored password {problem}") as caught:
+            OneboxHook().get_token()
+        assert "S3crZq9" not in str(caught.value)
+    ok, message = OneboxHook().test_connection()
+    assert not ok
+    assert "task" not in message
+    assert message.endswith(
+        "does not get locked. The stored password consists of asterisks, as exports and the form show it."
+    )
+    connect(connected.url, login=connected.email, password="S3crZq9")
+    with pytest.raises(OneboxAuthError, match=r"does not get locked\.$"):
+        OneboxHook().get_token()
+
+
+def test_secrets_of_the_environment_are_masked(connected, masked, monkeypatch):
+    """What Airflow masks includes the passwords of the environment's proxies."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:S3cr%2FZq9@proxy.example:3128")
+    OneboxHook().get_conn()
+    assert {"S3cr%2FZq9", "S3cr/Zq9", "bWU6UzNjci9acTk="} <= set(masked)
 
 
 @pytest.mark.parametrize(
@@ -564,93 +632,3 @@ def test_json_connection_with_an_integer_site(connected, monkeypatch):
     fields = {"conn_type": "onebox", "host": connected.url, "login": connected.email, "password": connected.password}
     monkeypatch.setenv("AIRFLOW_CONN_ONEBOX_DEFAULT", json.dumps({**fields, "extra": {"site_id": 169}}))
     assert OneboxHook().get_token()
-
-
-class Unbound:
-    """Stands in for a form field where Airflow has no form library: it remembers what it was made of."""
-
-    def __init__(self, *args, **kwargs):
-        self.field_class, self.args, self.kwargs = type(self), args, kwargs
-
-
-@pytest.fixture
-def _form_library(monkeypatch):
-    """Provide what the form of older Airflow is made of: the real thing on Airflow 2, stand-ins elsewhere."""
-    if find_spec("wtforms") and find_spec("flask_appbuilder"):
-        return
-    stand_in_for_form_library(monkeypatch)
-
-
-def stand_in_for_form_library(monkeypatch):
-    """Put stand-ins in the place of what the form of older Airflow is made of."""
-    fields = {name: type(name, (Unbound,), {}) for name in ("BooleanField", "IntegerField", "StringField")}
-    modules = {
-        "wtforms": fields,
-        "wtforms.validators": {"Optional": type("Optional", (), {})},
-        "flask_appbuilder": {},
-        "flask_appbuilder.fieldwidgets": {
-            "BS3TextFieldWidget": type("BS3TextFieldWidget", (), {"__call__": lambda _, field, **shown: shown})
-        },
-    }
-    for name, content in modules.items():
-        module = ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
-
-
-@pytest.mark.usefixtures("_form_library")
-def test_form_of_older_airflow():
-    """The widgets of Airflow 2.11 to 3.1 are made of the same declaration as the form of later ones."""
-    behaviour = OneboxHook.get_ui_field_behaviour()
-    assert behaviour["hidden_fields"] == ["schema", "port"]
-    assert behaviour["relabeling"]["login"] == "Email"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the libraries of Airflow 2's page warn of each other
-        widgets = OneboxHook.get_connection_form_widgets()
-    assert {name: (w.args[0], w.kwargs["description"]) for name, w in widgets.items()} == {
-        name: (declared["label"], declared["description"]) for name, declared in CONN_FIELDS.items()
-    }
-    assert {name: w.field_class.__name__ for name, w in widgets.items()} == {
-        "site_id": "IntegerField",
-        "timeout": "StringField",
-        "max_retries": "IntegerField",
-        "verify": "StringField",
-        "proxies": "StringField",
-        "allow_http": "BooleanField",
-    }
-    # One form serves all connection types on Airflow 2: what one requires, all would.
-    assert all(type(validator).__name__ == "Optional" for w in widgets.values() for validator in w.kwargs["validators"])
-
-
-def test_stored_values_in_the_form_of_airflow_2():
-    """What a connection made from JSON holds is shown as JSON, and the text "false" as off."""
-    pytest.importorskip("flask_appbuilder", reason="part of Airflow 2 alone")
-    from wtforms import Form
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        form = type("ConnectionForm", (Form,), OneboxHook.get_connection_form_widgets())()
-    assert 'value=""' in form.proxies()
-    form.proxies.data = {"https": "http://proxy.example:3128"}
-    assert html.unescape(form.proxies()).count('value="{"https": "http://proxy.example:3128"}"') == 1
-    for stored, shown in ((True, "true"), ("/etc/ca.pem", "/etc/ca.pem")):
-        form.verify.data = stored
-        assert f'value="{shown}"' in form.verify()
-    form.site_id.data = "169"
-    assert 'value="169"' in form.site_id()
-    for stored, on in ((True, True), ("true", True), ("false", False), (False, False), (None, False)):
-        form.allow_http.data = stored
-        assert ("checked" in form.allow_http()) is on
-
-
-def test_stored_values_wherever_the_form_is_made(monkeypatch):
-    """The same with stand-ins, for where Airflow has no form library."""
-    stand_in_for_form_library(monkeypatch)
-    widgets = OneboxHook.get_connection_form_widgets()
-    show = widgets["proxies"].kwargs["widget"]
-    assert show(SimpleNamespace(data={"https": "x"}), id="proxies") == {"id": "proxies", "value": '{"https": "x"}'}
-    assert show(SimpleNamespace(data=None)) == show(SimpleNamespace(data="text")) == {}
-    switch = type("Switch", (), {"widget": staticmethod(lambda field: field.data), "data": None})()
-    for stored, on in ((True, True), ("true", True), ("false", False), (None, False)):
-        switch.data = stored
-        assert widgets["allow_http"].kwargs["widget"](switch) is on
