@@ -14,6 +14,7 @@ from support.polling import Log, deaf_server
 from support.watermarks import Deployment
 
 from airflow_provider_onebox._airflow import compat
+from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.notifications import onebox
 from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier
 
@@ -304,3 +305,90 @@ def test_arguments_of_airflow():
         assert OneboxTicketNotifier(**WHO, context={"x": 1}).context == {"x": 1}
     assert issubclass(OneboxTicketNotifier, BaseNotifier)
     assert onebox.log.name == onebox.__name__
+
+
+@pytest.mark.parametrize("template", ["{{ ti.nope.x }}", "{{ 1 / 0 }}", "{{ oops", "{% if %}"])
+@pytest.mark.parametrize("field", ["subject", "content"])
+def test_text_whose_template_fails(connected, logged, field, template):
+    """The ticket is opened with its default text, the other text is as it should be, and the log says why."""
+    OneboxTicketNotifier(**WHO, **{"subject": "own", "content": "own", field: template})(context())
+    (ticket,) = connected.state.tickets
+    assert ticket["subject"] == ("Airflow: d.t failed" if field == "subject" else "own")
+    assert ticket["content"].startswith("DAG: d\nTask: t\n") is (field == "content")
+    (level, line), opened = logged
+    assert level == "error"
+    assert line.startswith(f"The Onebox ticket has its default {field}: the template of {field} failed: ")
+    assert "\n" not in line
+    assert opened == ("info", f"Opened Onebox ticket {ticket['ticketId']}.")
+
+
+def test_other_fields_whose_template_fails(connected, logged):
+    """Without a reporter, a category or a connection there is no ticket: one line says so, and nothing is sent."""
+    notifier = OneboxTicketNotifier(**{**WHO, "contact": "{{ nope.x }}", "category": "{{ oops"})
+    for _ in range(2):
+        notifier(context())
+    assert [level for level, _ in logged] == ["error"] * 2
+    assert logged[0][1].startswith(
+        "No Onebox ticket was opened: the template of contact failed: UndefinedError: 'nope' is undefined; the "
+        "template of category failed: TemplateSyntaxError: "
+    )
+    assert not connected.state.requests
+
+
+def test_dag_without_templates(connected, logged):
+    """`airflow dags test` calls back with a DAG that can't render; the templates are rendered all the same."""
+    values = {**context(), "dag": SimpleNamespace(dag_id="d")}
+    OneboxTicketNotifier(**WHO, subject="{{ ti.task_id }} {{ run_id }}")(values)
+    (ticket,) = connected.state.tickets
+    assert (ticket["subject"], ticket["fullName"]) == ("t r", "Airflow")
+    assert [level for level, _ in logged] == ["info"]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("success", "succeeded"),
+        ("skipped", "was skipped"),
+        ("up_for_retry", "will be retried"),
+        ("running", "failed"),
+        ("failed", "failed"),
+        (None, "failed"),
+    ],
+)
+def test_what_happened(connected, state, words):
+    """The subject says what happened; Airflow 3.0 calls a task that has failed running."""
+    OneboxTicketNotifier(**WHO)(context(state=state))
+    assert connected.state.tickets[0]["subject"] == f"Airflow: d.t {words}"
+
+
+def test_before_it_runs(connected):
+    """As callback of a task that begins, the ticket does not say that it failed."""
+    OneboxTicketNotifier(**WHO)({**context(state="running"), "exception": None})
+    assert connected.state.tickets[0]["subject"] == "Airflow: d.t has begun"
+
+
+def test_dag_that_succeeded(connected):
+    """As success callback of a DAG, the ticket does not say that it failed."""
+    OneboxTicketNotifier(**WHO)({**context(), "reason": "success"})
+    (ticket,) = connected.state.tickets
+    assert (ticket["subject"], ticket["content"]) == ("Airflow: d succeeded", "DAG: d\nRun: r\n")
+
+
+def test_deadline_in_a_sync_callback(monkeypatch, logged):
+    """Where Airflow gives no access to connections, the line says what to use instead."""
+
+    def refuse(cls, conn_id):
+        raise RuntimeError
+
+    monkeypatch.setattr(OneboxHook, "get_connection", classmethod(refuse))
+    alert = {"dag_run": {"dag_id": "d", "dag_run_id": "r"}, "deadline": {"id": "7", "deadline_time": "now"}}
+    advice = " In a SyncCallback, Airflow gives no access to connections: use an AsyncCallback."
+    notifier = OneboxTicketNotifier(**WHO)
+    notifier(alert)
+    asyncio.run(notifier.async_notify(alert))
+    notifier(context())
+    lines = [line for _, line in logged]
+    assert [line.startswith("No Onebox ticket was opened: Connection 'onebox_default' can't be") for line in lines] == [
+        True
+    ] * 3
+    assert [advice in line for line in lines] == [True, False, False]
