@@ -1,14 +1,20 @@
-"""Fixtures, and an Airflow in the tests' own process that reads no file of the user's and writes none."""
+"""Fixtures, and an Airflow in the tests' own process that reads no file of the user's and writes none.
+
+Nothing here imports Airflow before a test needs it: that takes three seconds, and tests of ``api`` do without.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +22,7 @@ import coverage
 import jwt
 import pytest
 
-# Airflow reads its configuration when it is first imported: all of this has to stand before that.
+# Airflow reads its configuration when it is first imported: it is set before that.
 for _name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
     del os.environ[_name]
 _home = tempfile.TemporaryDirectory(prefix="airflow-unit-", ignore_cleanup_errors=True)
@@ -27,17 +33,37 @@ os.environ |= {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home.name}/airflow.db",
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
 }
-
-from support.airflow_home import AIRFLOW_3, AirflowHome  # noqa: E402 - reads the environment set above
+if version("apache-airflow").startswith("2."):
+    os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
 
 pytest_plugins = ["airflow_provider_onebox.sandbox.pytest"]
 
-if not AIRFLOW_3:
-    os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from support.airflow_home import AirflowHome
+
+_NEEDS_AIRFLOW = re.compile(
+    r"^ *(?:from|import) (?:support|airflow\b|airflow_provider_onebox(?!\.(?:api|exceptions|provider_info|sandbox)\b))",
+    re.MULTILINE,
+)
+
+
+def _needs_airflow(argument: str) -> bool:
+    """Tell whether a file of tests, or one in a folder of them, imports Airflow, by itself or through the package."""
+    path = Path(argument.partition("::")[0])
+    files = [path] if path.is_file() else path.rglob("test_*.py")
+    return any(_NEEDS_AIRFLOW.search(file.read_text(encoding="utf-8")) for file in files)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let files of tests that need nothing of Airflow but the base of the errors run without it."""
+    if "airflow" in sys.modules or any(map(_needs_airflow, config.args)):
+        return
+    sdk: Any = ModuleType("airflow.providers.common.compat.sdk")
+    sdk.AirflowException = type("AirflowException", (Exception,), {})
+    sdk.AirflowFailException = type("AirflowFailException", (sdk.AirflowException,), {})
+    sys.modules[sdk.__name__] = sdk
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,6 +83,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def airflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrate a database, for the homes of this session to copy."""
+    from support.airflow_home import AirflowHome
+
     with AirflowHome(tmp_path_factory.mktemp("airflow-template")) as home:
         home.migrate()
     return home.home / "airflow.db"
@@ -65,6 +93,8 @@ def airflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def airflow_home(tmp_path: Path, airflow_template: Path) -> Iterator[Callable[..., AirflowHome]]:
     """Make a home with a migrated database; what is started in it ends with the test."""
+    from support.airflow_home import AirflowHome
+
     with ExitStack() as stack:
 
         def make(*args: Any, **options: Any) -> AirflowHome:

@@ -29,6 +29,7 @@ CONFIG = SchemathesisConfig(
         default=ProjectConfig(generation=GenerationConfig(deterministic=True, max_examples=EXAMPLES), request_timeout=5)
     ),
 )
+pytest_plugins = ["schemathesis.pytest.plugin"]
 SCHEMA = schemathesis.openapi.from_path(Path(__file__).with_name("contract.yaml"), config=CONFIG)
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d", re.ASCII)
 
