@@ -11,18 +11,19 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
+import psutil
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -30,9 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "airflow_provider_onebox"
 # uv is either what the development environment holds or what is on the path.
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") or "uv"
-SECONDS = 900
-"""The longest that the suite of one cell may take."""
-
+SECONDS = 3600
+"""The longest that the suite of one cell may take on a busy machine."""
 
 # What is not run everywhere, and the options of pytest that leave it out.
 GROUPS = {
@@ -48,11 +48,10 @@ GROUPS = {
     "dags": ["--ignore=tests/test_example_dags.py"],
     "processes": ["-m", "not processes"],
 }
-# No Airflow is in the sandbox, in the models and in the tests of hostile replies: the lowest versions have them all,
-# and the newest in `make test`.
-# What whole DAGs and schedulers show hangs on Airflow, not on Python: once for each, for it takes long. What is written
-# is that of the tree, not of the wheel, and so is what the tests themselves are made of.
-# OpenLineage's provider is pinned for the Airflow of `make test` alone.
+# The sandbox, the models and the tests of hostile responses don't depend on Airflow: they run with the lowest versions,
+# and with the newest in `make test`. Whole DAGs and schedulers take long and depend on Airflow, not on Python: once for
+# each version. The documentation and the tests' own helpers come from the tree, not from the wheel. Only the
+# constraints of `make test` pin OpenLineage's provider.
 ALWAYS = ("docs", "demo", "lineage", "harness")
 NEWEST = (*ALWAYS, "sandbox", "hostile", "models")
 LOWEST = (*ALWAYS, "processes")
@@ -60,7 +59,7 @@ LOWEST = (*ALWAYS, "processes")
 
 @dataclass
 class Cell:
-    """One environment, and what came of it."""
+    """One environment and its result."""
 
     constraints: str
     python: str
@@ -71,7 +70,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """How the table and the command line call it."""
+        """The name in the table and on the command line."""
         return f"{self.constraints}/{self.python}"
 
     @property
@@ -92,7 +91,16 @@ CELLS = (
 )
 """The longest ones first, so that those that run at a time end together."""
 
-suites: set[subprocess.Popen[bytes]] = set()
+CELL = "ONEBOX_MATRIX_CELL"
+"""The variable by which the processes of a cell are found: its folder."""
+
+
+def end(folder: Path) -> None:
+    """Kill every process that the suites below a folder have started, in whatever session."""
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(CELL, "").startswith(str(folder)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def run(*command: str | Path, **options: object) -> str:
@@ -107,17 +115,17 @@ def run(*command: str | Path, **options: object) -> str:
 
 @cache
 def environment() -> dict[str, str]:
-    """Return the environment of every command: nothing of the caller's that could change a test."""
+    """Return the environment of every command, without the caller's variables that could change a test."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "PYTEST_", "PYTHON"))}
     kept |= {"UV_PYTHON_DOWNLOADS": "never"}
     if shutil.which("pyenv"):
-        # Its commands answer only for the versions that are chosen.
+        # Its commands find only the selected versions.
         kept["PYENV_VERSION"] = ":".join(v for v in run("pyenv", "versions", "--bare").split() if v.startswith("3."))
     return kept
 
 
 def check_lowest(wheel: Path, file: Path) -> None:
-    """See that the pins of the lowest cell are the lower bounds of the wheel, which uv would not tell."""
+    """Check that the pins of the lowest cell are the lower bounds of the wheel; uv doesn't."""
     (built,) = distributions(path=[str(wheel)])
     pins = dict(line.split("==") for line in file.read_text().splitlines())
     for required in map(Requirement, built.requires or ()):
@@ -129,7 +137,7 @@ def check_lowest(wheel: Path, file: Path) -> None:
 
 
 def copy_tree(folder: Path) -> Path:
-    """Copy what git tracks, or would, but the package itself."""
+    """Copy all files that git tracks or would track, except the package."""
     for name in run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines():
         if not name.startswith(f"{PACKAGE}/") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -156,20 +164,18 @@ def try_cell(cell: Cell, wheel: Path, folder: Path) -> str:
         suite = subprocess.Popen(
             [binary, "-m", "pytest", *options],
             cwd=tree,
-            env=environment(),
+            env={**environment(), CELL: str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        suites.add(suite)
         try:
             code = suite.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(suite.pid, signal.SIGKILL)
+            end(folder)
             code = suite.wait()
             cell.problems.append(f"not over after {SECONDS} s")
-        suites.remove(suite)
         output.seek(0)
         printed = output.read()
     read_report(cell, report)
@@ -214,7 +220,7 @@ def try_all(cells: list[Cell], folder: Path, jobs: int) -> None:
     """Build the wheel and try it in every cell, several at a time."""
     folders = {cell.name: folder / cell.name.replace("/", "-") for cell in cells}
     for cell in cells:
-        # First of all, for it fails where a Python is missing.
+        # Before all else: this fails where a Python is missing.
         venv = (UV, "venv", "--quiet", "--no-project", "--python", cell.python)
         run(*venv, folders[cell.name] / "venv", env=environment())
     run(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT, env=environment())
@@ -225,7 +231,7 @@ def try_all(cells: list[Cell], folder: Path, jobs: int) -> None:
         try:
             printed = try_cell(cell, wheel, folders[cell.name])
         except SystemExit as problem:
-            # The others go on: to end here would be to wait for their suites all the same, and to tell nothing of them.
+            # The other cells go on; to stop here would mean to wait for them and lose their results.
             printed = str(problem)
             cell.problems.append("it could not be made")
         shutil.rmtree(folders[cell.name], ignore_errors=True)
@@ -242,8 +248,7 @@ def try_all(cells: list[Cell], folder: Path, jobs: int) -> None:
                 sys.stdout.flush()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for suite in list(suites):
-                os.killpg(suite.pid, signal.SIGKILL)
+            end(folder)
             raise
 
 
@@ -251,7 +256,7 @@ def main() -> int:
     """Run the cells that were asked for, all by default."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("cells", nargs="*", metavar="AIRFLOW/PYTHON", help="such as 3.3/3.10, or 3.0")
-    # A cell waits a quarter of its time for Airflow's loops.
+    # A cell spends a quarter of its time waiting for Airflow's loops.
     jobs = (os.cpu_count() or 1) + 1
     parser.add_argument("--jobs", type=int, default=jobs, help="cells at a time (default %(default)s here)")
     options = parser.parse_args()

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from support.airflow_home import AirflowHome
 
 _NEEDS_AIRFLOW = re.compile(
-    r"^ *(?:from|import) (?:support|airflow\b|airflow_provider_onebox(?!\.(?:api|exceptions|provider_info|sandbox)\b))",
+    r"^ *(?:from|import) (?:airflow\b|support\.(?!processes)"
+    r"|airflow_provider_onebox(?!\.(?:api|exceptions|provider_info|sandbox)\b))",
     re.MULTILINE,
 )
 

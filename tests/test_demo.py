@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from support.processes import PATIENCE, started
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
 
@@ -19,21 +19,16 @@ DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
 @contextmanager
 def demo(folder, *options):
     """Run the demo with a folder for what is temporary, and see afterwards that nothing is left of it."""
-    command = [sys.executable, str(DEMO), *options]
     env = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": ""}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with started(sys.executable, str(DEMO), *options, env=env) as process:
+        yield process
     assert list(folder.iterdir()) == []
 
 
 def test_success(tmp_path):
     """The report names who, where, what and how long, is short, and holds no token."""
     with demo(tmp_path, "--records", "3") as process:
-        out, errors = process.communicate(timeout=180)
+        out, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
     lines = out.splitlines()
     assert len(lines) <= 14
@@ -48,7 +43,7 @@ def test_success(tmp_path):
 def test_failure(tmp_path):
     """A failing DAG is a failing demo, with the reason and without Airflow's chatter."""
     with demo(tmp_path, "--set", "service_hours_login=true", "--set", "outside_service_hours=true") as process:
-        out, errors = process.communicate(timeout=180)
+        out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "example_onebox_quick_start: failed" in out
     assert "Onebox answers this account only within certain hours" in errors
@@ -67,15 +62,15 @@ def test_interrupted(tmp_path, number):
             family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, errors) == (130, "Interrupted; nothing is left.\n")
-        assert psutil.wait_procs(family, 5)[1] == []
+        assert psutil.wait_procs(family, PATIENCE)[1] == []
 
 
 def test_sandbox_that_does_not_start(tmp_path):
     """A mistake in the sandbox's options is told."""
     with demo(tmp_path, "--no-such-option") as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "unrecognized arguments: --no-such-option" in errors
     assert "The sandbox did not start." in errors

@@ -113,7 +113,7 @@ def tested(idle: World) -> list[Run]:
 def world(idle: World, tested: list[Run]) -> World:
     """The same Airflow with all its processes."""
     idle.home.start("api-server", "scheduler", "dag-processor", "triggerer")
-    idle.home.until(lambda: idle.home.database("SELECT 1 FROM serialized_dag"), "DAGs are parsed", 60)
+    idle.home.until(lambda: idle.home.database("SELECT 1 FROM serialized_dag"), "DAGs are parsed")
     return idle
 
 
@@ -190,7 +190,7 @@ def test_outlet_event(world: World, tmp_path: Path) -> None:
     count = listed.xcoms["list_tickets", -1, "return_value"]["count"]
     assert count == len(world.state.ids())
     query = "SELECT run_id FROM dag_run WHERE dag_id = 'example_onebox_list_done'"
-    (row,) = world.home.until(lambda: world.home.database(query), "the asset has scheduled a run", 60)
+    (row,) = world.home.until(lambda: world.home.database(query), "the asset has scheduled a run")
     run = world.finish("example_onebox_list_done", row["run_id"])
     assert run.xcoms["count_tickets", -1, "return_value"] == count
     before = len(world.home.database(events))
@@ -212,7 +212,7 @@ def test_killed_while_writing(world: World) -> None:
                 found += [(process, file) for file in files if Path(file).name.startswith(".list_")]
         return found
 
-    ((task, _),) = world.home.until(writers, "a task writes", 60)
+    ((task, _),) = world.home.until(writers, "a task writes")
     assert not list(world.folder.glob("list_*"))
     task.kill()
     world.state.calm()
@@ -241,7 +241,7 @@ def test_failing_dag_names_its_tasks(world: World) -> None:
     before = len(world.state.tickets)
     run = world.finish("failing", world.home.trigger("failing"))
     assert run.state == "failed"
-    world.home.until(lambda: len(world.state.tickets) > before, "the ticket is opened", 60)
+    world.home.until(lambda: len(world.state.tickets) > before, "the ticket is opened")
     (ticket,) = world.state.tickets[before:]
     assert ticket["subject"] == "Airflow: failing failed"
     named = {(2, 11): "check[0], check[2], single", (3, 0): "see the run"}.get(
@@ -355,12 +355,12 @@ def test_triggerer_restart(world: World, tmp_path: Path) -> None:
     if AIRFLOW_3:
         marked = "SELECT 1 FROM asset_state_store WHERE key LIKE 'onebox_mark.onebox_default..ticketrz'"
         there = marked if HAS_STORE else "SELECT 1 FROM trigger WHERE classpath LIKE '%OneboxNewRecordsTrigger'"
-        home.until(lambda: home.database(there), "the watcher watches", 60)
+        home.until(lambda: home.database(there), "the watcher watches")
     last = world.state.ids()[-1]
     run_id = home.trigger("example_onebox_sensor", {"since_id": last, "folder": str(tmp_path)})
     world.until_state("example_onebox_sensor", run_id, "deferred")
     waiting = "SELECT 1 FROM trigger WHERE classpath LIKE '%OneboxRecordTrigger' AND triggerer_id IS NOT NULL"
-    home.until(lambda: home.database(waiting), "the triggerer has the wait", 60)
+    home.until(lambda: home.database(waiting), "the triggerer has the wait")
     assert home.kill("triggerer")
 
     late = home.trigger("late", world.last("175"))
@@ -372,7 +372,7 @@ def test_triggerer_restart(world: World, tmp_path: Path) -> None:
     world.until_state("backstop", backstop, "deferred")
     home.database("UPDATE task_instance SET trigger_timeout = datetime('now') WHERE dag_id = 'backstop' RETURNING 1")
     assert world.finish("backstop", backstop).state == "failed"
-    home.until(lambda: time.time() > deferred + 20, "the time is out", 60)
+    home.until(lambda: time.time() > deferred + 20, "the time is out")
     assert home.task_states("late", late) == {("trigger", -1): "deferred"}
     new = world.state.add(6)
 
@@ -386,14 +386,14 @@ def test_triggerer_restart(world: World, tmp_path: Path) -> None:
         assert world.tries(dag_id, failed) == [1], home.task_log(dag_id, failed, task_id)
         assert "AirflowSensorTimeout" in home.task_log(dag_id, failed, task_id)
     if HAS_STORE:
-        home.until(lambda: set(new) <= set(world.watched()), "the new tickets are listed", 60)
+        home.until(lambda: set(new) <= set(world.watched()), "the new tickets are listed")
 
 
 @pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2.11 has no asset watchers")
 def test_watcher(world: World) -> None:
     """New tickets start a run that lists them."""
     new = world.state.add(3)
-    world.home.until(lambda: set(new) <= set(world.watched()), "the new tickets are listed", 60)
+    world.home.until(lambda: set(new) <= set(world.watched()), "the new tickets are listed")
     if HAS_STORE:
         watched = world.watched()
         assert len(watched) == len(set(watched))

@@ -103,7 +103,7 @@ def test_cluster(tmp_path: Path) -> None:
         broker, database = stack.enter_context(redis(tmp_path)), stack.enter_context(postgresql(tmp_path))
         home = stack.enter_context(cluster(tmp_path / "home", crm, broker, database))
         home.migrate()
-        home.start("api-server", "scheduler", "dag-processor", "triggerer", *WORKERS, timeout=300)
+        home.start("api-server", "scheduler", "dag-processor", "triggerer", *WORKERS)
         memory = Memory(home)
         memory.start()
         last = [crm.call("ids", resource="message", site=str(site))[-1] for site in range(1, WAITS + 1)]
@@ -111,7 +111,7 @@ def test_cluster(tmp_path: Path) -> None:
         # So slow that sites are left to list once half of them are seen to be, and tasks are in the midst of it.
         crm.call("configure", latency=2)
         start = time.monotonic()
-        run_id = home.trigger("cluster", {"folder": str(output), "last": last}, timeout=300)
+        run_id = home.trigger("cluster", {"folder": str(output), "last": last})
 
         def count(task: str, state: str) -> int:
             states = home.task_states("cluster", run_id)
@@ -119,7 +119,7 @@ def test_cluster(tmp_path: Path) -> None:
 
         home.until(lambda: count("list", "success") >= SITES // 2, "half of the sites are listed", SECONDS)
         # A task is a process of its own.
-        home.until(lambda: len(home.alive(WORKERS[1])) > idle, "the second worker runs a task", 60)
+        home.until(lambda: len(home.alive(WORKERS[1])) > idle, "the second worker runs a task")
         killed = home.kill(WORKERS[1])
         crm.call("configure", latency=0)
         print(f"\n{time.monotonic() - start:.0f} s: killed a worker, and with it {len(killed) - idle} running tasks")

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL from Debian's packages: on loopback, in folders of their own, gone with the block."""
+"""Redis and PostgreSQL from Debian's packages: on loopback, in temporary folders, for a block."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.airflow_home import free_port
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ def program(name: str, package: str) -> str:
 
 def wait_for(answers: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until a service answers."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"{log.stem} does not answer:\n{log.read_text()}")
@@ -51,7 +52,7 @@ def service(command: list[str], log: Path, answers: Callable[[], bool], **option
         # Fast shutdown to PostgreSQL, the ordinary end to Redis.
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(30)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

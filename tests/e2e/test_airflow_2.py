@@ -24,7 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
     config = {("core", "test_connection"): "Enabled"}
     with AirflowHome(tmp_path_factory.mktemp("home") / "airflow", config=config) as home:
         home.migrate()
-        home.start("api-server", timeout=300)
+        home.start("api-server")
         yield home
 
 

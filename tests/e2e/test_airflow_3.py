@@ -46,7 +46,7 @@ def home(
     config = {("core", "test_connection"): "Enabled", **upgraded(folder)}
     with AirflowHome(folder, [EXAMPLE], config=config) as home:
         home.migrate()
-        home.start("api-server", "scheduler", "dag-processor", "triggerer", timeout=300)
+        home.start("api-server", "scheduler", "dag-processor", "triggerer")
         yield home
 
 
@@ -251,7 +251,7 @@ def test_saved_on_2(page, home, onebox, stored):
 
 def test_example(page, home, onebox, picture):
     """The example DAG is triggered, succeeds and shows the token as XCom, and no log shows a secret."""
-    home.until(lambda: home._parsed(DAG), f"{DAG} is parsed", 60)
+    home.until(lambda: home._parsed(DAG), f"{DAG} is parsed")
     page.goto(f"{home.url}/dags/{DAG}")
     page.get_by_role("button", name="Dag Docs").click()
     docs = page.get_by_role("dialog")

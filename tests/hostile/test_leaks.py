@@ -80,7 +80,7 @@ def deployment(airflow_home, tmp_path):
         home.until_state("leaks", run_id, "deferred", "wait")
         triggers = home.database("SELECT * FROM trigger")
         sandbox.state.add(1, "prospectrz")
-        home.wait("leaks", run_id, 240)
+        home.wait("leaks", run_id)
         assert home.stop() == []
         assert home.alive() == []
         yield home, run_id, sandbox, triggers, [path for path in (tmp_path / "files").rglob("*") if path.is_file()]

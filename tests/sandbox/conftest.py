@@ -11,7 +11,7 @@ from airflow_provider_onebox.sandbox import Sandbox
 
 
 class Caller(requests.Session):
-    """A session that knows the address, follows no redirect and never waits long."""
+    """A session that knows the address, and follows no redirect."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Caller(requests.Session):
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         """Send a request to a path below the sandbox's address."""
-        options = {"timeout": 5, **options, "allow_redirects": False}
+        options = {"timeout": 60, **options, "allow_redirects": False}
         return super().request(method, self.sandbox.url + path, **options)
 
     def login(self, path: str = "/api/authenticate", **changes: str) -> requests.Response:

@@ -26,7 +26,9 @@ EXAMPLES = 40
 CONFIG = SchemathesisConfig(
     seed=1,
     projects=ProjectsConfig(
-        default=ProjectConfig(generation=GenerationConfig(deterministic=True, max_examples=EXAMPLES), request_timeout=5)
+        default=ProjectConfig(
+            generation=GenerationConfig(deterministic=True, max_examples=EXAMPLES), request_timeout=60
+        )
     ),
 )
 pytest_plugins = ["schemathesis.pytest.plugin"]

@@ -265,14 +265,14 @@ def test_attachments(user, sandbox):
     assert own.startswith(f"{sandbox.url}/files/")
     assert public.startswith(f"http://localhost:{sandbox.port}/public/")
     headers = {"Authorization": user.headers["Authorization"]}
-    assert len(requests.get(own, headers=headers, timeout=5).content) == 1000
-    assert error(requests.get(own, timeout=5)) == (401, "jwt token not found")
+    assert len(requests.get(own, headers=headers, timeout=60).content) == 1000
+    assert error(requests.get(own, timeout=60)) == (401, "jwt token not found")
     sandbox.state.configure(attachment_size=123_456)
-    assert len(requests.get(public, timeout=5).content) == 123_456
-    assert requests.get(public, headers=headers, timeout=5).status_code == 400
+    assert len(requests.get(public, timeout=60).content) == 123_456
+    assert requests.get(public, headers=headers, timeout=60).status_code == 400
     assert user.get("/files/1/0.txt").status_code == 404
     url = sandbox.url.replace("127.0.0.1", "localhost")
-    reply = requests.get(f"{url}/api/ticket/conversations/{ticket}", headers=headers, timeout=5)
+    reply = requests.get(f"{url}/api/ticket/conversations/{ticket}", headers=headers, timeout=60)
     assert "http://127.0.0.1:" in reply.text
 
 
@@ -473,6 +473,6 @@ def test_base_path(connect):
         caller.sign_in()
         assert caller.page()["total"] == 3
         outside = f"http://{sandbox.host}:{sandbox.port}/api/ticketrz"
-        assert requests.get(outside, allow_redirects=False, timeout=5).headers["location"] == "/Login"
+        assert requests.get(outside, allow_redirects=False, timeout=60).headers["location"] == "/Login"
         assert sandbox.state.requests["GET list"] == 1
         assert caller.get("/sandbox/snapshot").json()["logins"] == 1

@@ -7,12 +7,12 @@ import json
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import pytest
 import requests
+from support.processes import PATIENCE, run, started
 
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.app import CALLS, App
@@ -36,19 +36,19 @@ def test_command_line(number):
         "5",
     ]
     options += ["--latency", "1", "--base-path", "/feature/voc", "--seed", "3", "--set", "page_cap=2"]
-    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(*COMMAND, *options) as process:
         assert process.stdout is not None
         url, email, password, sites, connection = (process.stdout.readline().rstrip("\n") for _ in range(5))
         assert url.startswith("http://127.0.0.1:")
         assert url.endswith("/feature/voc")
         form = {"email": "a@b.c", "password": "p w", "siteId": "7"}
         with requests.Session() as session:
-            token = session.post(f"{url}/api/authenticate", data=form, timeout=5).json()["token"]
+            token = session.post(f"{url}/api/authenticate", data=form, timeout=PATIENCE).json()["token"]
             headers = {"Authorization": f"Bearer {token}"}
-            page = session.get(f"{url}/api/ticketrz", headers=headers, timeout=5).json()
+            page = session.get(f"{url}/api/ticketrz", headers=headers, timeout=PATIENCE).json()
         assert (page["count"], page["total"]) == (2, 1_000_000)
         process.send_signal(number)
-        out, errors = process.communicate(timeout=5)
+        out, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out, errors) == (0, "", "")
     assert (email, password, sites) == ("E-mail: a@b.c", "Password: p w", "Sites: 7")
     # A shell reads the line back as one word.
@@ -60,7 +60,7 @@ def test_command_line(number):
 
 def test_help():
     """The help names each call that can be posted, with its arguments."""
-    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=10, check=True)
+    done = run(*COMMAND, "--help")
     for call in CALLS:
         assert f"  {call}(" in done.stdout
     assert "fail(kind, path='*', times=1, after=0, **options)\n      Queue a fault." in done.stdout
@@ -69,7 +69,7 @@ def test_help():
 def test_without_its_extra():
     """Without its libraries the sandbox says how to install them."""
     code = "import sys; sys.modules['starlette.applications'] = None; import airflow_provider_onebox.sandbox"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=False)
+    done = run(sys.executable, "-c", code)
     assert done.returncode == 1
     assert done.stderr.endswith("the sandbox needs: pip install 'airflow-provider-onebox[sandbox]'\n")
 
@@ -77,7 +77,7 @@ def test_without_its_extra():
 @pytest.mark.parametrize("option", [["--set", "nosuch=1"], ["--set", "latency"], ["--fault-kinds", "nosuch"]])
 def test_command_line_refuses(option):
     """A setting that does not exist is a usage error, told without a traceback."""
-    done = subprocess.run([*COMMAND, *option], capture_output=True, text=True, timeout=10, check=False)
+    done = run(*COMMAND, *option)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -88,11 +88,11 @@ def test_stopping_ends_idle_connections():
     """A client's connection that is kept alive does not outlive the sandbox."""
     with requests.Session() as session:
         with Sandbox(records=1) as sandbox:
-            assert session.get(f"{sandbox.url}/api/ticketrz", timeout=5).status_code == 401
+            assert session.get(f"{sandbox.url}/api/ticketrz", timeout=PATIENCE).status_code == 401
             assert sandbox.state.transports
         assert not sandbox.state.transports
         with pytest.raises(requests.exceptions.ConnectionError):
-            session.get(f"{sandbox.url}/api/ticketrz", timeout=5)
+            session.get(f"{sandbox.url}/api/ticketrz", timeout=PATIENCE)
 
 
 def test_port_in_use():
@@ -104,19 +104,17 @@ def test_port_in_use():
             Sandbox(port=taken.getsockname()[1]).start()
 
 
-def test_start_and_stop_are_quick():
-    """A test can afford a sandbox of its own, and one that is stopped in the middle of a request."""
-    start = time.monotonic()
+def test_stop_waits_for_no_request():
+    """A sandbox that is stopped in the middle of a request does not wait for its end."""
     with Sandbox(records=10) as sandbox:
-        assert time.monotonic() - start < 2
         sandbox.state.fail("hang")
         with pytest.raises(requests.exceptions.ReadTimeout):
             requests.get(f"{sandbox.url}/api/ticketrz", timeout=0.05)
-        sandbox.state.configure(latency=30)
+        sandbox.state.configure(latency=1000)
         with pytest.raises(requests.exceptions.ReadTimeout):
             requests.get(f"{sandbox.url}/api/ticketrz", timeout=0.05)
         start = time.monotonic()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < PATIENCE
     with pytest.raises(requests.exceptions.ConnectionError):
         requests.get(sandbox.url, timeout=1)
 
@@ -128,14 +126,14 @@ def test_nothing_else_is_imported():
         "print([name for name in sys.modules if name.partition('.')[0] in ('airflow', 'requests')"
         " or name.startswith('airflow_provider_onebox.') and '.sandbox' not in name])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run(sys.executable, "-c", code)
     assert done.stdout.strip() == "[]"
 
 
 def test_missing_extra_is_named():
     """Without the extra's libraries the error says what to install."""
     code = "import sys; sys.modules['uvicorn'] = None; import airflow_provider_onebox.sandbox"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run(sys.executable, "-c", code)
     assert "pip install 'airflow-provider-onebox[sandbox]'" in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""A real Airflow in a folder of its own, for the tests, the demo and the browser: 2.11 and every 3.x.
+"""A real Airflow in a temporary folder, for the tests, the demo and the browser: 2.11 and every 3.x.
 
 Everything is set by environment variables, listens on loopback alone and ends with the ``with`` block::
 
@@ -34,6 +34,9 @@ from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from support import run_dags
+from support.processes import PATIENCE, run
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
@@ -41,11 +44,11 @@ if TYPE_CHECKING:
 AIRFLOW_VERSION = tuple(int(part) for part in version("apache-airflow").split(".")[:2])
 AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
 
-# Short intervals and few processes, for a small machine. SQLite gives up waiting for a lock after 5 s by
-# default, and several processes write to it here; a task gives up on a busy API server after 5 s.
+# Short intervals and few processes, for a small machine. SQLite waits 5 s for a lock by default, and several
+# processes write to it here; a task waits 5 s for the API server.
 _SETTINGS = """
 core executor=LocalExecutor parallelism=4 load_examples=False dags_are_paused_at_creation=False fernet_key={fernet}
-database sql_alchemy_conn=sqlite:///{home}/airflow.db?timeout=30
+database sql_alchemy_conn=sqlite:///{home}/airflow.db?timeout=300
 logging colored_console_log=False
 scheduler job_heartbeat_sec=1 scheduler_heartbeat_sec=1 scheduler_idle_sleep_time=0.2
 triggerer job_heartbeat_sec=1
@@ -63,7 +66,7 @@ api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret
 api_auth jwt_secret={secret} jwt_issuer=airflow-home
 core simple_auth_manager_all_admins=True
 dag_processor parsing_processes=1 refresh_interval=2 bundle_refresh_check_interval=1
-workers execution_api_timeout=60
+workers execution_api_timeout=300
 """
 # Airflow 3.4 keeps every try of a task as a row, and XComs by task instance.
 TASKS, _XCOMS = "task_instance", "xcom"
@@ -71,7 +74,12 @@ if AIRFLOW_VERSION >= (3, 4):
     TASKS = "(SELECT *, region_index AS map_index FROM task_instance WHERE working_set) AS task"
     _XCOMS = f"(SELECT task.*, key, value FROM xcom_v2 JOIN {TASKS} ON task.id = task_instance_id) AS xcom"  # noqa: S608
 _TAG = "AIRFLOW_HOME_COMPONENT"
-_MARK = "\x1eairflow-home dag "
+# Seconds between two signals to end. Airflow's handler raises SystemExit, which Python drops in a callback of a weak
+# reference: the component goes on then. A scheduler that has begun to end waits for its tasks and gets no more signals:
+# another one would be the order not to wait, and before the executor has stopped its workers they would never end. The
+# triggerer of Airflow 3 waits 10 s for a runner that has ended, until another signal.
+_SIGNALS = {"scheduler": 60, "triggerer": 3, "dag-processor": 10}
+_ENDING = "Shutting down LocalExecutor"
 _JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
 
 
@@ -143,6 +151,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._begun: dict[str, int] = {}
         (self.home / "processes").mkdir(parents=True, exist_ok=True)
         (self.home / "dags").mkdir()
         for file in dags:
@@ -158,7 +167,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
             "NO_COLOR": "1",
             "no_proxy": "127.0.0.1,localhost",
             "PYTHONUNBUFFERED": "1",
-            # Keeps the environment of renamed processes readable, so that orphans can be told.
+            # Keeps the environment of renamed processes readable, so that orphans can be found.
             "SPT_NOENV": "1",
             # Airflow 2 refuses SQLite under any executor that runs two tasks at once.
             "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
@@ -166,8 +175,8 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         }
 
     def __exit__(self, *_: object) -> None:
-        """End every process that was started."""
-        self.stop()
+        """End every process that was started, at once where one has not ended after a while."""
+        self.stop(grace=20)
 
     def run(self, *args: str) -> str:
         """Run ``airflow`` with these arguments and return its output, stderr included."""
@@ -175,16 +184,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
 
     def python(self, *args: str) -> str:
         """Run Python with these arguments and return its output, stderr included."""
-        done = subprocess.run(
-            [sys.executable, *args],
-            env=self.env,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
+        done = run(sys.executable, *args, env=self.env, cwd=self.home, stderr=subprocess.STDOUT)
         if done.returncode:
             raise AirflowHomeError(f"{shlex.join(args)} ended with {done.returncode}:\n{_tail(done.stdout)}")
         return done.stdout
@@ -238,11 +238,11 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         """Run several DAGs one after the other in a single process: Airflow is imported once."""
         last = self.database("SELECT coalesce(max(id), 0) AS id FROM dag_run")[0]["id"]
         arguments = [f"{dag_id}={json.dumps((confs or {}).get(dag_id, {}))}" for dag_id in dag_ids]
-        output = self.python(__file__, *arguments)
+        output = self.python(run_dags.__file__, *arguments)
         query = "SELECT run_id FROM dag_run WHERE dag_id = :dag AND id > :last ORDER BY id DESC"
         runs = {}
         # The first mark is that of ``reserialize``.
-        for part in output.split(_MARK)[2:]:
+        for part in output.split(run_dags.MARK)[2:]:
             dag_id, _, printed = part.partition("\n")
             rows = self.database(query, dag=dag_id, last=last)
             if not rows:
@@ -252,7 +252,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
 
     # --- real processes
 
-    def start(self, *components: str, timeout: float = 120) -> None:
+    def start(self, *components: str) -> None:
         """Start components and wait until each is healthy.
 
         A component is one of ``api-server`` (the webserver on Airflow 2), ``scheduler``, ``triggerer`` and
@@ -260,15 +260,18 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         ``celery worker``, which counts as healthy once it runs. ``processes`` lists each under its name here.
         """
         last = self.database("SELECT coalesce(max(id), 0) AS id FROM job")[0]["id"]
+        # Coverage costs a fifth of their time, and finds nothing that the tests of one process do not.
+        unmeasured = {key: value for key, value in self.env.items() if not key.startswith("COVERAGE_")}
         started = [name for name in components if AIRFLOW_3 or name != "dag-processor"]
         for name in started:
             command = shlex.split(name if AIRFLOW_3 else name.replace("api-server", "webserver"))
             if name in ("scheduler", "triggerer"):
                 command.append("--skip-serve-logs")
+            self._begun[name] = self._log(name).stat().st_size if self._log(name).exists() else 0
             with self._log(name).open("ab") as log:
                 self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", "airflow", *command],
-                    env=self.env | {_TAG: f"{self.home} {name}"},
+                    env=unmeasured | {_TAG: f"{self.home} {name}"},
                     cwd=self.home,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -276,10 +279,14 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
                     start_new_session=True,
                 )
         for name in started:
-            self.until(partial(self._healthy, name, last), f"{name} is healthy", timeout)
+            self.until(partial(self._healthy, name, last), f"{name} is healthy")
 
     def _log(self, name: str) -> Path:
         return self.home / "processes" / f"{name}.log"
+
+    def _read_log(self, name: str) -> str:
+        """Return what a component has logged since its last start."""
+        return self._log(name).read_bytes()[self._begun[name] :].decode(errors="replace")
 
     def _healthy(self, name: str, last: int) -> bool:
         if name == "api-server":
@@ -289,7 +296,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         query = "SELECT id FROM job WHERE id > :last AND job_type = :type AND state = 'running'"
         return name not in _JOBS or bool(self.database(query, last=last, type=_JOBS[name]))
 
-    def until(self, done: Callable[[], Any], what: str, timeout: float) -> Any:
+    def until(self, done: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
         """Wait until ``done()`` is true and return it; a process that ends meanwhile ends the wait."""
         deadline = time.monotonic() + timeout
         while not (answer := done()):
@@ -307,21 +314,21 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         found = psutil.process_iter(["environ", "cmdline"])
         return [process for process in found if (process.info["environ"] or {}).get(_TAG, "").startswith(tags)]
 
-    def stop(self, grace: float = 20) -> list[str]:
-        """End all components; return the command lines of what had to be killed."""
+    def stop(self, grace: float = PATIENCE) -> list[str]:
+        """End all components; return the command lines of what had to be killed because it had not ended by itself."""
         killed = []
         # Tasks that end still talk to the API server: it goes last.
         last = [name for name in self.processes if name == "api-server"]
         for group in filter(None, ([name for name in self.processes if name not in last], last)):
-            left = self.alive(*group)
-            # The triggerer of Airflow 3 waits out 10 s for a runner that has long gone; a second signal ends that.
-            again = [name for name in group if name == "triggerer" and AIRFLOW_3]
-            # Airflow's handler raises SystemExit, which Python drops if the signal comes in a callback of a weak
-            # reference. The process goes on then, and has to be told again.
-            for told, seconds in ((group, 3), (again, grace / 2), (group, grace / 2)):
-                for name in told:
+            # When each component gets its next signal.
+            deadline, due = time.monotonic() + grace, dict.fromkeys(group, 0.0)
+            while (left := self.alive(*group)) and (now := time.monotonic()) < deadline:
+                for name in [name for name in group if due[name] <= now]:
                     self.processes[name].terminate()
-                _, left = psutil.wait_procs(left, seconds)
+                    due[name] = now + _SIGNALS.get(name, PATIENCE)
+                if "scheduler" in due and _ENDING in self._read_log("scheduler"):
+                    due["scheduler"] = deadline
+                psutil.wait_procs(left, 1)
             killed += self.kill(*group)
         return killed
 
@@ -332,7 +339,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, 10)
+        psutil.wait_procs(family, PATIENCE)
         for name in components:
             self.processes.pop(name).wait()
         return killed
@@ -344,18 +351,18 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         with requests.Session() as session:
             session.trust_env = False  # no proxy
             if AIRFLOW_3:
-                login = session.get(f"{self.url}/auth/token", timeout=30)
+                login = session.get(f"{self.url}/auth/token", timeout=PATIENCE)
                 login.raise_for_status()
                 session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
             url = f"{self.url}/api/v{2 if AIRFLOW_3 else 1}{path}"
-            answer = session.request(method, url, json=body, timeout=30)
+            answer = session.request(method, url, json=body, timeout=PATIENCE)
         if not answer.ok:
             raise AirflowHomeError(f"{method} {path}: {answer.status_code} {answer.text}")
         return answer.json()
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 60) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a run as soon as the DAG is parsed and return its run id."""
-        self.until(lambda: self._parsed(dag_id), f"{dag_id} is parsed", timeout)
+        self.until(lambda: self._parsed(dag_id), f"{dag_id} is parsed")
         run_id = f"run_{secrets.token_hex(6)}"
         date = {"logical_date": None} if AIRFLOW_3 else {}
         self.api("POST", f"/dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "conf": dict(conf or {}), **date})
@@ -366,7 +373,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
             raise AirflowHomeError("\n".join(f"{file}:\n{text}" for file, text in errors.items()))
         return bool(self.database("SELECT 1 FROM serialized_dag WHERE dag_id = :dag", dag=dag_id))
 
-    def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+    def wait(self, dag_id: str, run_id: str, timeout: float = PATIENCE) -> str:
         """Wait until the run is over and return its state."""
         query = "SELECT state FROM dag_run WHERE dag_id = :dag AND run_id = :run AND state IN ('success', 'failed')"
         what = f"run {run_id} of {dag_id} is over"
@@ -393,7 +400,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
             keys = [f"TaskInstanceKey(dag_id='{dag_id}', task_id='{task}', run_id='{run_id}'" for task in tasks]
             return any(key in line for key in keys for line in ended)
 
-        self.until(there, f"{task_id or 'a task'} of {dag_id} is {state}", 180)
+        self.until(there, f"{task_id or 'a task'} of {dag_id} is {state}")
 
     # --- logs
 
@@ -405,27 +412,3 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
     def log_files(self) -> list[Path]:
         """Return every log file of the home: tasks, DAG parsing and the components."""
         return sorted(f for d in ("logs", "processes") for f in (self.home / d).rglob("*") if f.is_file())
-
-
-def _main(dags: list[str]) -> None:
-    """Serialise the DAGs of the home, then test each ``dag_id=conf``, with a mark in the output before each step."""
-    import traceback
-
-    from airflow.__main__ import main
-
-    # Airflow 3.0 tests no DAG with assets that was not serialised before.
-    tests = [dag.partition("=") for dag in dags]
-    for command in [["reserialize"], *(["test", dag_id, "--conf", conf] for dag_id, _, conf in tests)]:
-        print(f"{_MARK}{command[1] if command[1:] else command[0]}", flush=True)  # noqa: T201
-        sys.argv = ["airflow", "dags", *command]
-        try:
-            main()  # type: ignore[no-untyped-call]
-        except SystemExit as end:
-            print(end, flush=True)  # noqa: T201
-        except Exception:  # noqa: BLE001 - the next DAG has to run; the caller misses the run of this one
-            traceback.print_exc()
-
-
-if __name__ == "__main__":
-    sys.path.pop(0)  # the tests are not what the DAGs may import
-    _main(sys.argv[1:])
