@@ -74,6 +74,7 @@ class Attachments:
     :param folder: the target folder, as for ``ObjectStoragePath``; the files in it are
         ``<ticket id>/<message id>-<number>-<name>``.
     :param max_bytes: the maximum size of an attachment, in bytes, up to 64 MiB.
+    :param max_failed: how many attachments may be skipped; ``None`` for any number.
     :param hosts: names of hosts to download from without the token.
     :param pause: waits between tries, for that many seconds.
     :raises OneboxConfigError: if an argument is invalid.
@@ -85,12 +86,14 @@ class Attachments:
         folder: Any,
         *,
         max_bytes: Any,
+        max_failed: Any = None,
         hosts: Any = (),
         pause: Callable[[float], Any] = time.sleep,
     ) -> None:
         if str(folder).strip() in ("", "None"):
             raise OneboxConfigError(f"attachments_path={folder!r} names no folder: a template in it found nothing.")
         self._max_bytes = whole_number("max_attachment_bytes", max_bytes, 1, MAX_RESPONSE_BYTES)
+        self._max_failed = None if max_failed is None else whole_number("max_failed_attachments", max_failed, 0)
         self._hosts = {_normalize_host(name) for name in ([hosts] if isinstance(hosts, str) else hosts or ())}
         if None in self._hosts:
             raise OneboxConfigError(
@@ -127,6 +130,18 @@ class Attachments:
             seen.add(message_id)
             found.append({**message, "attachmentFiles": list(self._files(message, message_id))})
         return found
+
+    def check_failed(self) -> None:
+        """Find out whether too many attachments were skipped.
+
+        :raises OneboxError: if so; a retry downloads all anew.
+        """
+        if self._max_failed is not None and self.failed > self._max_failed:
+            raise OneboxError(
+                f"{self.failed:,} attachments were skipped, more than max_failed_attachments={self._max_failed} "
+                "allows. The log has the reasons.",
+                retryable=True,
+            )
 
     def _files(self, message: dict[str, Any], message_id: str) -> Iterator[str]:
         ticket = _id_name(message.get("ticketId"))

@@ -93,16 +93,20 @@ def _read_lines(name: str) -> Iterator[Any]:
 def read_ids(source: Any) -> Iterator[str]:
     """Read the ids of records, one at a time.
 
-    :param source: ids, or records that have an ``Id``, as for :func:`read_rows`.
+    :param source: ids, or records that have an ``Id``: one of them, or several as for :func:`read_rows`.
     :return: an iterator over the ids.
     :raises OneboxConfigError: if a row is no id and has none.
     :raises OneboxError: if the file can't be read.
     """
-    for row in read_rows(source):
-        value = row.get("Id") if isinstance(row, Mapping) else row
-        number = parse_id(value.strip() if isinstance(value, str) else value)
+    for row in [source] if _id_of(source) is not None else read_rows(source):
+        number = _id_of(row)
         if number is None:
             raise OneboxConfigError(
                 f"{sanitize(row, 60)!r} is not an id and has none: pass digits, or records with an 'Id'."
             )
         yield str(number)
+
+
+def _id_of(row: Any) -> int | None:
+    value = row.get("Id") if isinstance(row, Mapping) else row
+    return parse_id(value.strip() if isinstance(value, str) else value)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_onebox.exceptions import OneboxRequestError
+from airflow_provider_onebox.exceptions import (
+    OneboxError,
+    OneboxRequestError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+)
 from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path, _WriteOperator
 
 if TYPE_CHECKING:
@@ -12,16 +18,29 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+
+MIN_TICKETS = 20
+"""The fewest tickets of which a share is taken while more are read."""
+
+MAX_LOGGED = 100
+"""The most tickets that the log names."""
+
+log = logging.getLogger(__name__)
+
 
 class OneboxListConversationsOperator(_OneboxOperator):
     """Write the messages of many tickets to one JSON Lines file, in the order of the tickets.
 
-    Each message has the ticket's id as ``ticketId``; the messages of a thread replace the thread. The file is written
-    atomically. At most twice ``parallelism`` conversations are in memory. A ticket that no longer exists (404) is
-    skipped, counted and named in the log; if none of the tickets exists, the task fails.
+    Each message has the ticket's id as ``ticketId``. The messages of a thread replace the thread. The file is written
+    atomically. At most twice ``parallelism`` conversations are in memory.
 
-    The task returns ``{"path", "count", "tickets", "missing"}``: the number of messages written, of tickets requested,
-    and of those that do not exist.
+    A ticket that no longer exists (404) is skipped, counted as ``missing`` and named in the log. So is one whose
+    conversation can't be read although Onebox works: it is counted as ``failed``. If ``max_failed_share`` is exceeded,
+    or if no ticket can be read, the task fails.
+
+    The task returns ``{"path", "count", "tickets", "missing", "failed"}``: the number of messages written, of tickets
+    requested, of those that do not exist, and of those that can't be read.
 
     With ``attachments_path``, the messages' attachments are downloaded, each atomically, to
     ``<attachments_path>/<ticket id>/<message id>-<number>-<name>``. Each message then lists the paths of its files as
@@ -31,15 +50,20 @@ class OneboxListConversationsOperator(_OneboxOperator):
 
     API page: Conversations of a ticket, ``GET {host}/api/ticket/conversations/<ticket-id>``.
 
-    :param tickets: the tickets' ids, or records with an ``Id``: a list, what
+    :param tickets: the tickets' ids, or records with an ``Id``: one of them, a list, what
         :class:`~airflow_provider_onebox.operators.onebox.OneboxListOperator` has returned, or the path of a JSON Lines
         file, gzip if it ends in ``.gz``. (templated)
     :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
     :param parallelism: the most requests in flight, 1 to 32. (templated)
+    :param max_failed_share: the share of the tickets that may fail without failing the task, from 0 to 1. It is also
+        checked while the task runs, from the 20th ticket on.
     :param attachments_path: the folder for attachments, as for ``ObjectStoragePath``; ``None`` to download none.
         (templated)
     :param max_attachment_bytes: the maximum size of an attachment, in bytes, up to 64 MiB. (templated)
+    :param max_failed_attachments: how many attachments may be skipped without failing the task, at its end; ``None``
+        for any number. (templated)
     :param attachment_hosts: names of hosts to download from without the token. (templated)
+    :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -52,6 +76,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         "parallelism",
         "attachments_path",
         "max_attachment_bytes",
+        "max_failed_attachments",
         "attachment_hosts",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"tickets": "json", "attachment_hosts": "json"}
@@ -62,18 +87,26 @@ class OneboxListConversationsOperator(_OneboxOperator):
         tickets: Any,
         output_path: Any,
         parallelism: int | str = 2,
+        max_failed_share: float = 0.5,
         attachments_path: Any = None,
         max_attachment_bytes: int | str = 20 * 1024 * 1024,
+        max_failed_attachments: int | str | None = None,
         attachment_hosts: Sequence[str] | str = (),
+        include_secrets: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not 0 <= max_failed_share <= 1:
+            raise ValueError(f"max_failed_share={max_failed_share!r} is not a number from 0 (no ticket) to 1 (all).")
         self.tickets = _path(tickets)
         self.output_path = _path(output_path)
         self.parallelism = parallelism
+        self.max_failed_share = max_failed_share
         self.attachments_path = _path(attachments_path)
         self.max_attachment_bytes = max_attachment_bytes
+        self.max_failed_attachments = max_failed_attachments
         self.attachment_hosts = attachment_hosts
+        self.include_secrets = include_secrets
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Write the conversations.
@@ -81,7 +114,8 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :param context: the task's context.
         :return: what was written.
         :raises OneboxConfigError: if an argument is invalid.
-        :raises OneboxError: if a conversation can't be fetched, or the file can't be written.
+        :raises OneboxError: if Onebox can't be used, too many tickets or attachments fail, or the file can't be
+            written.
         """
         from airflow_provider_onebox.api.parallel import in_parallel
         from airflow_provider_onebox.files.attachments import Attachments
@@ -91,49 +125,107 @@ class OneboxListConversationsOperator(_OneboxOperator):
         # Made here: the threads below have no task of their own.
         hook = self.hook
         settings = hook.settings
-        missing: list[str] = []
+        skipped = _SkippedTickets(self.max_failed_share)
         tickets = downloaded = 0
-        absent = attachments = None
+        attachments = None
         if self.attachments_path is not None:
             attachments = Attachments(
                 hook.client,
                 self.attachments_path,
                 max_bytes=self.max_attachment_bytes,
+                max_failed=self.max_failed_attachments,
                 hosts=self.attachment_hosts,
             )
 
-        def conversation(ticket_id: str) -> list[dict[str, Any]] | OneboxRequestError:
-            try:
-                found = hook.list_conversations(ticket_id)
-            except OneboxRequestError as error:
-                if "404" not in (str(error.status), error.code):
-                    raise
-                missing.append(ticket_id)
-                return error
-            return attachments.download(found) if attachments else found
+        def conversation(ticket_id: str) -> tuple[str, list[dict[str, Any]] | OneboxError]:
+            found = self._read(hook, ticket_id)
+            if attachments and not isinstance(found, OneboxError):
+                found = attachments.download(found)
+            return ticket_id, found
 
         with RecordFile(self.output_path) as file:
-            ids, parallelism = read_ids(self.tickets), self.parallelism
-            for found in in_parallel(conversation, ids, parallelism, "tickets"):
+            for ticket_id, found in in_parallel(conversation, read_ids(self.tickets), self.parallelism, "tickets"):
                 tickets += 1
-                if isinstance(found, OneboxRequestError):
-                    absent = found
-                else:
-                    file.write(found)
-                    downloaded += sum(len(message.get("attachmentFiles", ())) for message in found)
-            if absent and len(missing) == tickets:
-                raise absent
+                if isinstance(found, OneboxError):
+                    skipped.add(ticket_id, found)
+                    skipped.check_share(max(tickets, MIN_TICKETS))
+                    continue
+                file.write(found)
+                if attachments:
+                    downloaded += sum(len(message["attachmentFiles"]) for message in found)
+            skipped.check_all(tickets)
+            if attachments:
+                attachments.check_failed()
             file.finish()
             file.publish()
-        if missing:
-            self.log.warning("No longer at site %s: tickets %s.", settings.site_id, ", ".join(missing[:100]))
+        skipped.report(settings.site_id)
         self.log.info("Wrote %s messages of %s tickets to %s.", f"{file.count:,}", f"{tickets:,}", file.name)
-        result = {"path": file.name, "count": file.count, "tickets": tickets, "missing": len(missing)}
+        result = {"path": file.name, "count": file.count, "tickets": tickets, **skipped.counts()}
         if attachments:
             self.log.info("Downloaded %s attachments, skipped %s.", f"{downloaded:,}", f"{attachments.failed:,}")
             result |= {"attachments": downloaded, "attachments_failed": attachments.failed}
         self._report_to_outlets(context, result)
         return result
+
+    def _read(self, hook: OneboxHook, ticket_id: str) -> list[dict[str, Any]] | OneboxError:
+        """Return a ticket's messages, or why they can't be read if nothing is wrong with Onebox itself."""
+        from airflow_provider_onebox.api.availability import check_available
+
+        is_last = False
+        while True:
+            try:
+                return hook.list_conversations(ticket_id, include_secrets=self.include_secrets)
+            except (OneboxRequestError, OneboxResponseError, OneboxUnavailableError) as error:
+                failure = error.with_traceback(None)
+            if not failure.retryable:
+                return failure
+            check_available(hook.client)
+            if is_last:
+                return failure
+            is_last = True
+
+
+class _SkippedTickets:
+    """The tickets that were not read, and when they are too many.
+
+    :param max_failed_share: the share of the tickets that may fail.
+    """
+
+    def __init__(self, max_failed_share: float) -> None:
+        self._share = max_failed_share
+        self._missing: list[str] = []
+        self._failed: list[str] = []
+        self._reasons: dict[str, OneboxError] = {}
+
+    def add(self, ticket_id: str, reason: OneboxError) -> None:
+        is_missing = "404" in (str(reason.status), reason.code)
+        (self._missing if is_missing else self._failed).append(ticket_id)
+        self._reasons.setdefault("missing" if is_missing else "failed", reason)
+
+    def check_share(self, tickets: int) -> None:
+        if len(self._failed) > self._share * tickets:
+            reason = self._reasons["failed"]
+            excess = (
+                f"{len(self._failed):,} of the tickets can't be read, more than max_failed_share={self._share} allows"
+            )
+            reason.args = (f"{str(reason).rstrip('.')}. {excess}.",)
+            raise reason
+
+    def check_all(self, tickets: int) -> None:
+        self.check_share(tickets)
+        if tickets and len(self._missing) + len(self._failed) == tickets:
+            raise self._reasons.get("failed") or self._reasons["missing"]
+
+    def report(self, site_id: str) -> None:
+        for tickets, words in (
+            (self._missing, f"No longer at site {site_id}"),
+            (self._failed, f"Skipped because they can't be read ({self._reasons.get('failed')})"),
+        ):
+            if tickets:
+                log.warning("%s: tickets %s.", words, ", ".join(tickets[:MAX_LOGGED]))
+
+    def counts(self) -> dict[str, int]:
+        return {"missing": len(self._missing), "failed": len(self._failed)}
 
 
 class OneboxSendMessageOperator(_WriteOperator):

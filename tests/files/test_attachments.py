@@ -609,6 +609,7 @@ def test_log_is_bounded(download, caplog, count):
         ({"max_attachment_bytes": 0}, "max_attachment_bytes='0' is not a whole number from 1 to 67108864"),
         ({"max_attachment_bytes": "many"}, "max_attachment_bytes='many'"),
         ({"max_attachment_bytes": 2**26 + 1}, "max_attachment_bytes='67108865'"),
+        ({"max_failed_attachments": -1}, "max_failed_attachments='-1' is not a whole number of at least 0"),
         (
             {"attachment_hosts": ["https://x.example"]},
             "host names: write them like 'files.example.com'",

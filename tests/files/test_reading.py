@@ -84,6 +84,12 @@ def test_ids():
     assert list(read_ids([7, "8 ", {"Id": "9"}, {"Id": 10}])) == ["7", "8", "9", "10"]
 
 
+@pytest.mark.parametrize("one", [7, "7", " 7\n", {"Id": "7"}, {"Id": 7, "path": "x"}])
+def test_one_id(one):
+    """One id is a list of one, and so is one record."""
+    assert list(read_ids(one)) == ["7"]
+
+
 @pytest.mark.parametrize("row", ["x", "", None, True, -1, 1.5, {"id": "7"}, {"Id": None}, [["7"]]])
 def test_no_ids(row):
     """What is no id is rejected before Onebox is asked for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
     OneboxRequestError,
+    OneboxServiceHoursError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator, OneboxSendMessageOperator
 from airflow_provider_onebox.operators.onebox import OneboxListOperator
+from airflow_provider_onebox.sandbox.app import QUOTA
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def said(caplog, capsys):
-    """Tell what the log says, wherever this Airflow keeps it."""
+    """Return the log, wherever this Airflow keeps it."""
     caplog.set_level("INFO")
     return lambda: caplog.text + capsys.readouterr().out
 
@@ -53,7 +56,7 @@ def test_conversations(connected, path, said, monkeypatch, parallelism):
     ids = connected.state.ids()[:40]
     result = execute(ids, path, parallelism=parallelism)
     messages = lines(path)
-    assert result == {"path": str(path), "count": len(messages), "tickets": 40, "missing": 0}
+    assert result == {"path": str(path), "count": len(messages), "tickets": 40, "missing": 0, "failed": 0}
     assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
     assert [m["ticketId"] for m in messages] == [m["Id"][:-1] for m in messages]
     words = said()
@@ -76,7 +79,7 @@ def test_of_a_listing(connected, path, tmp_path):
 
 def test_no_tickets(connected, path):
     """No tickets make an empty file, and no calls."""
-    assert execute([], path) == {"path": str(path), "count": 0, "tickets": 0, "missing": 0}
+    assert execute([], path) == {"path": str(path), "count": 0, "tickets": 0, "missing": 0, "failed": 0}
     assert lines(path) == []
     assert not connected.state.requests
 
@@ -100,16 +103,162 @@ def test_missing_tickets_under_another_status(connected, path):
     assert execute(connected.state.ids()[:2], path, parallelism=1)["missing"] == 1
 
 
-def test_failure_leaves_the_file(connected, path):
-    """A conversation that can't be had fails the task, and the file stays as it was."""
-    ids = connected.state.ids()[:20]
-    execute(ids[:3], path)
-    before = path.read_bytes()
-    connected.state.fail("envelope", path="conversations", after=9, status=403, times=99)
-    with pytest.raises(OneboxRequestError):
-        execute(ids, path)
-    assert path.read_bytes() == before
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "empty"},
+        {"kind": "status", "status": 500},
+        {"kind": "status", "status": 503},
+        {"kind": "envelope", "status": 403},
+        {"kind": "envelope_200"},
+        {"kind": "html"},
+        {"kind": "redirect"},
+        {"kind": "drop_before"},
+        {"kind": "wrong_type", "value": {"data": ["x"]}},
+        {"kind": "wrong_type", "value": []},
+        {"kind": "wrong_type", "value": None},
+    ],
+    ids=lambda fault: f"{fault['kind']} {fault.get('status', fault.get('value', ''))}",
+)
+def test_unreadable_tickets(connected, connect, path, said, fault):
+    """A ticket whose conversation can't be read is left out, counted and named, as a missing one is."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    first, second, third = connected.state.ids()[:3]
+    connected.state.delete([third])
+    connected.state.fail(**fault, path=f"conversations/{first}$", times=99)
+    result = execute([first, second, third], path, parallelism=1)
+    assert (result["tickets"], result["missing"], result["failed"]) == (3, 1, 1)
+    assert {m["ticketId"] for m in lines(path)} == {second}
+    words = said()
+    assert re.search(
+        rf"Skipped because they can't be read \(Connection .*GET ticket/conversations/{first}: .*\): tickets {first}\.",
+        words,
+    )
+    assert f"No longer at site 169: tickets {third}." in words
+    # A rejection is final; any other failure is asked for twice, when Onebox has shown that it works.
+    is_final = fault["kind"] == "redirect" or fault.get("status") == 403
+    assert connected.state.requests["GET conversations"] == (3 if is_final else 4)
+    assert connected.state.requests["GET list"] == (0 if is_final else 2)
+    assert connected.state.logins == 1
+
+
+def test_second_try(connected, path):
+    """A conversation that could not be read once is asked for again."""
+    connected.state.fail("status", path="conversations", status=500)
+    connected.state.fail("truncated", path="conversations", variant="json")
+    result = execute(connected.state.ids()[:2], path)
+    assert (result["tickets"], result["failed"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("failing", "tickets", "share", "is_allowed"),
+    [
+        (1, 2, 0.5, True),
+        (2, 3, 0.5, False),
+        (1, 1, 0.5, False),
+        (1, 1, 1, False),
+        (2, 3, 1, True),
+        (1, 3, 0, False),
+        (2, 20, 0.1, True),
+        (3, 20, 0.1, False),
+        (3, 30, 0.1, False),
+        (12, 24, 0.5, False),
+    ],
+)
+def test_share_of_failed_tickets(connected, path, failing, tickets, share, is_allowed):
+    """More than the share fail the task, and so does a run in which nothing can be read; the file stays as it was."""
+    ids = connected.state.ids()[:tickets]
+    path.write_bytes(b"before")
+    for ticket in ids[:failing]:
+        connected.state.fail("envelope", path=f"conversations/{ticket}$", status=403, message=f"not {ticket}")
+    if is_allowed:
+        assert execute(ids, path, max_failed_share=share)["failed"] == failing
+        return
+    with pytest.raises(OneboxRequestError) as caught:
+        execute(ids, path, max_failed_share=share, parallelism=1)
+    told = f"rejected the call (403): 'not {ids[0]}'."
+    if not (failing == tickets and share == 1):
+        # A share is also taken while tickets are read, of at least 20.
+        counted = next(
+            n for n in range(1, failing + 1) if n > share * max(n, 20) or (n == failing and n > share * tickets)
+        )
+        told += f" {counted} of the tickets can't be read, more than max_failed_share={share} allows."
+    assert str(caught.value).endswith(told)
+    assert path.read_bytes() == b"before"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_missing_and_failed(connected, path):
+    """Where some tickets are missing and the others can't be read, it is the others that matter."""
+    first, second = connected.state.ids()[:2]
+    connected.state.delete([first])
+    connected.state.fail("envelope", path=f"conversations/{second}", status=403, message="not allowed")
+    with pytest.raises(OneboxRequestError, match=r"'not allowed'\.$"):
+        execute([first, second], path)
+
+
+def test_invalid_share():
+    """A share that can't be one is found when the DAG is parsed."""
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=f"max_failed_share={share} is not a number from 0"):
+            OneboxListConversationsOperator(task_id="t", tickets=[], output_path="x", max_failed_share=share)
+
+
+@pytest.mark.parametrize("fault", [{"kind": "status", "status": 503}, {"kind": "empty"}])
+def test_onebox_is_down(connected, connect, path, fault):
+    """Where Onebox itself can't be used, the task fails at once, for Airflow to retry it."""
+    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    connected.state.fail(**fault, path="conversations|ticketrz", after=5, times=999)
+    with pytest.raises(OneboxError, match="GET ticketrz: ") as caught:
+        execute(connected.state.ids(), path, parallelism=1)
+    assert caught.value.retryable
+    # The next one can be in flight by then.
+    assert connected.state.requests["GET conversations"] in (6, 7)
+
+
+def test_service_hours(connected, path):
+    """Outside of the service hours nothing is skipped."""
+    connected.state.fail("envelope", path="conversations", status=401, code="401", message=QUOTA)
+    with pytest.raises(OneboxServiceHoursError):
+        execute(connected.state.ids()[:3], path)
+
+
+def test_one_ticket(connected, path, tmp_path):
+    """One id, as a number or as text, or one record is a list of one."""
+    ticket = connected.state.ids()[0]
+    for tickets in (ticket, f" {ticket} ", int(ticket), {"Id": ticket, "Subject": "x"}):
+        assert execute(tickets, path)["tickets"] == 1
+        assert {m["ticketId"] for m in lines(path)} == {ticket}
+
+
+@pytest.mark.parametrize(("most", "is_allowed"), [(None, True), (2, True), ("2", True), (1, False), (0, False)])
+def test_failed_attachments(connected, path, tmp_path, most, is_allowed):
+    """An argument says whether skipped attachments fail the task, at its end, with all others downloaded."""
+    ids = [ticket for ticket in connected.state.ids() if int(ticket) % 4][:2]
+    options = {"attachments_path": tmp_path / "f", "max_failed_attachments": most}
+    if is_allowed:
+        assert execute(ids, path, **options)["attachments_failed"] == 2
+        return
+    with pytest.raises(OneboxError) as caught:
+        execute(ids, path, **options)
+    assert str(caught.value) == (
+        f"2 attachments were skipped, more than max_failed_attachments={most} allows. The log has the reasons."
+    )
+    assert caught.value.retryable
+    assert not path.exists()
+    assert len(list((tmp_path / "f").rglob("*.txt"))) == 2
+
+
+def test_secrets(connected, path, tmp_path):
+    """Secrets are left out of the file, unless they are asked for."""
+    value = {"data": [{"Id": "7", "Connection": {"Token": "t"}, "attachmentFiles": 7}]}
+    connected.state.fail("wrong_type", path="conversations", value=value, times=9)
+    for include in (False, True):
+        execute("12", path, include_secrets=include)
+        (message,) = lines(path)
+        assert message["Connection"] == ({"Token": "t"} if include else {})
+    assert execute("12", path, attachments_path=tmp_path / "f")["attachments"] == 0
+    assert lines(path)[0]["attachmentFiles"] == []
 
 
 def test_full_disk(connected, path, monkeypatch):
@@ -138,10 +287,10 @@ def test_parallelism(connected, path, monkeypatch):
     ahead = []
     read = OneboxHook.list_conversations
 
-    def list_conversations(self, ticket_id):
+    def list_conversations(self, ticket_id, **options):
         ahead.append(ticket_id)
         barrier.wait()
-        return read(self, ticket_id)
+        return read(self, ticket_id, **options)
 
     monkeypatch.setattr(OneboxHook, "list_conversations", list_conversations)
     assert execute(connected.state.ids()[:16], path, parallelism=4)["tickets"] == 16
