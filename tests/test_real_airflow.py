@@ -353,7 +353,7 @@ def test_triggerer_restart(world: World, tmp_path: Path) -> None:
     """A wait and a watcher go on after the triggerer was killed; a time that ran out meanwhile is a failure."""
     home = world.home
     if AIRFLOW_3:
-        marked = "SELECT 1 FROM asset_state_store WHERE key LIKE 'onebox_mark.onebox_default..ticketrz'"
+        marked = "SELECT 1 FROM asset_state_store WHERE key LIKE 'onebox_watcher.onebox_default..ticketrz'"
         there = marked if HAS_STORE else "SELECT 1 FROM trigger WHERE classpath LIKE '%OneboxNewRecordsTrigger'"
         home.until(lambda: home.database(there), "the watcher watches")
     last = world.state.ids()[-1]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -18,17 +17,17 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_onebox import exceptions
+from airflow_provider_onebox.api.arguments import as_id, format_time, whole_number
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxServiceHoursError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
 
 BACKSTOP = timedelta(minutes=5)
-"""How much later than the trigger's own deadline Airflow ends the wait, should the trigger not."""
+"""How much later than the trigger's deadline Airflow ends the wait if the trigger does not."""
 
 MAX_DOUBLINGS = 64
 """Polls with exponential back-off after which the pause is longer than any wait."""
@@ -43,8 +42,10 @@ class OneboxRecordSensor(BaseSensorOperator):
     password or a missing connection, ends the wait at once. ``soft_fail`` skips the task after such an error or a
     timeout, and ``never_fail`` after any error except a timeout, as for every sensor in poke mode.
 
-    Outside the hours in which Onebox serves the account, the sensor keeps waiting, until its timeout. It polls again
-    when the hours that Onebox names begin, or after an hour if that is sooner.
+    Outside Onebox's service hours, the sensor keeps waiting, until its timeout. It polls again when the service hours
+    that Onebox names begin, or after an hour if that is sooner.
+
+    One of ``since_id``, ``since`` and ``last_update`` is required; with several, a record has to match all of them.
 
     API pages: List of tickets, contacts, prospects, messages, connections, ``GET {host}/api/<resource>``.
 
@@ -52,12 +53,13 @@ class OneboxRecordSensor(BaseSensorOperator):
     :param since_id: only records with a greater id count. (templated)
     :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
     :param last_update: only records changed after this time count, in the same form. (templated)
-    :param min_count: how many there must be at least. (templated)
+    :param min_count: how many such records there must be, at least 1. (templated)
     :param deferrable: whether to wait in the triggerer; by default, the deployment's ``[operators]
         default_deferrable``.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
-    :param token: a token from an upstream task, used until it expires; the trigger logs in by itself. (templated)
+    :param token: an upstream token, used until it expires; the trigger logs in by itself. (templated)
+    :raises OneboxConfigError: if an argument without a template is invalid.
     """
 
     template_fields: Sequence[str] = (
@@ -99,10 +101,21 @@ class OneboxRecordSensor(BaseSensorOperator):
         self.site_id = site_id
         self.token = token
         self._failures = 0
-        self._closed_for: float | None = None
+        self._until_opening: float | None = None
         self._looked_up = time.monotonic()
-        if isinstance(min_count, int) and min_count < 1:
-            raise ValueError(f"min_count={min_count!r} is not a number of at least 1.")
+        self._require_reference()
+        checks: dict[str, Callable[[str, Any], Any]] = {
+            "since_id": as_id,
+            "since": format_time,
+            "last_update": format_time,
+            "min_count": lambda name, value: whole_number(name, value, 1),
+        }
+        for name, check in checks.items():
+            value = getattr(self, name)
+            # A template, or the result of an upstream task.
+            is_unknown = "{" in value if isinstance(value, str) else hasattr(value, "resolve")
+            if not is_unknown:
+                check(name, value)
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - the signature of every sensor
         """Poll once.
@@ -113,11 +126,10 @@ class OneboxRecordSensor(BaseSensorOperator):
         """
         from airflow_provider_onebox.triggers._polling import LOOK_UP_INTERVAL, is_tolerable, until_opening
 
-        if self.since_id is None and self.since is None and self.last_update is None:
-            raise OneboxConfigError("Nothing says which records are new: pass since_id, since or last_update.")
-        enough = self._enough()
+        self._require_reference()
+        enough = whole_number("min_count", self.min_count, 1)
         hook = OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token)
-        self._closed_for = None
+        self._until_opening = None
         try:
             if self._failures or time.monotonic() - self._looked_up > LOOK_UP_INTERVAL:
                 hook.look_up_again()
@@ -126,8 +138,8 @@ class OneboxRecordSensor(BaseSensorOperator):
                 self.resource, since_id=self.since_id, since=self.since, last_update=self.last_update
             )
         except OneboxServiceHoursError as error:
-            self._failures, self._closed_for = 0, until_opening(error, self.poke_interval)
-            self.log.info("Onebox is closed, continuing: %s", error)
+            self._failures, self._until_opening = 0, until_opening(error, self.poke_interval)
+            self.log.info("Outside service hours, continuing: %s", error)
             return PokeReturnValue(is_done=False)
         except OneboxError as error:
             self._failures += 1
@@ -139,17 +151,16 @@ class OneboxRecordSensor(BaseSensorOperator):
         self.log.info("Found %d of %d new %s records.", count, enough, self.resource)
         return PokeReturnValue(count >= enough, {"count": count, "last_id": str(last_id)})
 
-    def _enough(self) -> int:
-        if not re.fullmatch("0*[1-9][0-9]{0,17}", str(self.min_count).strip()):
-            raise OneboxConfigError(f"min_count={exceptions.sanitize(self.min_count)!r} is not a number of at least 1.")
-        return int(self.min_count)
+    def _require_reference(self) -> None:
+        if self.since_id is None and self.since is None and self.last_update is None:
+            raise OneboxConfigError("Nothing says which records are new: pass since_id, since or last_update.")
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Callable[[], float], poke_count: int) -> float:
-        # Poke and reschedule mode ask here how long to wait.
-        if self._closed_for is None:
-            # Airflow doubles a float with each poll, which overflows at the 1,025th.
+        # Airflow calls this in poke and reschedule mode.
+        if self._until_opening is None:
+            # Airflow doubles a float with each poll, and at the 1,025th it overflows.
             return float(super()._get_next_poke_interval(started_at, run_duration, min(poke_count, MAX_DOUBLINGS)))
-        return max(0.0, min(self._closed_for, self.timeout - run_duration()))
+        return max(0.0, min(self._until_opening, self.timeout - run_duration()))
 
     def execute(self, context: Context) -> Any:
         """Wait, here or in the triggerer.
@@ -165,10 +176,9 @@ class OneboxRecordSensor(BaseSensorOperator):
         found = self._like_poke_mode(lambda: self.poke(context))
         if found.is_done:
             return found.xcom_value
-        from airflow_provider_onebox.api.arguments import format_time
         from airflow_provider_onebox.triggers.onebox import OneboxRecordTrigger
 
-        # The site of a token from upstream is known here alone: the trigger does not get the token.
+        # Only this process knows the site of an upstream token: the trigger does not get the token.
         site_id = OneboxHook(self.onebox_conn_id, site_id=self.site_id, token=self.token).token_site()
         return self.defer(
             trigger=OneboxRecordTrigger(
@@ -176,7 +186,7 @@ class OneboxRecordSensor(BaseSensorOperator):
                 since_id=self.since_id,
                 since=format_time("since", self.since),
                 last_update=format_time("last_update", self.last_update),
-                min_count=self._enough(),
+                min_count=whole_number("min_count", self.min_count, 1),
                 poke_interval=self.poke_interval,
                 exponential_backoff=bool(self.exponential_backoff),
                 max_wait=self.max_wait.total_seconds() if self.max_wait else None,
@@ -190,27 +200,33 @@ class OneboxRecordSensor(BaseSensorOperator):
         )
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:  # noqa: ARG002
-        """Take over from the trigger.
+        """Turn the trigger's event into the task's result or error.
 
         :param context: the task's context.
-        :param event: what the trigger found.
+        :param event: the trigger's event.
         :return: ``{"count", "last_id"}``.
         :raises AirflowSensorTimeout: if there were not enough new records in time.
-        :raises OneboxError: the trigger's error, or one that says that its event makes no sense.
+        :raises OneboxError: the trigger's error, or that the event is missing, unknown or incomplete.
         """
-        status = event.get("status") if isinstance(event, dict) else None
-        if status == "success":
-            return {"count": event["count"], "last_id": event["last_id"]}
-        if status == "timeout":
-            raise AirflowSensorTimeout(
-                f"Sensor has timed out: there were fewer than {self.min_count} new {self.resource} records within "
-                f"{self.timeout} s."
-            )
-        if status == "error":
-            error = getattr(exceptions, str(event.get("error")), OneboxError)(str(event.get("message")))
-            vars(error).update(event.get("details") or {})
-            raise error
-        raise OneboxError(f"The trigger ended with an event that makes no sense: {exceptions.sanitize(event)!r}.")
+        match event:
+            case {"status": "success", "count": int(count), "last_id": str() | None as last_id}:
+                return {"count": count, "last_id": last_id}
+            case {"status": "timeout"}:
+                raise AirflowSensorTimeout(
+                    f"Sensor has timed out: there were fewer than {self.min_count} new {self.resource} records within "
+                    f"{self.timeout} s."
+                )
+            case {"status": "error", "error": str(name), "message": str(message), "details": dict(details)}:
+                cls: Any = getattr(exceptions, name, None)
+                is_ours = isinstance(cls, type) and issubclass(cls, OneboxError)
+                error: OneboxError = (cls if is_ours else OneboxError)(message)
+                vars(error).update(details)
+                raise error
+        raise OneboxError(
+            f"The trigger's event can't be used, so nothing is known of new records: {exceptions.sanitize(event)!r}. "
+            "Usually the triggerer and the worker have different versions of this package: install the same one, and "
+            "clear the task."
+        )
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the wait; errors are treated as in poke mode.

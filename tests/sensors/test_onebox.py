@@ -99,7 +99,7 @@ OPTIONS = ({}, {"soft_fail": True}, {"never_fail": True}, {"silent_fail": True})
 OUTCOMES = {
     # never_fail does not skip after a timeout, as Airflow's own sensors in poke mode.
     "no records": (AirflowSensorTimeout, AirflowSkipException, AirflowSensorTimeout, AirflowSensorTimeout),
-    "closed": (AirflowSensorTimeout, AirflowSkipException, AirflowSensorTimeout, AirflowSensorTimeout),
+    "outside service hours": (AirflowSensorTimeout, AirflowSkipException, AirflowSensorTimeout, AirflowSensorTimeout),
     "rejected call": (OneboxRequestError, OneboxRequestError, AirflowSkipException, AirflowSensorTimeout),
     "unavailable": (OneboxUnavailableError, OneboxUnavailableError, AirflowSkipException, AirflowSensorTimeout),
     "rejected password": (OneboxAuthError, AirflowSkipException, AirflowSkipException, OneboxAuthError),
@@ -117,7 +117,7 @@ def test_options(connected, connect, monkeypatch, mode, option, trouble):
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
     if trouble == "no records":
         since_id = connected.state.ids()[-1]
-    elif trouble == "closed":
+    elif trouble == "outside service hours":
         connected.state.configure(outside_service_hours=True)
         monkeypatch.setattr("airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: 0.02)
     elif trouble == "rejected call":
@@ -140,7 +140,7 @@ def test_options(connected, connect, monkeypatch, mode, option, trouble):
 def test_back_off_of_weeks(monkeypatch, mode):
     """Pauses double up to max_wait, for however long a wait is; for those of deferrable mode see test_pauses."""
     monkeypatch.setattr(OneboxRecordSensor, "log", Log())
-    sensor = make(mode=mode, poke_interval=2, exponential_backoff=True, max_wait=60, timeout=10**7)
+    sensor = make(since_id=0, mode=mode, poke_interval=2, exponential_backoff=True, max_wait=60, timeout=10**7)
     pauses = []
     for count in range(1, 3000):
         pauses.append(sensor._get_next_poke_interval(0, lambda: sum(pauses), count))
@@ -172,8 +172,8 @@ def test_airflow_that_does_not_answer(connected, monkeypatch, mode, options, exp
 
 
 @every
-def test_closed_quota(connected, monkeypatch, mode):
-    """Outside of Onebox's hours the wait goes on, however often it has asked, to its timeout or until they begin."""
+def test_outside_service_hours(connected, monkeypatch, mode):
+    """Outside service hours the wait goes on, however often it has asked, to its timeout or until they begin."""
     monkeypatch.setattr("airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: 0.02)
     connected.state.configure(outside_service_hours=True)
     with pytest.raises(AirflowSensorTimeout):
@@ -193,7 +193,7 @@ def test_closed_quota(connected, monkeypatch, mode):
 @pytest.mark.parametrize(
     ("known", "timeout", "pause"), [(600, 9000, 600), (9 * 3600, 90000, MAX_POLL_INTERVAL), (600, 30, 30)]
 )
-def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
+def test_pause_outside_service_hours(connected, monkeypatch, known, timeout, pause):
     """In poke mode the next poll comes when the hours begin, an hour away at the most, or at the timeout."""
     monkeypatch.setattr("airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: known)
     connected.state.configure(outside_service_hours=True)
@@ -203,7 +203,7 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     assert not sensor.poke({}).is_done
     ((level, line),) = log.lines
     assert level == "info"
-    assert line.startswith("Onebox is closed, continuing: Connection 'onebox_default'")
+    assert line.startswith("Outside service hours, continuing: Connection 'onebox_default'")
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == pause
     assert sensor._get_next_poke_interval(0, lambda: timeout + 5, 1) == 0
     connected.state.configure(outside_service_hours=False)
@@ -212,8 +212,8 @@ def test_pause_of_a_closed_quota(connected, monkeypatch, known, timeout, pause):
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == 60
 
 
-def test_failed_polls_around_a_closed_quota(connected, connect, monkeypatch):
-    """Outside of Onebox's hours the count of failed polls begins anew."""
+def test_failed_polls_around_service_hours(connected, connect, monkeypatch):
+    """Outside service hours the count of failed polls begins anew."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
     connected.state.configure(outside_service_hours=True)
     log = Log()
@@ -323,21 +323,34 @@ def test_colour():
 
 
 def test_reference_point_is_required(connected):
-    """Without a reference point nothing is new, and nothing is sent."""
+    """Without a reference point nothing is new: an error when the DAG is parsed, or when templates render as none."""
     with pytest.raises(OneboxConfigError, match="since_id, since or last_update"):
-        wait("poke")
+        make()
+    sensor = make(since_id="{{ none }}")
+    sensor.since_id = None
+    with pytest.raises(OneboxConfigError, match="since_id, since or last_update"):
+        sensor.execute({})
     assert not connected.state.requests
 
 
-def test_bad_min_count(connected):
-    """A number that can't be reached or is reached at once is an error: when the DAG is parsed, or once rendered."""
-    with pytest.raises(ValueError, match="min_count"):
-        make(min_count=0)
-    for rendered in ("0", "many", "", None, -1, 1.5):
-        sensor = make(since_id=0)
-        sensor.min_count = rendered
-        with pytest.raises(OneboxConfigError, match="min_count="):
-            sensor.execute({})
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *({"min_count": value} for value in (0, "0", "many", "", None, -1, 1.5, True)),
+        *({"since_id": value} for value in ("one", "", -1, 1.5, True)),
+        {"since": "yesterday"},
+        {"last_update": "1 pm"},
+    ],
+)
+def test_bad_argument(connected, argument):
+    """A wrong argument is an error when the DAG is parsed, or once it is rendered, and nothing is sent."""
+    ((name, value),) = argument.items()
+    with pytest.raises(OneboxConfigError, match=f"^{name}="):
+        make(**{"since_id": 0, **argument})
+    sensor = make(**{"since_id": 0, name: "{{ rendered }}"})
+    setattr(sensor, name, value)
+    with pytest.raises(OneboxConfigError, match=f"^{name}="):
+        sensor.execute({})
     assert not connected.state.requests
 
 
@@ -376,17 +389,67 @@ def test_what_is_deferred(connected):
     assert connected.state.logins == 1
 
 
-@pytest.mark.parametrize("event", [None, {}, [], "success", {"status": "unknown"}])
-def test_unexpected_event_fails(event):
-    """An event that is missing or makes no sense never passes the task."""
-    with pytest.raises(OneboxError, match="makes no sense"):
-        make(since_id=0, deferrable=True).resume_execution("execute_complete", {"event": event}, {})
-    with pytest.raises(OneboxError, match="gone wrong"):
-        make(deferrable=True).execute_complete({}, {"status": "error", "error": "Unheard", "message": "gone wrong"})
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        {},
+        [],
+        "success",
+        {"status": "unknown"},
+        {"status": "success"},
+        {"status": "success", "count": "3", "last_id": "9"},
+        {"status": "success", "count": 3, "last_id": 9},
+        {"status": "error"},
+        {"status": "error", "error": "OneboxError", "message": "x"},
+        {"status": "error", "error": "OneboxError", "message": "x", "details": "y"},
+        {"status": "error", "error": None, "message": "x", "details": {}},
+    ],
+)
+def test_unusable_event_fails(event):
+    """An event that is missing, unknown or incomplete never passes the task, and the error says what to do."""
+    sensor = make(since_id=0, deferrable=True)
+    with pytest.raises(OneboxError) as caught:
+        sensor.resume_execution("execute_complete", {"event": event}, {})
+    assert str(caught.value) == (
+        f"The trigger's event can't be used, so nothing is known of new records: {str(event)!r}. Usually the triggerer "
+        "and the worker have different versions of this package: install the same one, and clear the task."
+    )
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("name", ["Unheard", "sanitize", "MAX_SHOWN", "AirflowException", "OneboxError"])
+def test_error_of_an_unknown_class(name):
+    """An error whose class is none of the provider's still fails the task with its message."""
+    event = {"status": "error", "error": name, "message": "gone wrong", "details": {"status": 404}}
+    with pytest.raises(OneboxError, match="gone wrong") as caught:
+        make(since_id=0, deferrable=True).execute_complete({}, event)
+    assert type(caught.value) is OneboxError
+    assert caught.value.status == 404
+
+
+def test_error_of_the_trigger(connected):
+    """The trigger's error is raised as it was, with its details."""
     event = {"status": "error", "error": "OneboxRequestError", "message": "x", "details": {"status": 404, "code": "7"}}
     with pytest.raises(OneboxRequestError) as caught:
-        make(deferrable=True).execute_complete({}, event)
+        make(since_id=0, deferrable=True).execute_complete({}, event)
     assert (caught.value.status, caught.value.code) == (404, "7")
+
+
+def test_unexpected_error_of_the_trigger(connected, monkeypatch):
+    """An error that nobody expected in the triggerer is a readable failure of the task."""
+    last = connected.state.ids()[-1]
+    with pytest.raises(TaskDeferred) as deferred:
+        make(since_id=last, deferrable=True).execute({})
+    monkeypatch.setattr("airflow_provider_onebox.triggers._polling._look_up", lambda hook: int("sesame"))
+
+    async def events():
+        return [event.payload async for event in deferred.value.trigger.run()]
+
+    (payload,) = asyncio.run(events())
+    with pytest.raises(OneboxError, match="The trigger failed with an unexpected ValueError in test_onebox") as caught:
+        make(since_id=last, deferrable=True).resume_execution("execute_complete", {"event": payload}, {})
+    assert "sesame" not in str(caught.value)
 
 
 def test_skip_stays_a_skip(monkeypatch):
@@ -419,7 +482,8 @@ def test_default_deferrable(monkeypatch, default):
     assert make(since_id=0, deferrable=False).deferrable is False
 
 
-def test_evidence_of_the_trigger():
+@pytest.mark.parametrize("last_id", ["9", None])
+def test_result_of_the_trigger(last_id):
     """What downstream tasks read is what the trigger has found."""
-    event = {"status": "success", "count": 3, "last_id": 9}
-    assert make(deferrable=True).execute_complete({}, event) == {"count": 3, "last_id": 9}
+    event = {"status": "success", "count": 3, "last_id": last_id}
+    assert make(since_id=0, deferrable=True).execute_complete({}, event) == {"count": 3, "last_id": last_id}
