@@ -144,9 +144,10 @@ def test_unreadable_tickets(connected, connect, path, said, fault):
 
 def test_second_try(connected, path):
     """A conversation that could not be read once is asked for again."""
-    connected.state.fail("status", path="conversations", status=500)
-    connected.state.fail("truncated", path="conversations", variant="json")
-    result = execute(connected.state.ids()[:2], path)
+    first, second = connected.state.ids()[:2]
+    connected.state.fail("status", path=f"conversations/{first}", status=500)
+    connected.state.fail("truncated", path=f"conversations/{second}", variant="json")
+    result = execute([first, second], path)
     assert (result["tickets"], result["failed"]) == (2, 0)
 
 
