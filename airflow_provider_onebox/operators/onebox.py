@@ -332,6 +332,8 @@ class OneboxListOperator(_OneboxOperator):
                     f"holds at most {MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or keep fewer "
                     "with fields or max_records."
                 )
+        remedy = "Leave out the field with fields, or pass output_path to write the records to a file."
+        check_result(f"GET {self.resource}", records, is_write=False, remedy=remedy)
         return records
 
 
@@ -339,9 +341,10 @@ class OneboxRequestOperator(_WriteOperator):
     """Make one call to Onebox and return its JSON.
 
     A read is retried after transient errors. A write is sent again only if Onebox can't have acted on it; if it may
-    have been done and no answer came, the task fails at once, and Airflow does not retry it either.
+    have been made and no response came, the task fails at once, and Airflow does not retry it either. A try that
+    follows a killed one finds in the journal what became of the write.
 
-    The response becomes an XCom if it is at most :data:`MAX_XCOM_BYTES` of JSON. Fields that hold
+    The response becomes an XCom if Airflow can store it and it is at most 1 MiB of JSON. Fields that hold
     secrets, such as ``Password`` and ``access_token``, are left out.
 
     :param endpoint: a path below ``{host}/api/``, such as ``ticketrz/12250``. (templated)

@@ -74,6 +74,9 @@ class Journal:
         self._ti = context["ti"]
         store = context.get("task_state_store")
         self._store = _Variable(self._ti) if store is None else _StateStore(store)
+        # On Airflow 3.4, a retry policy can run a task again without a new try.
+        policy = getattr(context.get("task"), "retry_policy", None)
+        self._is_first = self._ti.try_number <= 1 and policy is None
         self._entry: Entry | None = None
 
     def earlier(self) -> Entry | None:
@@ -85,7 +88,7 @@ class Journal:
         :raises OneboxConfigError: if the entry is none of this provider's.
         :raises OneboxError: if the journal can't be read.
         """
-        if self._ti.try_number <= 1:
+        if self._is_first:
             return None
         try:
             text = self._store.get()

@@ -22,8 +22,8 @@ from support.airflow_home import AIRFLOW_VERSION, TASKS, AirflowHome
 from airflow_provider_onebox.sandbox import Sandbox
 
 KILLS = int(os.environ.get("KILLS", "60"))
-SINGLE = -(-KILLS // 5)
-ROWS = 12
+SINGLE = -(-KILLS // 10)
+ROWS = 20
 BULKS = -(-(KILLS - 3 * SINGLE) // ROWS)
 SEED = os.environ.get("KILLS_SEED") or secrets.token_hex(4)
 WRITE_FAULTS = (
@@ -70,8 +70,8 @@ def test_kills(tmp_path: Path) -> None:
         home.migrate()
         crm.state.configure(latency=0.3, fault_rate=0.1, fault_kinds=WRITE_FAULTS)
         start = time.monotonic()
-        home.start("api-server", "scheduler", "dag-processor", timeout=300)
-        run_id = home.trigger("kills", timeout=300)
+        home.start("api-server", "scheduler", "dag-processor")
+        run_id = home.trigger("kills")
         home.wait("kills", run_id, timeout=7200)
         seconds = time.monotonic() - start
         books = crm.state.books()

@@ -168,6 +168,16 @@ def test_new_run_of_the_same_name(connected, run, stores):
     assert written(connected) == 2
 
 
+def test_same_try_again(connected, run, airflow):
+    """On Airflow 3.4, a retry policy can run the first try again: the journal is read for a task that has one."""
+    first = run()
+    context = {**run.context, "task": SimpleNamespace(retry_policy=object())}
+    assert OneboxCreateTicketOperator(task_id="t", **TICKET).execute(context) == first
+    context["task"].retry_policy = None
+    assert OneboxCreateTicketOperator(task_id="t", **TICKET).execute(context) != first
+    assert written(connected) == 2
+
+
 def test_write_that_was_not_made(connected, connect, run, stores):
     """After an error that leaves no doubt, nothing is in the journal, and a retry sends."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
