@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from airflow_provider_onebox.api.auth import OneboxAuth
-from airflow_provider_onebox.api.listing import OneboxLists
+from airflow_provider_onebox.api.listing import Listing
 from airflow_provider_onebox.api.redaction import redact
 from airflow_provider_onebox.api.response import error_from_failure, read_response, uncertain_write
 from airflow_provider_onebox.api.settings import is_plain_path
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 _clients: weakref.WeakSet[OneboxClient] = weakref.WeakSet()
 
 
-class OneboxClient(OneboxLists):
+class OneboxClient:
     """Speaks to one site of one Onebox as one user. Safe to share between threads.
 
     :param settings: the checked connection.
@@ -80,6 +80,7 @@ class OneboxClient(OneboxLists):
         self._adapter = adapter or OneboxAdapter()
         self._time_limit = time_limit
         self._pause = pause
+        self.lists = Listing(self._call, self._name)
         _clients.add(self)
 
     def with_token(self, token: Token) -> OneboxClient:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import operator
 import re
 import threading
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_onebox.api.arguments import as_id, format_time, parse_id, whole_number
-from airflow_provider_onebox.api.pagination import Batch, Fetch, Page, paginate
+from airflow_provider_onebox.api.arguments import MAX_ID, as_id, as_list, format_time, parse_id, whole_number
+from airflow_provider_onebox.api.pagination import Batch, Fetch, Page, page_after, paginate
+from airflow_provider_onebox.api.rate import RateController
 from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxResponseError, sanitize
 
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from airflow_provider_onebox.exceptions import OneboxError
 
 
-class OneboxLists(ABC):
-    """The part of a client that lists and counts; the client adds the calls."""
+class Call(Protocol):
+    """Makes a call to Onebox, with its retries."""
 
-    @abstractmethod
-    def _call(
+    def __call__(
         self,
         method: str,
         endpoint: str,
@@ -34,12 +33,30 @@ class OneboxLists(ABC):
         abandoned: threading.Event | None = None,
         on_transient: Callable[[OneboxError], Mapping[str, Any]] | None = None,
         **body: Any,
-    ) -> Any: ...
+    ) -> Any:
+        """Return the parsed JSON.
 
-    @abstractmethod
-    def _name(self, method: str, endpoint: str) -> str: ...
+        :param method: the HTTP method.
+        :param endpoint: a path below ``{host}/api/``.
+        :param abandoned: set when nobody waits for the call any more.
+        :param on_transient: called before each retry, returns the query for it.
+        :param body: what else :class:`requests.Request` takes.
+        :return: the parsed JSON.
+        """
 
-    def list_pages(
+
+class Listing:
+    """Lists and counts the records of a site.
+
+    :param call: makes a call to Onebox.
+    :param name: names a call for messages, given method and endpoint.
+    """
+
+    def __init__(self, call: Call, name: Callable[[str, str], str]) -> None:
+        self._call = call
+        self._name = name
+
+    def pages(
         self,
         resource: str,
         *,
@@ -58,38 +75,30 @@ class OneboxLists(ABC):
         :param last_update: only records changed after this time, in the same form.
         :param page_size: the most records per page; adapts if ``None``.
         :param max_records: the most records to return; all if ``None``.
-        :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``.
-        :return: an iterator over batches of records, none empty, with the last id and the total so far known.
+        :param parallelism: the most requests in flight, 1 to 32; 4 if ``None``.
+        :return: an iterator over batches of records, none empty, with the last id and the total if it is known.
         :raises OneboxConfigError: at once, if an argument is invalid.
         :raises OneboxError: while iterating, if a page can't be fetched.
         """
+        # Without this, pages in flight would be retried after the caller has stopped.
         abandoned = threading.Event()
-        get_page = self._pager(resource, since=since, last_update=last_update, abandoned=abandoned)
+        fetch = self._fetcher(resource, since=since, last_update=last_update, abandoned=abandoned)
         if page_size is not None:
             page_size = whole_number("page_size", page_size, 1)
         if max_records is not None:
             max_records = whole_number("max_records", max_records, 0)
         if parallelism is not None:
             parallelism = whole_number("parallelism", parallelism, 1, MAX_CONNECTIONS)
-        batches = paginate(
-            get_page,
+        return paginate(
+            fetch,
             since_id=as_id("since_id", since_id),
-            page_size=page_size,
             max_records=max_records,
-            parallelism=parallelism,
+            rate=RateController(page_size, parallelism),
             call=self._name("GET", resource),
+            abandoned=abandoned,
         )
 
-        def until_abandoned() -> Iterator[Batch]:
-            try:
-                yield from batches
-            finally:
-                # Else pages that are in flight would be tried again and again behind the caller's back.
-                abandoned.set()
-
-        return until_abandoned()
-
-    def count_records(
+    def count(
         self,
         resource: str,
         *,
@@ -105,24 +114,30 @@ class OneboxLists(ABC):
         :param last_update: only records changed after this time, in the same form.
         :return: how many there are, and the id of the last one, ``None`` if there is none.
         :raises OneboxConfigError: if an argument is invalid.
-        :raises OneboxError: if the call fails.
+        :raises OneboxError: if the call fails, or Onebox's total and its data differ.
         """
-        get_page = self._pager(resource, since=since, last_update=last_update)
+        fetch = self._fetcher(resource, since=since, last_update=last_update)
         after = as_id("since_id", since_id)
-        first = get_page(after, 0, 1, lambda _: 1)
-        if not first.ids or first.total == len(first.ids):
-            return len(first.ids), max(first.ids, default=None)
+
+        def get(since_id: int, offset: int, limit: int) -> Page:
+            return fetch(since_id, offset, limit, lambda _: limit)
+
+        first = page_after(get, after, 1, self._name("GET", resource))
+        if first is None:
+            return 0, None
+        if first.total == len(first.ids):
+            return first.total, first.ids[-1]
         if first.total is not None:
-            newest = get_page(after, first.total - 1, 1, lambda _: 1)
+            newest = get(after, first.total - 1, 1)
             if newest.ids and newest.ids[0] > first.ids[-1]:
                 return first.total, newest.ids[-1]
         # A total that leads nowhere, or an offset that does, is not one to trust.
         count, last = 0, None
-        for batch in self.list_pages(resource, since_id=since_id, since=since, last_update=last_update):
+        for batch in self.pages(resource, since_id=since_id, since=since, last_update=last_update):
             count, last = count + len(batch.rows), batch.last_id
         return count, last
 
-    def _pager(
+    def _fetcher(
         self,
         resource: str,
         *,
@@ -134,50 +149,69 @@ class OneboxLists(ABC):
             raise OneboxConfigError(f"Resource {sanitize(resource)!r} is not a name such as 'ticketrz'.")
         query = {"since": format_time("since", since), "lastUpdate": format_time("last_update", last_update)}
 
-        def get_page(after: int, offset: int, limit: int, on_transient: Callable[[OneboxError], int]) -> Page:
-            def params(rows: int) -> dict[str, Any]:
-                return {"sinceId": after or None, "limit": rows, "offset": offset or None, **query}
+        def fetch(after: int, offset: int, limit: int, on_transient: Callable[[OneboxError], int]) -> Page:
+            size = 0
 
-            cost: list[Any] = []
+            def params() -> dict[str, Any]:
+                return {"sinceId": after or None, "limit": limit, "offset": offset or None, **query}
 
-            def weigh(response: Response, **_: Any) -> None:
-                cost[:] = response.elapsed.total_seconds(), len(response.content)
+            def with_fewer(error: OneboxError) -> dict[str, Any]:
+                nonlocal limit
+                limit = on_transient(error)
+                return params()
+
+            def measure(response: Response, **_: Any) -> None:
+                nonlocal size
+                size = len(response.content)
 
             response = self._call(
                 "GET",
                 resource,
                 abandoned=abandoned,
-                on_transient=lambda error: params(on_transient(error)),
-                params=params(limit),
-                hooks={"response": weigh},
+                on_transient=with_fewer,
+                params=params(),
+                hooks={"response": measure},
             )
-            return self._page(resource, response, *cost)
+            return self._page(resource, response, limit, size)
 
-        return get_page
+        return fetch
 
-    def _page(self, resource: str, response: Any, seconds: float, size: int) -> Page:
-        rows = response.get("data") if isinstance(response, dict) else None
-        if not isinstance(rows, list):
-            raise OneboxResponseError(
-                f"{self._name('GET', resource)}: the response is not a page: it has no list 'data'."
-            )
-        try:
-            found = [parse_id(row["Id"]) for row in rows]
-        except (TypeError, KeyError):
-            found = [None]
-        ids = [number for number in found if number is not None]
-        if len(ids) < len(found):
-            raise OneboxResponseError(f"{self._name('GET', resource)}: the page has a row without a numeric 'Id'.")
+    def _page(self, resource: str, response: Any, asked: int, size: int) -> Page:
+        call = self._name("GET", resource)
+        rows = as_list(response.get("data")) if isinstance(response, dict) else None
+        if rows is None:
+            raise OneboxResponseError(f"{call}: the response is not a page: {_instead_of_a_list(response)}.")
+        ids = []
+        for row in rows:
+            value = row.get("Id") if isinstance(row, dict) else None
+            number = parse_id(value)
+            if number is None:
+                raise OneboxResponseError(
+                    f"{call}: a record has the Id {sanitize(value, 60)!r}, and ids are whole numbers up to {MAX_ID}, "
+                    "so the list can't be read by id. Read it page by page with OneboxRequestOperator.",
+                    retryable=False,
+                )
+            ids.append(number)
         received = len(rows)
         total = parse_id(response.get("total"))
         if any(map(operator.ge, ids, ids[1:])):
             if total != received and any(map(operator.gt, ids, ids[1:])):
                 raise OneboxResponseError(
-                    f"{self._name('GET', resource)}: the rows are not in the order of their ids, so reading it page "
-                    "by page could miss some.",
+                    f"{call}: the records are not in the order of their ids, so reading it page by page could miss "
+                    "some. Read it as a single page with OneboxRequestOperator.",
                     retryable=False,
                 )
-            by_id = {int(row["Id"]): row for row in rows}
+            by_id = dict(zip(ids, rows, strict=True))
             ids = sorted(by_id)
             rows = [by_id[number] for number in ids]
-        return Page(ids, rows, received, total, seconds, size)
+        return Page(ids, rows, received, total, asked, size)
+
+
+def _instead_of_a_list(response: Any) -> str:
+    """Say what a response is that should be a page."""
+    if not isinstance(response, dict):
+        return f"it is of the type {type(response).__name__}, not an object with a list 'data'"
+    if "data" in response:
+        return f"its 'data' is of the type {type(response['data']).__name__}, not a list"
+    keys = sanitize(", ".join(map(str, response)), 60)
+    return f"it has no list 'data', but {keys or 'nothing'}; usually the resource is not a list"

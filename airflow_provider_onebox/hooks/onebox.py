@@ -273,7 +273,7 @@ class OneboxHook(BaseHook):
         from airflow_provider_onebox._airflow.lineage import report_listing
         from airflow_provider_onebox.api.secret_fields import remove_secrets
 
-        batches, settings = self.client.list_pages(resource, **query), self.settings
+        batches, settings = self.client.lists.pages(resource, **query), self.settings
 
         def checked() -> Iterator[Batch]:
             count, is_whole = 0, False
@@ -313,7 +313,7 @@ class OneboxHook(BaseHook):
         :raises OneboxError: if the call fails.
         """
         try:
-            return self.client.count_records(resource, since_id=since_id, since=since, last_update=last_update)
+            return self.client.lists.count(resource, since_id=since_id, since=since, last_update=last_update)
         except OneboxRequestError as error:
             raise _with_known_resources(error, resource) from None
 

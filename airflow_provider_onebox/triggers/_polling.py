@@ -197,7 +197,7 @@ class Onebox:
         if last_id is None or last_id <= after:
             return 0, None
         async with self._turn:
-            return await in_thread("polls", self._client.count_records, resource, since_id=after, **filters)
+            return await in_thread("polls", self._client.lists.count, resource, since_id=after, **filters)
 
     async def _count_after_least(
         self, key: Hashable, resource: str, filters: dict[str, str | None]
@@ -206,7 +206,7 @@ class Onebox:
             # Later questions need a later answer.
             ids, _ = self._questions.pop(key)
             least = min(ids)
-            count = self._client.count_records
+            count = self._client.lists.count
             return least, *await in_thread("polls", count, resource, since_id=least, **filters)
 
     async def list_ids(self, resource: str, after: int, last_id: int) -> set[int]:
@@ -220,7 +220,7 @@ class Onebox:
 
         def list_all() -> set[int]:
             most = last_id - after
-            pages = self._client.list_pages(resource, since_id=after, max_records=most, parallelism=1)
+            pages = self._client.lists.pages(resource, since_id=after, max_records=most, parallelism=1)
             return {number for page in pages for row in page.rows if (number := int(row["Id"])) <= last_id}
 
         async with self._turn:

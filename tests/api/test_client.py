@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -51,7 +52,7 @@ def make(sandbox):
 
 def records(client, resource, **arguments):
     """List records one by one."""
-    return (row for batch in client.list_pages(resource, **arguments) for row in batch.rows)
+    return (row for batch in client.lists.pages(resource, **arguments) for row in batch.rows)
 
 
 def closed_port():
@@ -456,9 +457,9 @@ def test_count(make, sandbox, quirks):
     ids = sandbox.state.ids()
     sandbox.state.configure(**quirks)
     client = make()
-    assert client.count_records("ticketrz", since_id=ids[99]) == (150, int(ids[-1]))
-    assert client.count_records("ticketrz", since_id=ids[-2]) == (1, int(ids[-1]))
-    assert client.count_records("ticketrz", since_id=ids[-1]) == (0, None)
+    assert client.lists.count("ticketrz", since_id=ids[99]) == (150, int(ids[-1]))
+    assert client.lists.count("ticketrz", since_id=ids[-2]) == (1, int(ids[-1]))
+    assert client.lists.count("ticketrz", since_id=ids[-1]) == (0, None)
 
 
 def test_count_without_a_total(make):
@@ -468,7 +469,7 @@ def test_count_without_a_total(make):
         mock.post(client.url_for("authenticate"), json={"token": "opaque"})
         pages = [[{"Id": "1"}], [{"Id": "1"}, {"Id": "2"}], []]
         mock.get(client.url_for("ticketrz"), [{"json": {"data": page}} for page in pages])
-        assert client.count_records("ticketrz") == (2, 2)
+        assert client.lists.count("ticketrz") == (2, 2)
 
 
 def test_no_row_too_many_is_asked_for(make, sandbox):
@@ -494,7 +495,7 @@ def test_abandoned_listing_leaves_nothing_in_flight(make, sandbox):
     """When a listing ends early, pages ahead of it are not tried again behind the caller's back."""
     client = make()
     client._pause = threading.Event.wait
-    batches = client.list_pages("ticketrz", page_size=20, parallelism=4)
+    batches = client.lists.pages("ticketrz", page_size=20, parallelism=4)
     next(batches)
     # The pages that are ahead, one more than threads, have come before the trouble begins, on a slow machine too: of
     # five requests, that for the next page need not be one.
@@ -518,24 +519,43 @@ def test_abandoned_listing_leaves_nothing_in_flight(make, sandbox):
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        ([], "not a page"),
-        ({"data": {}}, "not a page"),
-        ({"data": [{"Name": "x"}]}, "numeric 'Id'"),
-        ({"data": [5]}, "numeric 'Id'"),
-        ({"data": [{"Id": "x"}]}, "numeric 'Id'"),
-        ({"data": [{"Id": None}]}, "numeric 'Id'"),
-        ({"data": [{"Id": "3"}, {"Id": "2"}], "total": 9}, "not in the order"),
+        ([], "not a page: it is of the type list, not an object with a list 'data'."),
+        ({"data": {"Id": "1"}}, "not a page: its 'data' is of the type dict, not a list."),
+        ({"data": None}, "not a page: its 'data' is of the type NoneType, not a list."),
+        (
+            {"Id": "1", "Name": "x"},
+            "not a page: it has no list 'data', but Id, Name; usually the resource is not a list.",
+        ),
+        ({}, "not a page: it has no list 'data', but nothing;"),
+        (
+            {"data": [{"Name": "x"}]},
+            "a record has the Id 'None', and ids are whole numbers up to 18446744073709551615,",
+        ),
+        ({"data": [5]}, "a record has the Id 'None', and"),
+        ({"data": [{"Id": "x"}]}, "a record has the Id 'x', and"),
+        ({"data": [{"Id": 2**64}]}, "a record has the Id '18446744073709551616', and"),
+        ({"data": [{"Id": "3"}, {"Id": "2"}], "total": 9}, "the records are not in the order of their ids, so"),
     ],
 )
 def test_page_that_makes_no_sense(make, page, words):
-    """A page that can't be walked says why; where the order is the reason, no retry can help."""
+    """A page that can't be read says what came; where its records are the reason, no retry can help."""
     client = make()
     with rm.Mocker() as mock:
         mock.post(client.url_for("authenticate"), json={"token": "opaque"})
         mock.get(client.url_for("ticketrz"), json=page)
-        with pytest.raises(OneboxResponseError, match=words) as caught:
+        with pytest.raises(OneboxResponseError, match=re.escape(words)) as caught:
             list(records(client, "ticketrz"))
-    assert caught.value.retryable is ("order" not in words)
+    assert caught.value.retryable is ("not a page" in words)
+
+
+@pytest.mark.parametrize("data", [{"0": {"Id": "4"}, "2": {"Id": "7"}}, [{"Id": "4"}, {"Id": "7"}]])
+def test_list_with_gaps(make, data):
+    """PHP writes a list with gaps as an object whose keys are digits."""
+    client = make()
+    with rm.Mocker() as mock:
+        mock.post(client.url_for("authenticate"), json={"token": "opaque"})
+        mock.get(client.url_for("ticketrz"), json={"total": 2, "data": data})
+        assert list(records(client, "ticketrz")) == [{"Id": "4"}, {"Id": "7"}]
 
 
 def test_whole_list_in_any_order(make):

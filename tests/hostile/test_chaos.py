@@ -59,7 +59,7 @@ def test_chaos(server, capsys):
         server.state.configure(fault_rate=0.2, fault_kinds=LISTING_FAULTS, token_life=chance.choice([900, 900, 1]))
         rows = []
         try:
-            for batch in client.list_pages("ticketrz", page_size=100, parallelism=chance.choice([1, 1, 2, 4])):
+            for batch in client.lists.pages("ticketrz", page_size=100, parallelism=chance.choice([1, 1, 2, 4])):
                 rows += [row["Id"] for row in batch.rows]
             tally["finished"] += 1
             tally["lost"] += len(set(ids) - set(rows))
@@ -88,7 +88,7 @@ def test_chaos_of_pace(server, capsys):
         client, ids = begin(server, seed)
         server.state.configure(fault_rate=0.05, fault_kinds=({"kind": "status", "status": 429}, "drop_before"))
         rows, lengths = [], set()
-        for batch in client.list_pages("ticketrz", parallelism=chance.choice([None, None, 8])):
+        for batch in client.lists.pages("ticketrz", parallelism=chance.choice([None, None, 8])):
             rows += [row["Id"] for row in batch.rows]
             lengths.add(len(batch.rows))
             server.state.configure(

@@ -220,7 +220,7 @@ def test_call(reply):
 def test_list(reply):
     """A listing ends; its rows have ids, ascending, each once."""
     client, _ = client_of(LOGIN, reply)
-    result = outcome(lambda: [row for batch in client.list_pages("ticketrz") for row in batch.rows])
+    result = outcome(lambda: [row for batch in client.lists.pages("ticketrz") for row in batch.rows])
     if not isinstance(result, OneboxError):
         ids = [int(row["Id"]) for row in result]
         assert ids == sorted(set(ids))
@@ -283,7 +283,7 @@ def test_no_thread_is_left():
     """Listings that end badly leave no thread behind."""
     for _ in range(20):
         client, _ = client_of(LOGIN, http(200, b'{"data": [{"Id": "1"}], "total": 9}'))
-        assert isinstance(outcome(lambda c=client: list(c.list_pages("ticketrz", parallelism=4))), OneboxError)
+        assert isinstance(outcome(lambda c=client: list(c.lists.pages("ticketrz", parallelism=4))), OneboxError)
     for thread in threading.enumerate():
         if thread.name.startswith("onebox-page"):
             thread.join(5)

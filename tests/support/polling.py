@@ -8,7 +8,7 @@ import threading
 from bisect import bisect_left
 from contextlib import contextmanager, suppress
 
-from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.listing import Listing
 
 
 class Log:
@@ -38,18 +38,18 @@ async def until(done):
 
 
 class Gate:
-    """Holds each count of the client until it is let through, and then does as it says."""
+    """Holds each count until it is let through, and then does as it says."""
 
-    def __init__(self, monkeypatch, outcome=OneboxClient.count_records):
+    def __init__(self, monkeypatch, outcome=Listing.count):
         self.begun, self.outcome, self.tickets = 0, outcome, threading.Semaphore(0)
         gate = self
 
-        def count_records(client, *args, **kwargs):
+        def count_records(lists, *args, **kwargs):
             gate.begun += 1
             assert gate.tickets.acquire(timeout=60)
-            return gate.outcome(client, *args, **kwargs)
+            return gate.outcome(lists, *args, **kwargs)
 
-        monkeypatch.setattr(OneboxClient, "count_records", count_records)
+        monkeypatch.setattr(Listing, "count", count_records)
 
     async def until_begun(self, number):
         """Wait until so many counts have begun."""

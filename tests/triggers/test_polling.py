@@ -19,6 +19,7 @@ from support.polling import Gate, deaf_server, until
 
 from airflow_provider_onebox._airflow import masking
 from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.listing import Listing
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -348,7 +349,7 @@ def test_few_requests_at_once(connected, monkeypatch):
     """However many different questions there are, a few are in flight at once to one site."""
     in_flight, most, barrier = [], [], threading.Barrier(MAX_REQUESTS)
 
-    def count_records(*args, real=OneboxClient.count_records, **kwargs):
+    def count_records(*args, real=Listing.count, **kwargs):
         in_flight.append(1)
         barrier.wait(60)
         most.append(len(in_flight))
@@ -357,7 +358,7 @@ def test_few_requests_at_once(connected, monkeypatch):
         finally:
             in_flight.pop()
 
-    monkeypatch.setattr(OneboxClient, "count_records", count_records)
+    monkeypatch.setattr(Listing, "count", count_records)
 
     async def ask():
         connection = polled_connection("onebox_default", None)
