@@ -90,7 +90,7 @@ def format_time(name: str, value: datetime | str | None) -> str | None:
     if moment.tzinfo is not None:
         raise OneboxConfigError(
             f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: convert it to your "
-            "Onebox's zone first, for example {{ data_interval_start.in_timezone('Asia/Jakarta').format("
-            "'YYYY-MM-DD HH:mm') }}."
+            "Onebox's zone first, for example {{ dag_run.start_date.astimezone(macros.dateutil.tz.gettz("
+            "'Asia/Jakarta')).strftime('%Y-%m-%d %H:%M') }}, which works in every run."
         )
     return moment.strftime("%Y-%m-%d %H:%M")
