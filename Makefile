@@ -39,7 +39,7 @@ test: $(INSTALLED) ## Run the whole test suite with branch coverage
 	$(BIN)/coverage report
 
 .PHONY: check
-check: $(INSTALLED) ## Lint, check types and imports, build, and try the built wheel in an environment of its own
+check: $(INSTALLED) ## Lint, check types and imports, build, and try the built wheel in a separate environment
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

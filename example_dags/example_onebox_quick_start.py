@@ -23,7 +23,7 @@ with DAG(
         resource="ticketrz",
         max_records=5,
         fields=["Id", "Subject", "Status", "CreateDate"],
-        # A path of its own for each run: no run replaces the file of another.
+        # Each run has its own path: no run replaces the file of another.
         output_path="{{ params.folder }}/first_tickets_{{ run_id }}.jsonl",
     )
 

@@ -20,7 +20,7 @@ $(PEERS_VENV)/.installed: $(INSTALLED) $(PEERS_CONSTRAINTS)
 peers: $(PEERS_VENV)/.installed ## Run the suites of requests and urllib3 with what is ours; PEERS=--lowest: the oldest allowed
 	@$(PEERS_VENV)/bin/python scripts/peers.py
 
-# Airflow is there to be imported alone, so the lowest versions stand beside any.
+# Airflow is there to be imported alone, so any version of it goes with the lowest ones.
 PEERS_COMPILE = printf '%s\n' apache-airflow==3.3.2 $(PEERS_NEEDS) | $(BIN)/uv pip compile --quiet --upgrade --universal \
   --python-version 3.10 --no-header --no-annotate pyproject.toml -
 

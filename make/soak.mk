@@ -5,7 +5,7 @@ ifdef SHORT
 soak: $(INSTALLED) ## Renew 10,000 tokens in a real triggerer and see what grows, 15 minutes; SHORT=1 takes two
 	$(BIN)/python -m benchmarks.soak --short
 else
-# Side by side, each on a core of its own.
+# Side by side, each on its own core.
 soak: $(INSTALLED) $(VENV_2)/.e2e
 	@$(MAKE) --no-print-directory -j2 $(SOAKED)
 	$(BIN)/python -m benchmarks.soak --report $(SOAKED)

@@ -25,7 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.airflow_home import AirflowHome, AirflowHomeError  # noqa: E402 - stands beside the tests, not in the package
+from support.airflow_home import AirflowHome, AirflowHomeError  # noqa: E402 - a helper of the tests, not in the package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

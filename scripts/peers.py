@@ -2,7 +2,7 @@
 
 The suites are those of the versions installed beside this interpreter; their source distributions come from the
 package index and are kept in ``build/peers``. Tests that fail plain, because they need a network say, tell nothing
-and are left out. The suites have races of their own, which show on both sides now and then: a test that differed is
+and are left out. The suites have their own races, which show on both sides now and then: a test that differed is
 repeated on both, and counts if it fails more often with ours.
 """
 

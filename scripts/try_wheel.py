@@ -1,4 +1,4 @@
-"""Install the built wheel into an environment of its own and use it from outside of the source tree."""
+"""Install the built wheel into a separate environment and use it from outside of the source tree."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_interrupted(tmp_path, number):
 
 
 def test_sandbox_that_does_not_start(tmp_path):
-    """A mistake in the sandbox's options is told."""
+    """A mistake in the sandbox's options is reported."""
     with demo(tmp_path, "--no-such-option") as process:
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1

@@ -205,7 +205,7 @@ def test_everything_is_named():
     assert [name for name in sorted(names) if f"`{name}" not in text] == []
     assert all(issubclass(cls, OneboxError) for cls in errors.values())
     titles = {text.splitlines()[0] for name, text in PAGES.items() if name.startswith("docs/how-to/")}
-    # Triggers of operators have no use of their own.
+    # Users don't call the triggers of operators.
     for_tasks = names - set(errors) - {"OneboxRecordTrigger"}
     assert {f"# {name}" for name in for_tasks} <= titles
     registry = yaml.safe_load((ROOT / ".airflow-registry.yaml").read_text())
@@ -246,25 +246,6 @@ def test_package_index():
     files = [match[1] for match in map(ours.fullmatch, targets) if match]
     assert {"LICENSE", "docs/index.md", "docs/images/overview.svg"} <= set(files)
     assert [file for file in files if not (ROOT / file).exists()] == []
-
-
-def swaps():
-    """Yield the words to avoid, each with what to write, from the project's style for Vale."""
-    for file in sorted((ROOT / ".vale" / "styles" / "Onebox").glob("*.yml")):
-        for avoid, instead in (yaml.safe_load(file.read_text(encoding="utf-8")).get("swap") or {}).items():
-            yield re.compile(rf"\b(?:{avoid})\b", re.IGNORECASE), instead
-
-
-PROSE = {**PAGES, **{file.name: file.read_text(encoding="utf-8") for file in ROOT.glob("*.md")}}
-
-
-@pytest.mark.parametrize("name", PROSE)
-def test_words(name):
-    """Each thing has one name, on every page; code is left alone."""
-    text = re.sub(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)", " ", PROSE[name], flags=re.DOTALL | re.MULTILINE)
-    rules = list(swaps())
-    assert any(avoid.search("It signs in.") for avoid, _ in rules)
-    assert [(found[0], instead) for avoid, instead in rules if (found := avoid.search(text))] == []
 
 
 def test_changelog():

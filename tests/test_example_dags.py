@@ -19,7 +19,7 @@ OWN = Path(__file__).parent / "dags" / "onebox.py"
 CONVERSATIONS = "GET /api/ticket/conversations/N"
 LOGIN, TICKETS, CONTACTS = "POST /api/authenticate", "GET /api/ticketrz", "GET /api/contactrz"
 
-# What each DAG asks of Onebox, in this order: one login per task try, and none where a token is handed in.
+# What each DAG asks of Onebox, in this order: one login per task try, and none where there is an upstream token.
 CALLS = {
     "example_onebox_token": [LOGIN, TICKETS],
     "example_onebox_quick_start": [LOGIN, TICKETS],
@@ -150,7 +150,7 @@ def test_changes(runs, sandbox):
 
 
 def test_request(runs, sandbox):
-    """Calls without an operator of their own are made by name, and the filter's result is the XCom."""
+    """Calls without an operator are made by name, and the filter's result is the XCom."""
     run = runs["example_onebox_request"]
     assert run.state == "success"
     worklist = run.xcoms["list_worklist", -1, "return_value"]
@@ -246,7 +246,7 @@ def test_quick_start(runs, sandbox):
 
 
 def test_hook(runs, sandbox):
-    """A task with the hook needs no token from upstream, and pushes none."""
+    """A task with the hook needs no upstream token, and pushes none."""
     run = runs["example_onebox_hook"]
     assert run.state == "success"
     ids = run.xcoms["first_contacts", -1, "return_value"]
@@ -256,7 +256,7 @@ def test_hook(runs, sandbox):
 
 
 def test_template(runs, sandbox):
-    """`{{ ti.xcom_pull(...) }}` hands the token over, and what stands beside it can be pulled by key."""
+    """`{{ ti.xcom_pull(...) }}` passes the token on, and its other XComs can be pulled by key."""
     run = runs["onebox_template"]
     assert run.state == "success"
     assert sandbox.state.tokens[run.xcoms["authenticate", -1, "return_value"]].site == "170"
@@ -272,7 +272,7 @@ def test_no_push(runs):
 
 
 def test_refused(runs, sandbox):
-    """Refused credentials fail the task at its first try, whatever retries it has."""
+    """Rejected credentials fail the task at its first try, whatever retries it has."""
     run = runs["onebox_refused"]
     assert (run.state, run.tasks) == ("failed", {("authenticate", -1): "failed"})
     assert sandbox.state.failed_logins == 1

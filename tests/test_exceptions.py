@@ -34,7 +34,7 @@ def test_evidence_survives_pickling(cls):
 
 
 def test_retryable_is_the_class_result_unless_told():
-    """A quota passes with time; the class knows."""
+    """Service hours begin again; the class knows."""
     assert OneboxServiceHoursError("m").retryable is True
     assert OneboxServiceHoursError("m", retryable=False).retryable is False
 

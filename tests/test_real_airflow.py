@@ -315,7 +315,7 @@ def test_reschedule(world: World) -> None:
 
 @pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow before 3.3 has no retry policies")
 def test_quota(world: World) -> None:
-    """The retry policy waits the quota out, which uses up no retry from Airflow 3.4 on, but not for ever."""
+    """The retry policy waits for the service hours, which uses up no retry from Airflow 3.4 on, but not for ever."""
     for resource, times in (("prospectrz", 1), ("contactrz", 2)):
         world.state.fail("envelope", path=f"GET /api/{resource}", times=times, status=401, message=QUOTA)
     run_id = world.home.trigger("quota")

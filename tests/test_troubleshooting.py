@@ -15,7 +15,7 @@ GAP = "…"
 
 
 def template(node: ast.expr) -> str | None:
-    """Return a text with a gap for each value in it; ``None`` if it holds no words of its own."""
+    """Return a text with a gap for each value in it; ``None`` if it holds no other words."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

@@ -23,7 +23,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _calls() -> str:
-    """Describe what can be posted, by the methods that answer it."""
+    """Describe what can be posted, from the methods that handle it."""
     lines = ["POST /sandbox/<call> changes the sandbox while it runs; the body is a JSON object of the arguments:", ""]
     for call in CALLS:
         method = getattr(State, call)
@@ -37,7 +37,7 @@ def _calls() -> str:
 
 
 def _welcome(sandbox: Sandbox) -> str:
-    """Say where the sandbox is and how to log in, with a connection for Airflow."""
+    """Return the address, the account and a connection for Airflow, to be printed."""
     site = sandbox.state.sites[0]
     connection = {
         "conn_type": "onebox",
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--token-life", type=float, default=900, metavar="S", help="seconds until a token expires; default 900"
     )
-    parser.add_argument("--latency", type=float, default=0, metavar="MS", help="milliseconds before each reply")
+    parser.add_argument("--latency", type=float, default=0, metavar="MS", help="milliseconds before each response")
     parser.add_argument(
         "--fault-rate", type=float, default=0, metavar="SHARE", help="share of requests that fail at random, 0 to 1"
     )

@@ -1,4 +1,4 @@
-"""Onebox as its pages describe it, as an ASGI application, and the ways it can misbehave."""
+"""Onebox as its pages describe it, as an ASGI application, and its faults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CALLS = (
     "configure", "fail", "calm", "add", "delete", "touch", "ids", "warm", "revoke", "reset", "snapshot", "books",
 )
 # fmt: on
-# Other names of what is served: the login's, and those of the router below /api/v1.
+# Other names in paths: the login's, and those below /api/v1.
 ALIASES = {
     "Authenticate": "authenticate",
     "Ticket": "ticketrz",
@@ -55,13 +55,13 @@ SUCCESS = {"response_code": "200", "response_status": "Success"}
 JSON = "application/json"
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, no mistake
+class Refusal(Exception):  # noqa: N818 - a response, no mistake
     """An error envelope, raised from anywhere while a request is processed.
 
     :param status: HTTP status
-    :param message: the words
+    :param message: what it says
     :param code: the ``errorCode``; the status as a string by default
-    :param blank: the value of the fields that say nothing
+    :param blank: the value of the empty fields
     :param form: one of ``FORMS``
     """
 
@@ -87,7 +87,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, no mistake
 
 
 def plain(path: str) -> str:
-    """Return a path without a version, and with the one name of what has several."""
+    """Return a path without a version and without aliases."""
     parts = path.split("/")
     if parts[2:3] == ["v1"]:
         del parts[2]
@@ -109,7 +109,7 @@ def kind_of(path: str) -> str:
 class App:
     """The ASGI application.
 
-    :param state: what it serves and obeys
+    :param state: data, counters and settings
     :param base_path: the path it lives under, such as ``/feature/voc``
     """
 
@@ -137,7 +137,7 @@ class App:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count, delay and perhaps spoil a request; answer it otherwise."""
+        """Count and delay a request, then process it or inject a fault."""
         method, path, state = scope["method"], scope["path"], self.state
         inside = path[len(self.base_path) :] if path.startswith(self.base_path + "/") else ""
         for own in (inside, path):
@@ -168,7 +168,7 @@ class App:
             state.active -= 1
 
     async def process(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request whose path was cut down to what is below the base."""
+        """Process a request; its path is without the base path."""
         if scope["path"].startswith(("/api/", "/files/", "/public/")):
             await self.inner(scope, receive, send)
         elif scope["path"] == "/Login":
@@ -216,14 +216,14 @@ class App:
         return JSONResponse(success)
 
     def grant(self, request: Request) -> Grant:
-        """Return what the request's token stands for, or refuse."""
+        """Return the site and user of the request's token, or raise a Refusal."""
         if self.state.outside_service_hours:
             raise Refusal(401, QUOTA)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else request.query_params.get("token", "")
         if not token:
             raise Refusal(401, "jwt token not found", 401, None)
-        # A token that was not issued here was not signed with this server's secret either.
+        # This server has signed no other token.
         grant = self.state.tokens.get(token)
         if grant is None:
             raise Refusal(401, "Signature verification failed", 401, None)
@@ -235,17 +235,17 @@ class App:
     # Reading
 
     async def rows(self, request: Request) -> Response:
-        """Answer one page of a resource, or create a row."""
+        """Return one page of a resource, or create a record."""
         if request.method != "POST":
             return await self.page(request)
         return await (self.send if request.scope["path"] == "/api/message" else self.store)(request)
 
     async def one(self, request: Request) -> Response:
-        """Answer one record, or change it."""
+        """Return, change or delete one record."""
         return await (self.record if request.method in ("GET", "HEAD") else self.edit)(request)
 
     async def page(self, request: Request) -> Response:
-        """Answer one page of a resource."""
+        """Return one page of a resource."""
         state, query, resource = self.state, request.query_params, request.scope["path"].rsplit("/", 1)[-1]
         site = self.grant(request).site
         if not state.admit(time.monotonic()):
@@ -284,20 +284,20 @@ class App:
         return Response(body, media_type=JSON)
 
     async def record(self, request: Request) -> Response:
-        """Answer one record."""
+        """Return one record."""
         name = request.scope["path"].split("/")[2]
         row = self.row(request, name if name in RESOURCES else "ticketrz")
         return Response(row if name in RESOURCES[1:] else record(row), media_type=JSON)
 
     async def conversations(self, request: Request) -> Response:
-        """Answer what was said about a ticket."""
+        """Return a ticket's conversation."""
         ticket = json.loads(self.row(request, "ticketrz")) | {"Id": request.path_params["id"]}
         data = conversation(ticket, *self.urls(request))
         data += self.state.replies[request.scope["entry"]["site"], ticket["Id"]]
         return JSONResponse({**SUCCESS, "type": "message", "ticketId": ticket["Id"], "data": data})
 
     async def file(self, request: Request) -> Response:
-        """Answer an attachment's file; one that is public is not for those who send a token."""
+        """Return an attachment's file; a public one only without a token."""
         key = "{id}/{name}".format(**request.path_params)
         if request.scope["path"].startswith("/public/"):
             if "authorization" in request.headers:
@@ -311,7 +311,7 @@ class App:
         return Response((line * (size // len(line) + 1))[:size], media_type="text/plain")
 
     async def news(self, request: Request) -> Response:
-        """Answer the news that were created."""
+        """Return the news that were created."""
         query, rows = request.query_params, self.state.news[self.grant(request).site]
         start, end = day(query, "startdate", "0001-01-01"), day(query, "enddate", "9999-12-31")
         rows = [row for row in rows if start <= row["CreateDate"][:10] <= end]
@@ -322,7 +322,7 @@ class App:
         return JSONResponse(rows if self.state.news_as_list else {"data": rows})
 
     async def worklist(self, request: Request) -> Response:
-        """Answer those of the first tickets that are not closed."""
+        """Return the first tickets, except the closed ones."""
         site = self.grant(request).site
         with self.state.lock:
             rows = [json.loads(row) for row in self.state.table("ticketrz", site).page()[0]]
@@ -330,13 +330,13 @@ class App:
         return JSONResponse({"data": data, "meta": {"site_id": int(site), "count": len(data)}})
 
     def urls(self, request: Request) -> tuple[str, str]:
-        """Return where files are: on this server, and on what counts as another one."""
+        """Return the URLs of files: on this server, and on one that counts as another."""
         other = "127.0.0.1" if request.url.hostname == "localhost" else "localhost"
         own = request.url.replace(path=f"{self.base_path}/files", query="")
         return str(own), str(own.replace(hostname=other, path="/public"))
 
     def find(self, resource: str, site: str, row_id: Any) -> bytes | None:
-        """Return a row by the text of its Id, or None."""
+        """Return a record by the text of its Id, or None."""
         if not re.fullmatch("[0-9]{1,18}", str(row_id)):
             return None
         with self.state.lock:
@@ -344,7 +344,7 @@ class App:
         return integer_id(row) if row and self.state.int_ids else row
 
     def row(self, request: Request, resource: str) -> bytes:
-        """Return the row the path names, or refuse."""
+        """Return the record that the path names, or raise a Refusal."""
         row_id = request.path_params["id"]
         row = self.find(resource, self.grant(request).site, row_id)
         if row is None:
@@ -367,7 +367,7 @@ class App:
         return JSONResponse({**SUCCESS, "ticketId": self.add(request, "ticketrz", row)})
 
     def add(self, request: Request, resource: str, fields: dict[str, Any]) -> str:
-        """Add a row, enter it in the books and return its Id."""
+        """Add a record, log the write and return the Id."""
         fields = {name: value for name, value in fields.items() if name != "Id"}
         entry, state = request.scope["entry"], self.state
         with state.lock:
@@ -381,13 +381,13 @@ class App:
         return attachment(f"{self.urls(request)[0]}/{quote(key)}", str(self.state.local()), name)
 
     async def store(self, request: Request) -> Response:
-        """Store a row and answer it."""
+        """Create a record and return it."""
         resource, site = request.scope["path"].split("/")[2], self.grant(request).site
         row_id = self.add(request, resource, await self.json(request, resource))
         return Response(self.find(resource, site, row_id), media_type=JSON)
 
     async def edit(self, request: Request) -> Response:
-        """Change a row and answer it, or delete it."""
+        """Change a record and return it, or delete it."""
         resource, row_id = request.scope["path"].split("/")[2:]
         self.row(request, resource)
         site = request.scope["entry"]["site"]
@@ -401,12 +401,12 @@ class App:
         return Response(self.find(resource, site, row_id) or b"{}", media_type=JSON)
 
     async def send(self, request: Request) -> Response:
-        """Send a message, or answer one."""
+        """Send a message or a reply."""
         state, site, body = self.state, self.grant(request).site, await self.json(request)
         ticket = body.get("ConversationId")
         if previous := body.get("PreviousId"):
             row = self.find("message", site, previous)
-            # Without a row it is one of the messages that conversations begin with.
+            # Otherwise it is one of the messages that conversations begin with.
             ticket = json.loads(row).get("ConversationId") if row else str(previous)[:-1]
         if ticket is not None and self.find("ticketrz", site, ticket) is None:
             raise Refusal(404, f"conversation {str(ticket)[:18]} not found")
@@ -426,7 +426,7 @@ class App:
         state.replies[site, str(ticket)].append({**message, "CreateDate": str(state.local())})
         ids = state.ids("message", site)
         rows = [json.loads(self.find("message", site, i) or b"{}") for i in ids[-state.message_page :]]
-        # Its page says 2 of one message.
+        # As in the example of Onebox's page: 2 for one message.
         return JSONResponse({"limit": 20, "offset": 0, "count": 2, "total": len(ids), "data": rows})
 
     def attached(self, request: Request, file: dict[str, Any]) -> dict[str, Any]:
@@ -451,11 +451,11 @@ class App:
         return JSONResponse({**SUCCESS, "ticketId": row_id})
 
     async def json(self, request: Request, resource: str = "") -> dict[str, Any]:
-        """Return the fields of a JSON body; those of a connection are refused in a form of their own."""
+        """Return the fields of a JSON body; for a connection, errors have another form."""
         if not request.headers.get("content-type", "").startswith(JSON):
             raise Refusal(400, "the body is not JSON")
         body = await self.fields(request)
-        # Rows are read again, so what is put into them has to be of a sort that they can hold.
+        # Records are read again, so their fields must have valid types.
         if resource and not all(isinstance(value, NESTED.get(name, SCALAR)) for name, value in body.items()):
             raise Refusal(400, "the fields are not valid")
         for name in ("Name", "Type") if resource == "connection" else ():
@@ -464,7 +464,7 @@ class App:
         return body
 
     async def fields(self, request: Request) -> dict[str, Any]:
-        """Return the fields of a body, for the books too; a file is represented by its name, size and hash."""
+        """Return and log the fields of a body; a file is represented by its name, size and hash."""
         raw, header = await request.body(), request.headers.get("content-type", "")
         body: Any = {}
         if header.startswith(JSON):
@@ -510,12 +510,12 @@ class App:
     # Misbehaving
 
     async def misbehave(self, fault: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
-        """Spoil the answer to one request."""
+        """Inject a fault into the response to one request."""
         kind, status, headers, body = fault["kind"], 200, {"content-type": JSON}, b""
         if fault.get("processed", kind in ("drop_after", "truncated", "slow", "delay", "no_token", "merge")):
             status, headers, body = await self.capture(scope, receive)
         elif scope["method"] != "GET":
-            # The books name what was not done as well.
+            # The log of writes has those that were not done, too.
             with suppress(Refusal, ClientDisconnect):
                 await self.fields(Request(scope, receive))
         half = body[: len(body) // 2]
@@ -546,7 +546,7 @@ class App:
             await reply(scope, receive, send)
 
     async def end(self, scope: Scope, receive: Receive, last: bytes | None, reset: bool = False) -> None:
-        """End the connection, after some last bytes if there are any; with None, leave it open and silent."""
+        """Close the connection after ``last``; with None, leave it open and silent."""
         transport = scope["state"]["transport"]
         if last:
             transport.write(last)
@@ -557,7 +557,7 @@ class App:
             pass
 
     async def capture(self, scope: Scope, receive: Receive) -> tuple[int, dict[str, str], bytes]:
-        """Process a request and keep the answer."""
+        """Process a request and return the response."""
         sent: list[Message] = []
 
         async def keep(message: Message) -> None:
@@ -569,7 +569,7 @@ class App:
 
 
 def drop(transport: asyncio.Transport, reset: bool) -> None:
-    """Break a connection off, with a TCP reset in place of the ordinary end if so asked."""
+    """Close a connection at once, with a TCP reset if asked."""
     if reset:
         linger = struct.pack("ii", 1, 0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -577,7 +577,7 @@ def drop(transport: asyncio.Transport, reset: bool) -> None:
 
 
 def encoded(body: Any) -> bytes:
-    """Return a fault's body as bytes: those it has, a text's, or those of JSON."""
+    """Return a fault's body, which is bytes, text or JSON, as bytes."""
     return body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
@@ -593,7 +593,7 @@ async def endless() -> AsyncIterator[bytes]:
     """Send JSON that never ends."""
     yield b'{"limit": 20, "offset": 0, "count": 1, "total": 1, "data": ["'
     while True:
-        # The loop would not learn that the client is gone if it were never given a turn.
+        # So that the event loop notices that the client has gone.
         await asyncio.sleep(0)
         yield b"x" * 65536
 
@@ -608,7 +608,7 @@ def merged(body: bytes, fields: dict[str, Any]) -> bytes:
 
 
 def envelope(fault: dict[str, Any], **defaults: Any) -> Response:
-    """Answer an error that a fault describes: ``status``, ``message``, ``code``, ``blank``, ``form``."""
+    """Return the error that a fault describes: ``status``, ``message``, ``code``, ``blank``, ``form``."""
     values = {"status": 500, "message": "internal error", **defaults, **fault}
     names = ("status", "message", "code", "blank", "form")
     refusal = Refusal(**{name: values[name] for name in names if name in values})
@@ -636,11 +636,11 @@ REPLIES: dict[str, Callable[[dict[str, Any]], Response]] = {
 
 
 def number(query: Mapping[str, str], name: str, absent: int, least: int = 0, most: int | None = None) -> int:
-    """Return a whole number from the query, or refuse."""
+    """Return a whole number from the query, or raise a Refusal."""
     text = query.get(name)
     if text is None:
         return absent
-    # A number of thousands of digits is more than int() takes, and more than there are rows.
+    # int() takes no number of thousands of digits.
     value = int(text[:100]) if re.fullmatch("[0-9]+", text) else -1
     if value < least or (most is not None and value > most):
         raise Refusal(400, f"{name} is not valid")
@@ -648,7 +648,7 @@ def number(query: Mapping[str, str], name: str, absent: int, least: int = 0, mos
 
 
 def day(query: Mapping[str, str], name: str, absent: str) -> str:
-    """Return a date from the query, or refuse one that is not written ``DD-MM-YYYY``."""
+    """Return a date from the query, or raise a Refusal for one that is not ``DD-MM-YYYY``."""
     if name not in query:
         return absent
     found = re.fullmatch("([0-9]{2})-([0-9]{2})-([0-9]{4})", query[name])
@@ -658,7 +658,7 @@ def day(query: Mapping[str, str], name: str, absent: str) -> str:
 
 
 def moment(query: Mapping[str, str], name: str, early: timedelta) -> datetime | None:
-    """Return a time from the query, somewhat early, or refuse one that is not written ``YYYY-MM-DD HH:MM``."""
+    """Return a time from the query, minus ``early``; raise a Refusal unless it is ``YYYY-MM-DD HH:MM``."""
     text = query.get(name)
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""The rows the sandbox holds, each made from its Id when it is first read.
+"""The sandbox's records, each made from its Id when it is first read.
 
 A table of a million rows therefore costs a list of Ids at start, and a page costs one slice and one join.
 """
@@ -76,7 +76,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
 RESOURCES = tuple(_FIELDS)
 _TEMPLATES = {name: json.dumps({"Id": "%(id)d", **fields}) for name, fields in _FIELDS.items()}
 
-# Escaped as JSON text here, once, because a template is filled after it was encoded.
+# Escaped as JSON once: the template is filled after encoding.
 _WORDS, _MEDIA, _STATUS, _PRIORITY, _NAMES = (
     [json.dumps(word)[1:-1] for word in words]
     for words in (
@@ -102,16 +102,16 @@ _WORDS, _MEDIA, _STATUS, _PRIORITY, _NAMES = (
 )
 # Of these TS2, TS7 and the priorities are reported.
 _CODES = {"New": "TS2", "Open": "TS3", "Pending": "TS4", "Closed": "TS7", "Low": "TP1", "Medium": "TP2", "High": "TP3"}
-# What the row of a ticket has in place of Ids.
+# What a listed ticket has in place of Ids.
 _NAMED = ("Assignee", "Media", "Product", "Region", "Category", "Status", "Priority", "Attachments", "Tags")
 
 
 def _lag(row_id: int) -> int:
-    """Seconds from a row's creation to its last change."""
+    """Seconds from a record's creation to its last change."""
     return row_id * 7919 % (30 * _DAY)
 
 
-# Writing out a datetime is most of the cost of a row, so the two halves of it are kept.
+# Formatting a datetime is most of the cost of a record, so both halves are cached.
 @cache
 def _date(days: int) -> str:
     return str((START + timedelta(days=days)).date())
@@ -143,14 +143,14 @@ class Table:
         self._first = self._last = 12000 + draw.randrange(500)
         self.ids: list[int] = []
         self._rows: list[bytes | None] = []
-        # Seconds from START, of the rows that were made or changed while the sandbox ran.
+        # Seconds from START, of records made or changed while the sandbox runs.
         self._created: dict[int, int] = {}
         self._changed: dict[int, int] = {}
         self._recent: tuple[datetime | None, list[int]] = (None, [])
         self.add(count)
 
     def add(self, count: int, when: datetime | None = None, /, **fields: Any) -> list[str]:
-        """Append rows, made at a time and with ``fields`` over the generated ones; return their Ids."""
+        """Append records, made at a time and with ``fields`` replacing generated ones; return their Ids."""
         new = list(islice(accumulate(self._gaps, initial=self._last), 1, count + 1))
         self._last = max(new, default=self._last)
         if when:
@@ -163,7 +163,7 @@ class Table:
         return [str(row_id) for row_id in new]
 
     def delete(self, row_id: int) -> bool:
-        """Remove a row; say whether it was there."""
+        """Remove a record; return whether it existed."""
         at = bisect_left(self.ids, row_id)
         if self.ids[at : at + 1] != [row_id]:
             return False
@@ -172,7 +172,7 @@ class Table:
         return True
 
     def touch(self, row_id: int, when: datetime, /, **fields: Any) -> None:
-        """Change a row's fields, and set the time of its last change."""
+        """Change a record's fields, and set the time of its last change."""
         row = self.find(row_id)
         if row is None:
             raise KeyError(row_id)
@@ -183,7 +183,7 @@ class Table:
         self._recent = (None, [])
 
     def find(self, row_id: int) -> bytes | None:
-        """Return one row as JSON, or None."""
+        """Return one record as JSON, or None."""
         at = bisect_left(self.ids, row_id)
         return self._slice(at, at + 1)[0] if self.ids[at : at + 1] == [row_id] else None
 
@@ -196,7 +196,7 @@ class Table:
         size: int = 20,
         order: str = "ascending",
     ) -> tuple[list[bytes], int]:
-        """Return the encoded rows of a page and how many rows match over all pages."""
+        """Return the encoded records of a page, and how many match over all pages."""
         start = bisect_right(self.ids, since_id)
         if since:
             start = max(start, bisect_right(self.ids, (since - START).total_seconds(), key=self._created_at))
@@ -213,7 +213,7 @@ class Table:
         return (rows[::-1] if order == "page" else rows), total
 
     def _updated(self, after: datetime | None) -> list[int]:
-        """Return the places of the rows changed after a time; the last answer is kept for the next page."""
+        """Return the places of the records changed after a time; the last result is kept for the next page."""
         if after is None:
             return list(range(len(self.ids)))
         if self._recent[0] != after:
@@ -222,15 +222,15 @@ class Table:
         return self._recent[1]
 
     def _changed_at(self, row_id: int) -> int:
-        """Seconds from START to the row's last change."""
+        """Seconds from START to the record's last change."""
         return self._changed.get(row_id, (row_id - self._first) * STEP + _lag(row_id))
 
     def _created_at(self, row_id: int) -> int:
-        """Seconds from START to the row's creation."""
+        """Seconds from START to the record's creation."""
         return self._created.get(row_id, (row_id - self._first) * STEP)
 
     def _slice(self, start: int, end: int) -> list[bytes]:
-        """Return encoded rows, making those that were never read."""
+        """Return encoded records, making those that were never read."""
         rows = self._rows[start:end]
         if None in rows:
             for at in range(len(rows)):
@@ -238,7 +238,7 @@ class Table:
         return rows  # type: ignore[return-value]  # no None is left
 
     def _make(self, row_id: int) -> bytes:
-        """Encode the row that belongs to an Id."""
+        """Encode the record of an Id."""
         n = row_id * 31 + len(self._site)
         values = {
             "id": row_id,
@@ -257,7 +257,7 @@ class Table:
 
 
 def record(row: bytes) -> bytes:
-    """Return the record of a ticket, which has Ids where the row of the list has names."""
+    """Return a single ticket, which has Ids where a listed one has names."""
     values = json.loads(row)
     contact = str(int(values["Id"]) // 2)
     ids = {
@@ -279,7 +279,7 @@ def attachment(path: str, date: str | None, name: str) -> dict[str, Any]:
 
 
 def conversation(ticket: dict[str, Any], own: str, public: str) -> list[dict[str, Any]]:
-    """Return what was said about a ticket before the sandbox ran: up to two messages, and the others as threads.
+    """Return a ticket's conversation from before the sandbox's start: up to two messages, and the others as threads.
 
     :param ticket: the row
     :param own: URL that attachments on the server itself begin with
@@ -308,5 +308,5 @@ def conversation(ticket: dict[str, Any], own: str, public: str) -> list[dict[str
 
 
 def integer_id(row: bytes) -> bytes:
-    """Return the row with its Id as a JSON number."""
+    """Return a record with its Id as a JSON number."""
     return re.sub(rb'^{"Id": "(\d+)"', rb'{"Id": \1', row)

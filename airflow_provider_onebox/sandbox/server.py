@@ -1,4 +1,4 @@
-"""The sandbox as a running server, in a thread of its own."""
+"""The sandbox as a running server, in a separate thread."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 EMAIL = "care@example.com"
-PASSWORD = "sandbox p&ss=w%rd"  # noqa: S105 - shown in the documentation; odd on purpose, to catch wrong encoding
+PASSWORD = "sandbox p&ss=w%rd"  # noqa: S105 - shown in the documentation; special characters catch wrong encoding
 
 
 def _protocol(name: str, state: State) -> type[asyncio.Protocol]:
-    """Return uvicorn's HTTP protocol, which is made to hand its transport to the application.
+    """Return uvicorn's HTTP protocol, which passes its transport to the application.
 
-    ASGI has no way to break a connection off, and a client must be tried against that.
+    ASGI can't abort a connection, and clients must be tested against that.
     """
     base: Any
     try:
@@ -51,7 +51,7 @@ def _protocol(name: str, state: State) -> type[asyncio.Protocol]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which is told to stop rather than polling for it, and does not wait for clients."""
+    """uvicorn's server, but it stops on an event, without polling, and does not wait for clients."""
 
     def __init__(self, config: uvicorn.Config, state: State, ready: threading.Event) -> None:
         super().__init__(config)
@@ -66,8 +66,8 @@ class _Server(uvicorn.Server):
         await self.stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        # A connection that was accepted just now gets its protocol in the next turns of the loop, and asyncio
-        # loses it if the listener is closed before that.
+        # A connection that was just accepted gets its protocol in the next turns of the loop; asyncio loses it if the
+        # listener closes before that.
         for server in self.servers:
             for listener in server.sockets:
                 self.loop.remove_reader(listener.fileno())
@@ -77,7 +77,7 @@ class _Server(uvicorn.Server):
             server.close()
         for transport in list(self.state.transports):
             transport.abort()
-        # The protocols learn of it in the next turn of the loop; before, a cancelled request is an error.
+        # The protocols notice in the next turn of the loop; before that, a cancelled request is an error.
         await asyncio.sleep(0)
         tasks = list(self.server_state.tasks)
         for task in tasks:
@@ -86,17 +86,17 @@ class _Server(uvicorn.Server):
 
 
 class Sandbox:
-    """A local Onebox on a port of its own, for a ``with`` block.
+    """A local Onebox on a free port, for a ``with`` block.
 
     >>> with Sandbox(records=100, token_life=2) as sandbox:
     ...     requests.post(f"{sandbox.url}/api/authenticate", data=sandbox.credentials)
     ...     sandbox.state.fail("drop_before", path="ticketrz")
 
-    :param records: rows that each resource of each site begins with
+    :param records: records that each resource of each site begins with
     :param sites: Ids of the sites
     :param email: the account
     :param password: its password
-    :param base_path: path that Onebox lives under, such as ``/feature/voc``
+    :param base_path: path in front of Onebox's, such as ``/feature/voc``
     :param host: address to bind
     :param port: port to bind; 0 takes a free one
     :param seed: for the data and for random faults
@@ -129,9 +129,9 @@ class Sandbox:
         return {"email": self.email, "password": self.password, "siteId": self.state.sites[0]}
 
     def start(self) -> None:
-        """Bind the port and return when requests are answered."""
+        """Bind the port and return when the server is ready."""
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        # asyncio switches Nagle's delay off only where the protocol is named.
+        # asyncio switches Nagle's algorithm off only where the protocol is named.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -163,7 +163,7 @@ class Sandbox:
             ready.set()
 
     def stop(self) -> None:
-        """Break off what is open and return when the port is free."""
+        """Abort all connections and return when the port is free."""
         self._server.loop.call_soon_threadsafe(self._server.stopping.set)
         self._thread.join()
         self._socket.close()

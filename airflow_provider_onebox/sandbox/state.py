@@ -1,4 +1,4 @@
-"""What the sandbox knows, counts and is told to do; the same calls serve a test in-process and over HTTP."""
+"""The sandbox's data, counters and settings; tests use the same calls in the process and over HTTP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COUNTERS = (
 )
 # fmt: on
 ORDERS = ("ascending", "descending", "shuffled", "page")
-# The documented error envelope, and others as {"error": words}, {"message": words} and beside a response_code.
+# The documented error envelope, {"error": message}, {"message": message}, and a message with a response_code.
 FORMS = ("records", "error", "message", "response_code")
 
 
@@ -41,37 +41,37 @@ class Settings:
     """What can be changed while the sandbox runs; the defaults are Onebox as its pages describe it."""
 
     token_life: float = 900  # seconds
-    latency: float = 0  # seconds before every answer
+    latency: float = 0  # seconds before every response
     clock_skew: float = 0  # seconds the server's clock is ahead
     opaque_tokens: bool = False  # a random string in place of a JWT
     endless_tokens: bool = False  # a JWT that names only sub, jti and sid; it expires all the same
-    int_claims: bool = False  # sub and sid are integers, usid and sesid stand beside them
-    token_claims: dict[str, Any] = field(default_factory=dict)  # over all others; None takes a claim out
-    valid_until: bool = False  # beside the token in the login's reply
-    sites_as_list: bool = False  # the answer to an empty siteId is a bare list
+    int_claims: bool = False  # sub and sid are integers; there are usid and sesid, too
+    token_claims: dict[str, Any] = field(default_factory=dict)  # override the others; None removes a claim
+    valid_until: bool = False  # in the login's response, with the token
+    sites_as_list: bool = False  # the response to an empty siteId is a bare list
     news_as_list: bool = False  # and that to news/get
-    outside_service_hours: bool = False
-    service_hours_login: bool = False  # the closed quota refuses logins too
-    page_overflow: int = 0  # rows a page holds beyond its limit
-    page_cap: int = 0  # rows a page never exceeds; 0 is no cap
-    page_rate: int = 0  # pages in any second; what comes beyond is rejected with 429; 0 is no limit
-    page_seconds: float = 0  # more for a page of 100 rows, ten times as many for one of 500
+    outside_service_hours: bool = False  # every call but the login is rejected
+    service_hours_login: bool = False  # outside them, logins are rejected too
+    page_overflow: int = 0  # records of a page beyond its limit
+    page_cap: int = 0  # most records of a page; 0 is no cap
+    page_rate: int = 0  # pages in any second; more are rejected with 429; 0 is no limit
+    page_seconds: float = 0  # extra for a page of 100 records; ten times as many for one of 500
     since_id_ignored: bool = False
     offset_ignored: bool = False
     total_ignores_since_id: bool = False
     int_ids: bool = False
     id_order: str = "ascending"  # or descending, shuffled, or page: backwards within each page
-    grow: int = 0  # rows added after each page
-    shrink: int = 0  # oldest rows removed after each page
-    churn: int = 0  # rows, drawn at random, changed after each page
-    utc_offset: float = 7  # hours; the dates are local to the server and do not say so
-    times_inclusive: bool = False  # since and lastUpdate keep a row of that very second
+    grow: int = 0  # records added after each page
+    shrink: int = 0  # oldest records removed after each page
+    churn: int = 0  # random records changed after each page
+    utc_offset: float = 7  # hours; dates are local to the server, without saying so
+    times_inclusive: bool = False  # since and lastUpdate include records of that second
     last_update_ignored: bool = False
-    message_page: int = 1  # rows in the answer to a message that was sent, itself the last of them
+    message_page: int = 1  # messages in the response to a new message, which is the last
     attachment_size: int = 1000  # bytes of each file that was not uploaded
-    envelope_status: int = 0  # HTTP status of every error envelope; 0 is the status that belongs to it
-    envelope_form: str = ""  # of every error envelope, one of FORMS; "" is the form that belongs to it
-    envelope_code: str = ""  # every code is a "string" or an "integer"; "" is the type that belongs to it
+    envelope_status: int = 0  # HTTP status of every error envelope; 0 is its usual status
+    envelope_form: str = ""  # of every error envelope, one of FORMS; "" is its usual form
+    envelope_code: str = ""  # every code is a "string" or an "integer"; "" is its usual type
     keep_alive: float = 60  # seconds after which an idle connection is closed
     fault_rate: float = 0  # share of the requests that meet a fault drawn from fault_kinds
     fault_kinds: tuple[str | dict[str, Any], ...] = (
@@ -86,7 +86,7 @@ class Settings:
 
 
 class Seen(NamedTuple):
-    """A request as it came in."""
+    """A request as received."""
 
     method: str
     path: str
@@ -100,7 +100,7 @@ class Seen(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a token stands for."""
+    """The site and user of a token, and when it expires."""
 
     site: str
     user: str
@@ -108,9 +108,9 @@ class Grant(NamedTuple):
 
 
 class State(Settings):
-    """The data, the counters and the orders of one sandbox.
+    """The data, counters and settings of one sandbox.
 
-    :param records: rows that each resource of each site begins with
+    :param records: records that each resource of each site begins with
     :param sites: Ids of the sites
     :param accounts: passwords by e-mail
     :param seed: for the data and for random faults
@@ -146,7 +146,7 @@ class State(Settings):
             self.news: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
             self.files: dict[str, bytes] = {}  # uploaded, by the end of their paths
             self.max_concurrent, self.connections = self.active, 0
-            self.pages: deque[float] = deque()  # when those of the last second were asked for
+            self.pages: deque[float] = deque()  # times of the requests in the last second
             self.rejected_pages = 0
             self.seen: deque[Seen] = deque(maxlen=1000)
             self._tables: dict[tuple[str, str], Table] = {}
@@ -169,8 +169,8 @@ class State(Settings):
     def books(self) -> list[dict[str, Any]]:
         """Return each POST, PUT, PATCH and DELETE except logins, in order of arrival.
 
-        One that has an ``id`` was done, one that has a ``refusal`` was not, and ``fault`` is what spoilt its answer
-        or, without an id, kept it from being done.
+        One with an ``id`` was done, one with a ``refusal`` was not; ``fault`` names the fault that the response met
+        or, without an id, that prevented the write.
         """
         return list(self.writes)
 
@@ -212,12 +212,12 @@ class State(Settings):
             return self._tables[key]
 
     def add(self, count: int, resource: str = "ticketrz", site: str | None = None, **fields: Any) -> list[str]:
-        """Add rows, created now and newest last, with ``fields`` replacing generated ones; return their Ids."""
+        """Add records, created now and newest last, with ``fields`` replacing generated ones; return their Ids."""
         with self.lock:
             return self.table(resource, site).add(count, self.local(), **fields)
 
     def delete(self, ids: Iterable[str | int], resource: str = "ticketrz", site: str | None = None) -> int:
-        """Delete rows by Id; return how many were there."""
+        """Delete records by Id; return how many there were."""
         with self.lock:
             return sum(self.table(resource, site).delete(int(row_id)) for row_id in ids)
 
@@ -229,14 +229,14 @@ class State(Settings):
         site: str | None = None,
         **fields: Any,
     ) -> None:
-        """Change fields of rows, with their ModifyDate: now, or ``when`` (``YYYY-MM-DD HH:MM:SS``)."""
+        """Change fields of records, with their ModifyDate: now, or ``when`` (``YYYY-MM-DD HH:MM:SS``)."""
         time = datetime.fromisoformat(when) if when else self.local()
         with self.lock:
             for row_id in [ids] if isinstance(ids, str | int) else ids:
                 self.table(resource, site).touch(int(row_id), time, **fields)
 
     def admit(self, now: float) -> bool:
-        """Count a page that is asked for at a time; return whether ``page_rate`` allows it."""
+        """Count a request for a page at a time; return whether ``page_rate`` allows it."""
         with self.lock:
             while self.pages and self.pages[0] <= now - 1:
                 self.pages.popleft()
@@ -247,12 +247,12 @@ class State(Settings):
             return True
 
     def ids(self, resource: str = "ticketrz", site: str | None = None) -> list[str]:
-        """Return the Ids of all rows that exist now, ascending."""
+        """Return the Ids of all current records, ascending."""
         with self.lock:
             return [str(row_id) for row_id in self.table(resource, site).ids]
 
     def warm(self, count: int, resource: str = "ticketrz", site: str | None = None) -> None:
-        """Create the first rows now, so that this does not count in a measurement."""
+        """Create the first records now, so that a measurement does not include it."""
         with self.lock:
             self.table(resource, site).page(size=count)
 
@@ -280,8 +280,8 @@ class State(Settings):
             claims |= {"iss": issuer, "iat": issued, "nbf": issued, "exp": int(issued + life)}
         claims = {name: value for name, value in (claims | self.token_claims).items() if value is not None}
         token = secrets.token_urlsafe(48) if self.opaque_tokens else jwt.encode(claims, self.secret, "HS256")
-        # The claims are whole seconds; a life counted from the claim would end up to a second early,
-        # and a token that lives one second would sometimes be dead on arrival.
+        # The claims are whole seconds: counted from the claim, a token would expire up to a second early, and one of
+        # one second sometimes at once.
         with self.lock:
             self.tokens[token] = Grant(site, user, now + life)
         return token
@@ -301,7 +301,7 @@ class State(Settings):
         :param path: pattern that is searched in ``METHOD /path``, or ``*``
         :param times: requests that meet it
         :param after: matching requests that pass first
-        :param options: of that kind; ``processed=True`` does the work before the reply is spoilt
+        :param options: of that kind; ``processed=True`` processes the request before the fault
         """
         if kind not in KINDS:
             raise ValueError(f"no fault kind {kind}")
@@ -310,13 +310,13 @@ class State(Settings):
             self.faults.append({"kind": kind, "path": pattern, "times": times, "after": after, **options})
 
     def calm(self) -> None:
-        """Forget the queued faults and stop the random ones."""
+        """Remove the queued faults and stop the random ones."""
         with self.lock:
             self.faults.clear()
             self.fault_rate = 0
 
     def take_fault(self, method: str, path: str) -> dict[str, Any] | None:
-        """Return the fault this request meets, if any."""
+        """Return the fault that this request meets, if any."""
         with self.lock:
             for fault in self.faults:
                 if re.search(fault["path"], f"{method} {path}"):

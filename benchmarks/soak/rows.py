@@ -29,7 +29,7 @@ def trigger(number: int, connections: int, interval: float, since_id: int) -> On
     if turn % 2:
         return OneboxRecordTrigger("ticketrz", poke_interval=interval, **common)
     own = f"20{turn // 12:02d}-{turn % 12 + 1:02d}-01 00:00"
-    # Of various lengths, lest all ask at once.
+    # Of various lengths, so that not all ask at once.
     return OneboxRecordTrigger("ticketrz", poke_interval=interval * (0.8 + number % 21 / 50), last_update=own, **common)
 
 

@@ -48,7 +48,7 @@ CONFIG = {
 
 
 class Onebox:
-    """The sandbox in a process of its own, as the whole cluster sees it."""
+    """The sandbox in a separate process, as the whole cluster sees it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -118,7 +118,7 @@ def test_cluster(tmp_path: Path) -> None:
             return sum(found == state for (name, _), found in states.items() if name == task)
 
         home.until(lambda: count("list", "success") >= SITES // 2, "half of the sites are listed", SECONDS)
-        # A task is a process of its own.
+        # Each task is a separate process.
         home.until(lambda: len(home.alive(WORKERS[1])) > idle, "the second worker runs a task")
         killed = home.kill(WORKERS[1])
         crm.call("configure", latency=0)
@@ -196,7 +196,7 @@ def check_rows(output: Path, tickets: list[list[str]]) -> int:
 def check_logins(counters: dict[str, Any], tries: dict[tuple[str, int], int]) -> int:
     """See that each task try has logged in once, and return how many were tried again.
 
-    A task that lists has its token from upstream; one that waits logs in, and so does its trigger. A try that
+    A task that lists has an upstream token; one that waits logs in, and so does its trigger. A try that
     was killed may have logged in or not.
     """
     extra = 0

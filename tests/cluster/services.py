@@ -76,7 +76,7 @@ def redis(logs: Path) -> Iterator[str]:
 def postgresql(logs: Path) -> Iterator[str]:
     """Run PostgreSQL with a new, empty database, and give its address: ``host:port/database``."""
     port = free_port()
-    # It refuses root; the folder belongs to whom it runs as, and a test's own folder can't be entered by others.
+    # It does not run as root, and its user can't enter a test's temporary folder: it gets another one.
     other = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
     initdb, server = program("initdb", "postgresql"), program("postgres", "postgresql")
     folder = Path(tempfile.mkdtemp(prefix="onebox-postgresql-"))

@@ -82,7 +82,7 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
         ):
             try:
                 call(OneboxHook(conn_id))
-            except Exception:  # noqa: BLE001 - whatever it is, it is shown
+            except Exception:  # noqa: BLE001 - any error is shown
                 console.print(Traceback(width=400, show_locals=True, locals_max_string=None, locals_max_length=None))
 
     print_requests()

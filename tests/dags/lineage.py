@@ -1,4 +1,4 @@
-"""DAGs whose lineage is looked at, with nothing in them that is there for lineage."""
+"""DAGs whose lineage is tested; nothing in them is for lineage."""
 
 from __future__ import annotations
 

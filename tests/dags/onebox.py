@@ -31,7 +31,7 @@ with DAG("onebox_template", schedule=None, params={"site": "170"}):
 
     @task
     def when(ti=None):
-        """Read what stands beside the token."""
+        """Read what is published with the token."""
         return [ti.xcom_pull("authenticate", key=key) for key in ("expires_at", "site_id")]
 
     authenticate >> when()

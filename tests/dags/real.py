@@ -1,4 +1,4 @@
-"""DAGs that a real Airflow runs against the sandbox; each has a site, or an account, of its own."""
+"""DAGs that a real Airflow runs against the sandbox; each has its own site or account."""
 
 from __future__ import annotations
 

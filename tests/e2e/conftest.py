@@ -1,4 +1,4 @@
-"""A browser, Onebox as a process of its own, and what the run on Airflow 2.11 hands to the one on 3.3."""
+"""A browser, Onebox as a separate process, and what the run on Airflow 2.11 hands to the one on 3.3."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Onebox(NamedTuple):
 
 @pytest.fixture(scope="session")
 def onebox(handover: Path) -> Iterator[Onebox]:
-    """Run Onebox in a process of its own; on Airflow 3.3 at the address that 2.11 has stored."""
+    """Run Onebox in a separate process; on Airflow 3.3 at the address that 2.11 has stored."""
     port = Onebox(**_read(handover)["onebox"]).url.rsplit(":", 1)[1] if AIRFLOW_3 else "0"
     command = [sys.executable, "-m", "airflow_provider_onebox.sandbox", "--records=250", f"--port={port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

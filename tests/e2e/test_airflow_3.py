@@ -222,7 +222,7 @@ def test_wrong_password(page, home, onebox, stored):
 
 
 def test_made_elsewhere(page, home, onebox, stored):
-    """A connection made from JSON is shown as far as the page can, and comes through an edit as it was."""
+    """A connection made from JSON is shown where the page can, and comes through an edit as it was."""
     given = {"site_id": "169", "verify": True, "proxies": PROXIES, "allow_http": False, "timeout": "10"}
     body = {"connection_id": "onebox_made", "conn_type": "onebox", "host": onebox.url, "login": onebox.email}
     home.api("POST", "/connections", body | {"password": onebox.password, "extra": json.dumps(given)})

@@ -66,7 +66,7 @@ def test_chaos(server, capsys):
         except (OneboxUnavailableError, OneboxResponseError) as error:
             tally[type(error).__name__ if error.retryable else f"wrong result: {error}"] += 1
         except OneboxAuthError as error:
-            # A token that is refused twice in a row, or a login that is told "Expired token": a fault can do both.
+            # A token that is refused twice in a row, or a login whose response is "Expired token": a fault can do both.
             is_right = "had just given" in str(error) or "'Expired token'" in str(error)
             tally["refused" if is_right else f"wrong result: {error}"] += 1
         tally["doubled"] += len(rows) - len(set(rows))

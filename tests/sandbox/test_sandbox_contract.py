@@ -87,7 +87,7 @@ def test_contract_without_token(case, server):
 
 
 def test_login_that_succeeds(server):
-    """The reply to a good login, which no generated one is, keeps to the contract."""
+    """The response to a good login, which no generated one is, keeps to the contract."""
     case = SCHEMA["/api/authenticate"]["POST"].Case(
         body=server.credentials, media_type="application/x-www-form-urlencoded"
     )

@@ -49,7 +49,7 @@ def test_short_life_is_lived_to_its_end(caller, sandbox):
 
 
 def test_opaque_tokens_and_valid_until(caller, sandbox):
-    """A token can be no JWT at all, and its end can stand beside it."""
+    """A token can be no JWT at all, and its end can be beside it."""
     sandbox.state.configure(opaque_tokens=True, valid_until=True)
     reply = caller.login().json()
     assert "." not in reply["token"]
@@ -60,7 +60,7 @@ def test_opaque_tokens_and_valid_until(caller, sandbox):
 
 @pytest.mark.parametrize("life", [900, 9000])
 def test_claims(caller, sandbox, life):
-    """Claims can be integers, more or other ones; the life is what the server is told."""
+    """Claims can be integers, more or other ones; the life is a setting."""
     sandbox.state.configure(token_life=life, int_claims=True, token_claims={"aud": "crm", "iss": None})
     claims = jwt.decode(caller.sign_in(), options={"verify_signature": False, "verify_sub": False})
     assert (claims["sub"], claims["sid"], claims["usid"], claims["aud"]) == (55, 169, 55, "crm")
@@ -80,7 +80,7 @@ def test_endless_tokens(caller, sandbox):
 
 
 def test_quota(user, sandbox):
-    """The closed quota refuses every call but the login, and the login too when told so."""
+    """Outside the service hours every call but the login is rejected, and with a setting the login too."""
     sandbox.state.outside_service_hours = True
     reply = user.get("/api/ticketrz")
     assert (reply.status_code, message(reply), reply.json()["records"]["errorCode"]) == (401, QUOTA, "401")
@@ -199,7 +199,7 @@ def test_envelope_form(user, sandbox, form, body):
 
 @pytest.mark.parametrize("idle", [0.1, 60])
 def test_keep_alive(user, sandbox, idle):
-    """An idle connection is closed after as long as the server is told."""
+    """An idle connection is closed after the time of the setting."""
     sandbox.state.configure(keep_alive=idle)
     user.page()
     while sandbox.state.transports and idle < 1:
@@ -369,7 +369,7 @@ def test_concurrency(user, sandbox):
 
 
 def test_control_over_http(user, sandbox):
-    """Each call of the state can be made over HTTP, and mistakes are told."""
+    """Each call of the state can be made over HTTP, and mistakes are reported."""
 
     def call(name, **arguments):
         reply = user.post(f"/sandbox/{name}", json=arguments)

@@ -48,7 +48,7 @@ def test_login_gives_a_signed_jwt(caller, sandbox, path):
     ],
 )
 def test_login_refused(caller, sandbox, changes, message):
-    """A refused login is a 401 whose code is a string."""
+    """A rejected login is a 401 whose code is a string."""
     reply = caller.login(**changes)
     assert reply.status_code == 401
     assert error(reply) == ("401", message)

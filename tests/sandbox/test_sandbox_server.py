@@ -76,7 +76,7 @@ def test_without_its_extra():
 
 @pytest.mark.parametrize("option", [["--set", "nosuch=1"], ["--set", "latency"], ["--fault-kinds", "nosuch"]])
 def test_command_line_refuses(option):
-    """A setting that does not exist is a usage error, told without a traceback."""
+    """A setting that does not exist is a usage error, without a traceback."""
     done = run(*COMMAND, *option)
     assert done.returncode == 2
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""The built site behind a server of its own, and a browser."""
+"""The built site behind a server, and a browser."""
 
 from __future__ import annotations
 

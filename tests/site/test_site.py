@@ -42,7 +42,7 @@ def pages(site):
 
 
 def test_internal_links(site, pages):
-    """Every link within the site leads to a page that is there, and to a place on it."""
+    """Every link within the site leads to an existing page, and to a place on it."""
     broken = []
     for name, page in pages.items():
         for link in page.links:

@@ -169,7 +169,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
             "PYTHONUNBUFFERED": "1",
             # Keeps the environment of renamed processes readable, so that orphans can be found.
             "SPT_NOENV": "1",
-            # Airflow 2 refuses SQLite under any executor that runs two tasks at once.
+            # Airflow 2 rejects SQLite under any executor that runs two tasks at once.
             "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
             **(env or {}),
         }

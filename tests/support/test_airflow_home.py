@@ -1,4 +1,4 @@
-"""What goes wrong in the tests' Airflow is told; the tests of real DAGs show the rest of it."""
+"""What goes wrong in the tests' Airflow is reported; the tests of real DAGs show the rest of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks of every class that writes, each of which meets a fate of its own: mostly its process does not live long."""
+"""Tasks of every class that writes, each of which meets its own fate: mostly its process does not live long."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def live(execute, context, lifetime=1.5):
     return object() if fate == "xcom" else result
 
 
-# Each has an execute of its own: Airflow 2 refuses one that a class inherits from something else than an operator.
+# Each has its own execute: Airflow 2 rejects one that a class inherits from something else than an operator.
 class Ticket(OneboxCreateTicketOperator):
     """Opens a ticket."""
 

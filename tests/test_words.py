@@ -1,0 +1,96 @@
+"""Each thing has one name, and what is written is plain English: `.vale/styles/Onebox` lists what to avoid."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+NOT_YET = (
+    "airflow_provider_onebox/_",
+    "airflow_provider_onebox/api/",
+    "airflow_provider_onebox/assets/",
+    "airflow_provider_onebox/exceptions",
+    "airflow_provider_onebox/files/",
+    "airflow_provider_onebox/hooks/",
+    "airflow_provider_onebox/notifications/",
+    "airflow_provider_onebox/operators/",
+    "airflow_provider_onebox/provider_info",
+    "airflow_provider_onebox/retry_policy",
+    "airflow_provider_onebox/sensors/",
+    "airflow_provider_onebox/triggers/",
+    "airflow_provider_onebox/writes/",
+    "benchmarks/",
+    "docs/troubleshooting.md",
+    "tests/_airflow/",
+    "tests/api/",
+    "tests/files/",
+    "tests/hooks/",
+    "tests/hostile/test_replies.py",
+    "tests/notifications/",
+    "tests/operators/",
+    "tests/sensors/",
+    "tests/support/watermarks.py",
+    "tests/test_example_dags.py",
+    "tests/test_retry_policy.py",
+    "tests/triggers/",
+    "tests/writes/",
+)
+"""Files and folders that the list is not applied to yet."""
+
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "Makefile", "make/*.mk", "*/**/*.py")
+    for path in ROOT.glob(pattern)
+    if path.relative_to(ROOT).parts[0] not in ("build", "dist") and not path.relative_to(ROOT).parts[0].startswith(".")
+)
+CODE = re.compile(r"^```.*?^```$|``[^`]*``|`[^`\n]*`|\]\([^)]*\)|https?:\S+", re.DOTALL | re.MULTILINE)
+STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+LEADING = re.compile(r"^#+ ?|^[rbfu]*(?:'''|\"\"\"|['\"])|(?:'''|\"\"\"|['\"])$", re.IGNORECASE)
+
+
+def rules():
+    """Yield the words to avoid, each with what to write."""
+    for file in sorted((ROOT / ".vale" / "styles" / "Onebox").glob("*.yml")):
+        for avoid, instead in (yaml.safe_load(file.read_text(encoding="utf-8")).get("swap") or {}).items():
+            yield re.compile(rf"\b(?:{avoid})\b", re.IGNORECASE), instead
+
+
+RULES = list(rules())
+
+
+def prose(name, text):
+    """Return what is written for people: of Python the comments and the strings with a space, and no code."""
+    if name.endswith(".py"):
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        found = [t for t in tokens if t.type == tokenize.COMMENT or (t.type in STRINGS and " " in t.string)]
+        text = "\n".join(LEADING.sub("", token.string) for token in found)
+        text = re.sub(r"\{[^{}]*\}", "{}", text)
+    return re.sub(r"\s+", " ", CODE.sub(" ", text))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(NOT_YET)])
+def test_words(name):
+    """Pages, docstrings, comments, log lines and errors keep to the list; code is left alone."""
+    text = prose(name, (ROOT / name).read_text(encoding="utf-8"))
+    found = {
+        text[max(0, match.start() - 30) : match.end() + 20]: f"write: {instead}"
+        for avoid, instead in RULES
+        for match in avoid.finditer(text)
+    }
+    assert found == {}
+
+
+def test_words_are_found():
+    """The test above finds a word in each kind of text, and none in code."""
+    (word, _), *_ = RULES
+    said = "sign" + " in"
+    code = f'"""{said}."""\n# {said[:-3]}\n# in\nsign = "{said}" + f"{{1}} {said} {{said}}" + "sign_in"\n'
+    assert word.findall(prose("a.py", code)) == [said] * 4
+    page = f"{said} `{said}` [x]({said})\n```\n{said}\n```\n"
+    assert word.findall(prose("a.md", page)) == [said]
