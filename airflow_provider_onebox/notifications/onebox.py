@@ -149,7 +149,7 @@ class OneboxTicketNotifier(BaseNotifier):
         """
         from airflow_provider_onebox.triggers._polling import in_thread
 
-        await in_thread("polls", self._open, context)
+        await in_thread("notifications", self._open, context)
 
     def _open(self, context: Any, advice: str = "") -> None:
         if self._unrendered:

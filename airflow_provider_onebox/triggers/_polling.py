@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -54,8 +54,8 @@ TICK = 1.0
 """Seconds; triggers wake up on multiples of it, so that those with the same question ask together."""
 
 
-THREADS = {"polls": 256, "look-ups": 4}
-"""The most threads of each kind. A Onebox that doesn't respond holds up to :data:`MAX_REQUESTS` of them."""
+THREADS = {"polls": 256, "look-ups": 4, "notifications": 4}
+"""The most threads of each kind. A Onebox that doesn't respond holds up to :data:`MAX_REQUESTS` of the first."""
 
 
 MAX_REQUESTS = 4
@@ -120,7 +120,7 @@ os.register_at_fork(after_in_child=_threads.cache_clear)
 async def in_thread(kind: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Run blocking code in one of the provider's threads, so that other providers' triggers keep theirs.
 
-    :param kind: which of :data:`THREADS`.
+    :param kind: which of :data:`THREADS`; for ``polls``, the code must not call Airflow.
     :param function: what to run.
     :param args: its arguments.
     :param kwargs: its keyword arguments.
@@ -129,9 +129,15 @@ async def in_thread(kind: str, function: Callable[..., T], *args: Any, **kwargs:
     # On Airflow 3.0 and 3.1, a look-up from a thread that asgiref does not know ends the triggerer.
     from asgiref.sync import sync_to_async
 
-    run = sync_to_async(function, thread_sensitive=False, executor=_threads(kind))
-    async with _find(_busy, asyncio.get_running_loop(), lambda: asyncio.Semaphore(MAX_BUSY)):
-        work = _shared(run(*args, **kwargs))
+    loop = asyncio.get_running_loop()
+    async with _find(_busy, loop, lambda: asyncio.Semaphore(MAX_BUSY)):
+        run: Awaitable[T]
+        if kind == "polls":
+            # Half the processor time of asgiref's way.
+            run = loop.run_in_executor(_threads(kind), partial(function, *args, **kwargs))
+        else:
+            run = sync_to_async(function, thread_sensitive=False, executor=_threads(kind))(*args, **kwargs)
+        work = _shared(run)
         await asyncio.wait({work}, timeout=BUSY_SECONDS)
     return await work
 

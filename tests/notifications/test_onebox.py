@@ -89,8 +89,8 @@ def test_missing_field(connected, logged):
 
 def test_onebox_that_never_answers(connect, logged):
     """It gives up long before Airflow ends the task's process, whatever the connection allows, and says so."""
-    with deaf_server() as url:
-        connect(url, timeout=60, max_retries=9)
+    with deaf_server() as server:
+        connect(server.url, timeout=60, max_retries=9)
         start = time.monotonic()
         OneboxTicketNotifier(**WHO)(context())
         assert time.monotonic() - start < NOTIFY_SECONDS + 2
