@@ -6,24 +6,32 @@ import logging
 import os
 import random
 import re
+import sys
 import threading
 import time
 import weakref
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent import futures
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import requests
 
-from airflow_provider_onebox.api.auth import OneboxAuth
+from airflow_provider_onebox.api.auth import OneboxAuth, OneboxSession, strip_frames
 from airflow_provider_onebox.api.listing import Listing
 from airflow_provider_onebox.api.redaction import redact
 from airflow_provider_onebox.api.response import error_from_failure, read_response, uncertain_write
 from airflow_provider_onebox.api.settings import is_plain_path
-from airflow_provider_onebox.api.token import Token, TokenSource
-from airflow_provider_onebox.api.transport import READS, OneboxAdapter, OneboxSession, exchange
+from airflow_provider_onebox.api.token import SecretBody, Token, TokenSource
+from airflow_provider_onebox.api.transport import (
+    MAX_JSON_BYTES,
+    MAX_LOGIN_BYTES,
+    READS,
+    AbandonedError,
+    Attempt,
+    OneboxAdapter,
+)
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -43,7 +51,7 @@ MAX_RETRY_AFTER = 30.0
 """Seconds that a server may ask to wait within a call; a longer wait ends the call."""
 
 
-# Whatever a server repeats of a token or of the user of an address, known to the client or not.
+# What a server repeats of a token or of the user of an address, known to the client or not.
 _BY_SHAPE = re.compile(r"(?<=//)[^/@\s]+(?=@)|\beyJ[\w-]+(\.[\w-]*)*")
 
 
@@ -60,7 +68,7 @@ class OneboxClient:
     :param tokens: where tokens come from; by default the client logs in by itself.
     :param adapter: another client's, to share its connections.
     :param time_limit: seconds that a call may take in total, including the login; calls are then not retried.
-    :param pause: waits between tries: for that many seconds, or until the event says that nobody waits any more.
+    :param pause: waits between tries: for that many seconds, or until the event says that nobody waits any longer.
     """
 
     def __init__(
@@ -73,7 +81,7 @@ class OneboxClient:
         pause: Callable[[threading.Event, float], Any] = threading.Event.wait,
     ) -> None:
         if time_limit is not None:
-            # A login and a call that are not answered end within the limit, with an error that tells which it was.
+            # A login and a call without a response both end within the limit, with an error that says which it was.
             settings = replace(settings, max_retries=0, timeout=min(settings.timeout, time_limit * 0.4))
         self.settings = settings
         self.tokens = tokens or TokenSource(lambda _: self.login())
@@ -84,7 +92,7 @@ class OneboxClient:
         _clients.add(self)
 
     def with_token(self, token: Token) -> OneboxClient:
-        """Make a client that begins with a token from elsewhere, and shares connections and logins with this one.
+        """Make a client that begins with an upstream token, and shares connections and logins with this one.
 
         :param token: the token to begin with.
         :return: the client.
@@ -93,11 +101,13 @@ class OneboxClient:
         def issue(rejected: Token | None) -> Token:
             if rejected is token:
                 log.info(
-                    "Connection %r, site %s: Onebox rejected the token that was handed in; logging in instead.",
+                    "Connection %r, site %s: Onebox rejected the upstream token; logging in instead.",
                     self.settings.conn_id,
                     self.settings.site_id,
                 )
-            return self.tokens.get(rejected)
+            if rejected:
+                self.tokens.reject(rejected)
+            return self.tokens.get()
 
         return OneboxClient(
             self.settings,
@@ -121,13 +131,13 @@ class OneboxClient:
         self.tokens.after_fork()
 
     def login(self) -> Token:
-        """Log in, whatever token there is already.
+        """Log in, even if there is a valid token.
 
         API page: Authentication - Token, ``POST {host}/api/authenticate``.
 
         :return: the new token.
         :raises OneboxAuthError: if Onebox rejects the e-mail, the password or the site.
-        :raises OneboxError: if there is no answer or one that makes no sense.
+        :raises OneboxError: if there is no response or one that makes no sense.
         """
         try:
             token = _token_in(self._call("POST", "authenticate", login=True))
@@ -163,7 +173,7 @@ class OneboxClient:
         data: Mapping[str, Any] | str | bytes | None = None,
         files: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call Onebox with the token and return what it says.
+        """Call Onebox with the token and return the response.
 
         Transient errors are retried; a write is sent again only if Onebox can't have acted on it.
 
@@ -171,23 +181,24 @@ class OneboxClient:
         :param endpoint: a path below ``{host}/api/``.
         :param params: the query.
         :param json: a body to send as JSON.
-        :param data: a form, or a body as it stands; a file has to be read first.
+        :param data: a form, or a raw body; a file has to be read first.
         :param files: files to upload, as for :func:`requests.request`.
         :return: the parsed JSON.
-        :raises OneboxError: the subclass that fits what went wrong.
+        :raises OneboxError: the subclass that fits what went wrong. A write that anything interrupts once it is being
+            sent, a time-out of the task included, is a ``OneboxUncertainWriteError``.
         """
         if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
             raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")
         return self._call(method.upper(), endpoint, params=params, json=json, data=data, files=files)
 
-    def redact(self, words: str) -> str:
-        """Take this client's secrets out of foreign words, in the forms in which they travel.
+    def redact(self, text: str) -> str:
+        """Take this client's secrets out of a text that others wrote, in the forms in which they travel.
 
-        :param words: what the server said.
+        :param text: a message of a server or a library.
         :return: the same with ``***`` for passwords and tokens.
         """
         token = self.tokens.current
-        return _BY_SHAPE.sub("***", redact(words, [*self.settings.secrets, *([token.value] if token else [])]))
+        return _BY_SHAPE.sub("***", redact(text, [*self.settings.secrets, *([token.value] if token else [])]))
 
     def _name(self, method: str, endpoint: str) -> str:
         return f"Connection {self.settings.conn_id!r}, site {self.settings.site_id}: {method} {endpoint}"
@@ -200,93 +211,117 @@ class OneboxClient:
         login: bool = False,
         abandoned: threading.Event | None = None,
         on_transient: Callable[[OneboxError], Mapping[str, Any] | None] | None = None,
+        attempt: Attempt | None = None,
         **body: Any,
     ) -> Any:
-        abandoned = abandoned or threading.Event()
+        """Make a call with its retries; return its JSON or raise its error."""
+        if attempt is None:
+            attempt = Attempt(MAX_LOGIN_BYTES if login else MAX_JSON_BYTES, abandoned)
+            if self._time_limit is not None:
+                return self._within(self._time_limit, attempt, method, endpoint, login, body)
+        outer, number = sys.exc_info()[1], 0
+        while True:
+            number += 1
+            attempt.is_sent = False
+            try:
+                if attempt.abandoned.is_set():
+                    raise AbandonedError
+                prepared = self._prepare(method, endpoint, login, body)
+                # Until the session says otherwise: where another one takes its place, nothing is known.
+                attempt.is_sent = True
+                response = self.session.send(prepared, attempt=attempt)
+                outcome = self._read(response, self._name(method, endpoint), login)
+                if not isinstance(outcome, OneboxError):
+                    return outcome
+            except OneboxError as failure:
+                # An invalid argument, or the error of the login, which has had its own retries.
+                error = strip_frames(failure, outer)
+                break
+            except BaseException as failure:  # noqa: BLE001 - raised below, in one form or another
+                outcome = strip_frames(failure, outer)
+            error = self._judge(outcome, method, endpoint, login, attempt)
+            if not isinstance(error, OneboxUnavailableError) or not error.retryable:
+                break
+            wait = error.retry_after
+            if wait is None:
+                wait = min(MAX_RETRY_AFTER, 2.0 ** min(number - 1, 9) + random.random())  # noqa: S311 - no secret
+            text = str(error).rstrip(".")
+            if wait > MAX_RETRY_AFTER:
+                error.args = (f"{text}. It asks to wait {wait:.0f} s, so the call was not retried; try again then.",)
+                break
+            if number > self.settings.max_retries:
+                error.args = (f"{text}. That was try {number} of {number}.",)
+                break
+            log.warning("%s. Retrying in %.1f s (%d of %d).", text, wait, number, self.settings.max_retries)
+            params = on_transient(error) if on_transient else None
+            if params is not None:
+                body["params"] = params
+            self._pause(attempt.abandoned, wait)
+        # Outside of the handlers: the frames of the libraries hold passwords, and errors hold frames.
+        raise error
 
-        def call() -> Any:
-            return self._outcome(method, endpoint, login, abandoned, on_transient, body)
+    def _judge(
+        self, failure: BaseException, method: str, endpoint: str, login: bool, attempt: Attempt
+    ) -> BaseException:
+        """Return the error to raise for a failed call: of a write that may have been done, it says so."""
+        name, is_write = self._name(method, endpoint), method not in READS and not login
+        if isinstance(failure, OneboxError):
+            error = failure
+        elif isinstance(failure, Exception):
+            error = error_from_failure(failure, name, self.settings, self.redact, attempt)
+        elif is_write and attempt.is_sent:
+            # Such as a time-out of the task, after which Airflow would run it again.
+            reason = sanitize(self.redact(str(failure))) or type(failure).__name__
+            error = OneboxUnavailableError(f"{name}: interrupted before the response: {reason}", uncertain=True)
+        else:
+            return failure
+        if login:
+            error.uncertain = False
+        return uncertain_write(error) if is_write and error.uncertain else error
 
-        outcome = call() if self._time_limit is None else self._within(self._time_limit, call)
-        if outcome is _TOO_LATE:
-            abandoned.set()
-            outcome = OneboxUnavailableError(
-                f"{self._name(method, endpoint)}: no answer within the {self._time_limit:g} s that the call may take.",
-                # Without a token, the call itself has not begun, and does not once it is abandoned.
-                uncertain=not login and self.tokens.current is not None,
-            )
-            if outcome.uncertain and method not in READS:
-                outcome = uncertain_write(outcome)
-        # Raised here, outside of any handler: the frames of the libraries hold passwords, and errors hold frames.
-        if isinstance(outcome, OneboxError):
-            raise outcome
-        return outcome
-
-    @staticmethod
-    def _within(seconds: float, call: Callable[[], Any]) -> Any:
-        """Make a call in a thread of its own: nothing else ends a look-up of a name, for one."""
-        future: Future[Any] = Future()
+    def _within(
+        self, seconds: float, attempt: Attempt, method: str, endpoint: str, login: bool, body: dict[str, Any]
+    ) -> Any:
+        """Make a call in a thread of its own: nothing else ends a look-up of a name, for example."""
+        future: futures.Future[Any] = futures.Future()
 
         def run() -> None:
             try:
-                future.set_result(call())
+                future.set_result(self._call(method, endpoint, login=login, attempt=attempt, **body))
             except BaseException as error:  # noqa: BLE001 - for the caller's thread to raise
                 future.set_exception(error)
 
         threading.Thread(target=run, name="onebox-call", daemon=True).start()
+        failure: BaseException
         try:
-            return future.result(seconds)
-        except FutureTimeoutError:
-            return _TOO_LATE
-
-    def _outcome(
-        self,
-        method: str,
-        endpoint: str,
-        login: bool,
-        abandoned: threading.Event,
-        on_transient: Callable[[OneboxError], Mapping[str, Any] | None] | None,
-        body: dict[str, Any],
-    ) -> Any:
-        """Make a call with its retries; return its JSON or its error."""
-        tries = self.settings.max_retries + 1
-        prepared = self._prepare(method, endpoint, login, body)
-        number = 0
-        while True:
-            number += 1
-            if isinstance(prepared, OneboxError):
-                return prepared
-            outcome, retry = self._try(prepared, self._name(method, endpoint), login, abandoned)
-            if not retry:
-                return outcome
-            wait = outcome.retry_after
-            if wait is None:
-                wait = min(MAX_RETRY_AFTER, 2.0 ** min(number - 1, 9) + random.random())  # noqa: S311 - no secret
-            if number == tries or wait > MAX_RETRY_AFTER:
-                break
-            log.warning(
-                "%s. Retrying in %.1f s (%d of %d).", str(outcome).rstrip("."), wait, number, self.settings.max_retries
+            if futures.wait([future], seconds).done:
+                return future.result()
+            failure = OneboxUnavailableError(
+                f"{self._name(method, endpoint)}: no response within the {seconds:g} s that the call may take."
             )
-            params = on_transient(outcome) if on_transient else None
-            if params is not None:
-                prepared = self._prepare(method, endpoint, login, {**body, "params": params})
-            self._pause(abandoned, wait)
-        advice = f"Given up after {number} of {tries} tries."
-        if wait > MAX_RETRY_AFTER:
-            advice = f"It asks to wait {wait:.0f} s, so the call was not retried; try again then."
-        outcome.args = (f"{str(outcome).rstrip('.')}. {advice}",)
-        return outcome
+        except OneboxError:
+            raise
+        except BaseException as interruption:  # noqa: BLE001 - raised below
+            failure = interruption
+        # In this order: a request that is not sent by now never is.
+        attempt.abandoned.set()
+        if isinstance(failure, OneboxError):
+            failure.uncertain = attempt.is_sent
+        raise self._judge(failure, method, endpoint, login, attempt)
 
-    def _prepare(
-        self, method: str, endpoint: str, login: bool, body: dict[str, Any]
-    ) -> requests.PreparedRequest | OneboxConfigError:
+    def _prepare(self, method: str, endpoint: str, login: bool, body: dict[str, Any]) -> requests.PreparedRequest:
         if "url" not in body:
             body = {"url": self.url_for(endpoint), **body}
         if login:
             settings = self.settings
-            # An empty auth keeps the session's own away.
             form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
-            body = {"url": body["url"], "auth": lambda request: request, "data": form}
+            # An auth that adds nothing keeps the session's own away.
+            body = {
+                "url": body["url"],
+                "auth": lambda request: request,
+                "data": SecretBody(urlencode(form).encode()),
+                "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+            }
         try:
             prepared = self.session.prepare_request(requests.Request(method, **body))
         except (requests.RequestException, ValueError, TypeError) as failure:
@@ -295,42 +330,14 @@ class OneboxClient:
             if isinstance(prepared.body, (bytes, str, type(None))):
                 return prepared
             problem = "the body is a file or an iterator, which can't be sent again: read it, and pass what it holds"
-        return OneboxConfigError(f"{self._name(method, endpoint)}: the arguments can't be sent: {problem}.")
-
-    def _try(
-        self, prepared: requests.PreparedRequest, name: str, login: bool, abandoned: threading.Event
-    ) -> tuple[Any, bool]:
-        """Send a request once; return its JSON or its error, and whether a retry is safe and can help."""
-        # Where it is not our adapter that sends, nothing is known.
-        exchange.is_sent = True
-        try:
-            if not login:
-                self.tokens.get()
-            if abandoned.is_set():
-                return OneboxUnavailableError(f"{name}: the caller has given up waiting for it."), False
-            outcome = self._read(self.session.send(prepared), name, login)
-        except OneboxError as error:
-            # The login's, which has had its own retries. It may have come through the libraries' frames.
-            return error.with_traceback(None), False
-        except Exception as failure:  # noqa: BLE001 - a raw error after a write was sent would have Airflow repeat it
-            outcome = error_from_failure(failure, name, self.settings, self.redact)
-        if not isinstance(outcome, OneboxError):
-            return outcome, False
-        if login:
-            outcome.uncertain = False
-        elif outcome.uncertain and prepared.method not in READS:
-            return uncertain_write(outcome), False
-        return outcome, isinstance(outcome, OneboxUnavailableError) and outcome.retryable
+        raise OneboxConfigError(f"{self._name(method, endpoint)}: the arguments can't be sent: {problem}.")
 
     def _read(self, response: requests.Response, name: str, login: bool) -> Any:
         return read_response(response, name, login=login, redact=self.redact)
 
 
-_TOO_LATE = object()
-
-
 def _token_in(response: Any) -> Token | str:
-    """Read the token of a login, or say what came instead."""
+    """Read the token of a login, or say what was sent instead."""
     value = response.get("token") if isinstance(response, dict) else None
     if not isinstance(value, str) or not value:
         return _instead_of_a_token(response)

@@ -1,14 +1,16 @@
 """What became of a call: a response or a failure in, its JSON or the right error out.
 
 Onebox can send its rejections under any HTTP status, 200 included, and in three forms: the envelope with
-``_meta.status == "ERROR"``, a ``response_code`` that is not 2xx, and ``{"error": "<words>"}``.
+``_meta.status == "ERROR"``, a ``response_code`` that is not 2xx, and ``{"error": "<message>"}``.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from dataclasses import dataclass
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,15 @@ import requests
 from urllib3.exceptions import ProxyError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
-from airflow_provider_onebox.api.transport import MAX_RESPONSE_TIMEOUTS, ResponseTooLargeError, exchange
+from airflow_provider_onebox.api.json import MAX_VALUES, NotJSONError, TooManyValuesError, decode
+from airflow_provider_onebox.api.token import Bearer
+from airflow_provider_onebox.api.transport import (
+    MAX_RESPONSE_TIMEOUTS,
+    AbandonedError,
+    Attempt,
+    ResponseTooLargeError,
+    attempt_of,
+)
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
@@ -26,6 +36,7 @@ from airflow_provider_onebox.exceptions import (
     OneboxServiceHoursError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
+    OneboxUnusableResultError,
     sanitize,
 )
 
@@ -33,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_onebox.api.settings import Settings
-from airflow_provider_onebox.api.json import decode
 
 TRANSIENT = frozenset({429, 502, 503, 504})
 """Statuses of transient errors: a retry of the same call can get an answer."""
@@ -54,16 +64,29 @@ LOGIN_PAGE = re.compile(r"/login/?([?#]|$)", re.IGNORECASE)
 _TUNNEL = re.compile("Tunnel connection failed: ([0-9]{3})")
 
 
-_NOT_JSON = object()
+_PLAIN_HTTP = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+"""OpenSSL's names for a peer that does not speak TLS; which one it is depends on its version and on what was sent."""
+
+
+_SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?")
+
+
+_MAX_NAMED = 5
+
+
+_FOREIGN = "It is not in Onebox's form, so probably a proxy or a firewall between Airflow and Onebox sent it"
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Rejection:
     """What Onebox says when it rejects a call.
 
-    :param status: what it amounts to as an HTTP status, wherever it stood.
+    :param status: the effective status: Onebox's code where it is one, else the HTTP status.
     :param code: Onebox's own code as text, ``None`` if there is none.
-    :param message: Onebox's words as they came.
+    :param message: Onebox's message as it was sent.
     :param concerns_token: whether it is of a form that is used for expired tokens.
     """
 
@@ -74,8 +97,8 @@ class Rejection:
 
     @property
     def is_outside_service_hours(self) -> bool:
-        """Whether this is the quota's 401, for which a new token does not help."""
-        return bool(_SERVICE_HOURS.search(self.message))
+        """Whether Onebox does not serve the account at this hour, for which a new token does not help."""
+        return self.status == 401 and bool(_SERVICE_HOURS.search(self.message))
 
     @property
     def is_expired_token(self) -> bool:
@@ -84,25 +107,26 @@ class Rejection:
 
 
 def is_expired_token(status: int, body: bytes) -> bool:
-    """Tell whether a response says that the token has expired, so that a new one can help.
+    """Decide whether a response says that the token has expired, so that a new one can help.
 
     :param status: the HTTP status.
     :param body: the body.
-    :return: ``True`` for a rejection with code 401 that is not the quota's, and for a 401 that is no rejection of
-        a known form.
+    :return: ``True`` for a rejection with code 401 that is not about service hours, and for a 401 that is no rejection
+        of a known form.
     """
     head = body[:_HEAD]
-    # Pages of records are large, and are parsed later anyway.
+    # Pages of records are large, and are parsed later.
     if status < 400 and b'"_meta"' not in head and b'"response_code"' not in head:
         return False
-    rejection = rejection_in(status, _json(body))
+    data, _ = _parse(body, [])
+    rejection = rejection_in(status, data)
     return rejection.is_expired_token if rejection else status == 401
 
 
 def rejection_in(status: int, data: Any) -> Rejection | None:
     """Find a rejection in the JSON of a response.
 
-    :param status: the HTTP status that it came with.
+    :param status: the HTTP status of the response.
     :param data: the parsed JSON.
     :return: the rejection, or ``None`` if there is none.
     """
@@ -119,33 +143,33 @@ def rejection_in(status: int, data: Any) -> Rejection | None:
         message = next((data[k] for k in ("userMessage", "message", "error", "response_status") if data.get(k)), "")
         return _rejection(status, code, message)
     if set(data) == {"error"}:
-        # It says nothing about the token, whatever the status.
+        # This form says nothing about the token, whatever the status.
         return Rejection(status, None, str(data["error"] or ""), concerns_token=False)
     return None
 
 
 def _rejection(status: int, code: Any, message: Any) -> Rejection:
-    # The code counts before the status: "Expired token" can come under 400, 403 and 500.
+    # The code counts before the status: "Expired token" is sent under 400, 403 and 500, too.
     known = not isinstance(code, bool) and re.fullmatch("[45][0-9]{2}", str(code))
     return Rejection(int(code) if known else status, None if code is None else sanitize(code), str(message))
 
 
-def _json(body: bytes) -> Any:
+def _parse(body: bytes, repairs: list[str]) -> tuple[Any, ValueError | None]:
     try:
-        return decode(body)
-    except ValueError:
-        return _NOT_JSON
+        return decode(body, repairs), None
+    except ValueError as problem:
+        return None, problem.with_traceback(None)
 
 
 def read_response(response: requests.Response, call: str, *, login: bool, redact: Callable[[str], str]) -> Any:
-    """Turn a response into its JSON, or into the error that tells what went wrong.
+    """Turn a response into its JSON, or into the error that says what went wrong.
 
     The error is returned and not raised: the frames of this module hold what Onebox sent, a token perhaps.
 
     :param response: the response, its body read.
     :param call: who asked for what, to begin messages with: ``"Connection 'x': GET ticketrz"``.
     :param login: whether the call was the login, where every rejection concerns the account.
-    :param redact: takes secrets out of the server's words before they are shown.
+    :param redact: takes secrets out of the server's message before it is shown.
     :return: the parsed JSON, an empty dictionary for a response that has no body by design; or a
         :class:`~airflow_provider_onebox.exceptions.OneboxError`.
     """
@@ -153,85 +177,133 @@ def read_response(response: requests.Response, call: str, *, login: bool, redact
     is_success = 200 <= status < 300
     if is_success and not body and (status == 204 or response.request.method == "HEAD"):
         return {}
-    data = _json(body)
+    repairs: list[str] = []
+    data, problem = _parse(body, repairs)
     rejection = rejection_in(status, data)
     if rejection:
         return _rejected(rejection, response, call, login=login, redact=redact)
-    if is_success and data is not _NOT_JSON:
+    if is_success and not problem:
+        if repairs:
+            _warn_of_repairs(call, repairs)
         return data
-    return _error_without_envelope(response, data is not _NOT_JSON, call, login=login, redact=redact)
+    return _error_without_envelope(response, problem, call, login=login, redact=redact)
+
+
+def _warn_of_repairs(call: str, repairs: list[str]) -> None:
+    ids = [sanitize(number, 40) for number in dict.fromkeys(filter(None, repairs))]
+    named = ", ".join(ids[:_MAX_NAMED]) + (f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else "")
+    log.warning(
+        "%s: %d values in the response are broken (half an emoji, bytes that are not UTF-8, or a number that is not "
+        "finite); U+FFFD or null takes their place%s.",
+        call,
+        len(repairs),
+        f", in the records with the Id {named}" if ids else "",
+    )
 
 
 def _rejected(
     rejection: Rejection, response: requests.Response, call: str, *, login: bool, redact: Callable[[str], str]
 ) -> OneboxError:
-    words = sanitize(redact(rejection.message)) or "no reason given"
+    message = sanitize(redact(rejection.message)) or "no reason given"
     status = rejection.status
     details: dict[str, Any] = {
         "status": response.status_code,
         "code": rejection.code,
-        "server_message": words,
+        "server_message": message,
         "retry_after": retry_after(response),
         "uncertain": status >= 500,
     }
     if rejection.is_outside_service_hours:
         return OneboxServiceHoursError(
-            f"{call}: Onebox answers this account only within certain hours: {words!r}. "
+            f"{call}: Onebox serves this account only within certain hours: {message!r}. "
             "The password and the token are fine; run the task within those hours.",
-            **{**details, "uncertain": False},
+            **details,
         )
     if status in TRANSIENT:
-        return OneboxUnavailableError(f"{call}: Onebox is not available ({status}): {words!r}", **details)
+        return OneboxUnavailableError(f"{call}: Onebox is not available ({status}): {message!r}.", **details)
     if login and status < 500:
         return OneboxAuthError(
-            f"{call}: Onebox rejected the login: {words!r}. Check Email, Password and Site ID of the connection. "
+            f"{call}: Onebox rejected the login: {message!r}. Check Email, Password and Site ID of the connection. "
             "The login is not retried, so that the account does not get locked.",
             **details,
         )
-    if rejection.is_expired_token:
-        return OneboxAuthError(f"{call}: Onebox rejected a token that it had just given: {words!r}.", **details)
+    if rejection.is_expired_token and _carried_token(response):
+        return OneboxUnavailableError(
+            f"{call}: Onebox rejected a token that it had just issued: {message!r}. The password is right. Probably "
+            "another login of the same user ended this one: give each process that runs at the same time a user of "
+            "its own.",
+            **details,
+        )
     return OneboxRequestError(
-        f"{call}: Onebox rejected the call ({rejection.code or status}): {words!r}.", retryable=status >= 500, **details
+        f"{call}: Onebox rejected the call ({rejection.code or status}): {message!r}.",
+        retryable=status >= 500,
+        **details,
     )
 
 
 def _error_without_envelope(
-    response: requests.Response, is_json: bool, call: str, *, login: bool, redact: Callable[[str], str]
+    response: requests.Response, problem: ValueError | None, call: str, *, login: bool, redact: Callable[[str], str]
 ) -> OneboxError:
     status = response.status_code
     details: dict[str, Any] = {"status": status, "retry_after": retry_after(response)}
-    details["uncertain"] = not 300 <= status < 500
+    details["uncertain"] = not 400 <= status < 500
     if 300 <= status < 400:
         target = response.headers.get("Location", "")
-        hint = "Onebox moved: enter the new address as Onebox URL"
-        if LOGIN_PAGE.search(target):
-            hint = "that is its login page: the base path in the connection's Onebox URL is usually wrong then"
         place = sanitize(redact(target)) or "nowhere"
+        if LOGIN_PAGE.search(target):
+            details["uncertain"] = False
+            meaning = "its login page: probably the base path in the connection's Onebox URL is wrong"
+        else:
+            meaning = (
+                "not its login page. Redirects are never followed, so that nothing secret reaches another server; if "
+                "Onebox has moved, enter its new address as Onebox URL"
+            )
         return OneboxResponseError(
-            f"{call}: redirected ({status}) to {place!r}, which is not followed. {hint}.",
+            f"{call}: Onebox redirected the call to {place!r} ({status}). That is {meaning}.",
             retryable=False,
             **details,
         )
-    what, hint = _describe(response, is_json, login=login, redact=redact)
+    what, hint = _describe(response, problem, login=login, redact=redact)
     if status == 407:
-        return OneboxConfigError(
-            f"{call}: the proxy {exchange.proxy} rejected its user or password (407), with {what}. Check the "
-            "connection's extra field 'proxies'.",
-            **details,
+        return OneboxUnusableResultError(
+            f"{call}: the proxy {attempt_of(response.request).proxy} rejected its user or password (407), with {what}. "
+            "Check the connection's extra field 'proxies'.",
+            **{**details, "uncertain": True},
         )
     if status in TRANSIENT:
-        return OneboxUnavailableError(f"{call}: not available ({status}), with {what}", **details)
-    if status == 401 or (login and status == 403):
-        return OneboxAuthError(f"{call}: Onebox rejected the call ({status}), with {what}.", **details)
+        return OneboxUnavailableError(f"{call}: not available ({status}), with {what}. {_FOREIGN}.", **details)
+    if status == 401 and _carried_token(response):
+        return OneboxUnavailableError(
+            f"{call}: a token that Onebox had just issued was rejected with status 401 and {what}. {_FOREIGN}. If not, "
+            "another login of the same user ended the token.",
+            **details,
+        )
+    if status in (401, 403) and login:
+        return OneboxAuthError(
+            f"{call}: the login was rejected with status {status} and {what}. {_FOREIGN}. The task is not retried, so "
+            "that the account does not get locked.",
+            **details,
+        )
     if status >= 400:
         return OneboxRequestError(
             f"{call}: rejected with status {status} and {what}{hint}.", retryable=status >= 500, **details
         )
+    if isinstance(problem, TooManyValuesError):
+        details["status"] = 413
+        return OneboxResponseError(
+            f"{call}: the response holds more than {MAX_VALUES:,} values. Request fewer records per page.",
+            retryable=False,
+            **details,
+        )
     return OneboxResponseError(f"{call}: answered {status} with {what}{hint}.", **details)
 
 
+def _carried_token(response: requests.Response) -> bool:
+    return isinstance(response.request.headers.get("Authorization"), Bearer)
+
+
 def _describe(
-    response: requests.Response, is_json: bool, *, login: bool, redact: Callable[[str], str]
+    response: requests.Response, problem: ValueError | None, *, login: bool, redact: Callable[[str], str]
 ) -> tuple[str, str]:
     """Say what a body is, and what that usually means."""
     body = response.content or b""
@@ -239,70 +311,98 @@ def _describe(
     text = redact(body[:_HEAD].decode("utf-8", "replace"))
     if not body:
         return "an empty body", ": usually an error on the way or in Onebox; try again"
-    if is_json:
+    if not problem:
         return f"the JSON {sanitize(text)!r}", ""
     if body.lstrip()[:1] == b"<":
         title = _TITLE.search(text)
         what = f"an HTML page titled {sanitize(title[1])!r}" if title else f"a page ({content_type})"
         return what, ": usually a wrong Onebox URL, a proxy's own page, or maintenance"
     # What begins like the response to a login may go on with half a token.
-    start = "" if login else f" and begin with {sanitize(text, 80)!r}"
-    what = f"{len(body)} bytes of {content_type} that are not whole JSON{start}"
-    return what, ": usually a response that was cut off on the way; try again"
+    start = "" if login else f" that begin with {sanitize(text, 80)!r}"
+    if isinstance(problem, NotJSONError) and problem.is_cut_off:
+        what = f"JSON that was cut off after {len(body)} bytes"
+        return what, ": usually by a proxy or by an error in Onebox; try again"
+    what = f"{len(body)} bytes of {content_type}{start}, which is not JSON"
+    return what, ": usually a wrong Onebox URL, or an error in Onebox or in a proxy"
 
 
-def error_from_failure(failure: Exception, call: str, settings: Settings, redact: Callable[[str], str]) -> OneboxError:
-    """Turn the failure of a request into the error that tells what went wrong.
-
-    What is known of the request itself stands in :data:`~airflow_provider_onebox.api.transport.exchange`.
+def error_from_failure(
+    failure: Exception, call: str, settings: Settings, redact: Callable[[str], str], attempt: Attempt
+) -> OneboxError:
+    """Turn the failure of a request into the error that says what went wrong.
 
     :param failure: what the libraries raised.
     :param call: who asked for what, to begin messages with.
     :param settings: the connection.
-    :param redact: takes secrets out of foreign words before they are shown.
+    :param redact: takes secrets out of a library's message before it is shown.
+    :param attempt: what is known of the request.
     :return: the error.
     """
-    chain = _chain(failure)
-    words = sanitize(redact(getattr(chain[-1], "strerror", None) or str(chain[-1]) or type(chain[-1]).__name__))
-    details: dict[str, Any] = {"uncertain": exchange.is_sent}
-    where = settings.base_url + (f" (through the proxy {exchange.proxy})" if exchange.proxy else "")
-    if exchange.proxy and any(isinstance(error, ProxyError) for error in chain):
-        where = f"the proxy {exchange.proxy}"
-    if re.search("certificate verify failed|doesn't match", words):
-        return OneboxConfigError(
-            f"{call}: the TLS certificate of {where} is not trusted: {words}. If a proxy or "
-            "Onebox uses a CA of its own, put the path of that CA's file into the connection's extra field "
-            "'verify'.",
-            **details,
+    if isinstance(failure, AbandonedError):
+        return OneboxUnavailableError(
+            f"{call}: not sent, because its result was no longer needed: its time limit had passed, or what it was a "
+            "part of had ended.",
+            retryable=False,
+            uncertain=False,
         )
-    tunnel = _TUNNEL.match(words)
+    chain = _chain(failure)
+    reason = sanitize(redact(getattr(chain[-1], "strerror", None) or str(chain[-1]) or type(chain[-1]).__name__))
+    details: dict[str, Any] = {"uncertain": attempt.is_sent}
+    where = settings.base_url + (f" (through the proxy {attempt.proxy})" if attempt.proxy else "")
+    if attempt.proxy and any(isinstance(error, ProxyError) for error in chain):
+        where = f"the proxy {attempt.proxy}"
+    if isinstance(failure, ResponseTooLargeError):
+        return OneboxResponseError(
+            f"{call}: {reason}. Request fewer records per page.", status=413, retryable=False, **details
+        )
+    if not attempt.is_sent:
+        error = _never_sent(failure, chain, call, reason, where, attempt)
+        if error:
+            return error
+    what = "broke off after the request was sent" if attempt.is_sent else "can't be reached"
+    if isinstance(chain[-1], (Urllib3TimeoutError, TimeoutError)):
+        reason = (
+            f"no complete response in {time.monotonic() - attempt.began:.1f} s (the connection's extra field 'timeout' "
+            f"is {settings.timeout:g} s; a response may take {MAX_RESPONSE_TIMEOUTS} times as long in all)"
+        )
+        what = "is too slow" if attempt.is_sent else what
+    return OneboxUnavailableError(f"{call}: {where} {what}: {reason}.", **details)
+
+
+def _never_sent(
+    failure: Exception, chain: list[BaseException], call: str, reason: str, where: str, attempt: Attempt
+) -> OneboxConfigError | None:
+    """Find what in the connection or the environment keeps requests from being sent; ``None`` if a retry can help."""
+    reasons = {getattr(error, "reason", None) for error in chain if isinstance(error, OSError)}
+    if "CERTIFICATE_VERIFY_FAILED" in reasons or re.search("certificate verify failed|doesn't match", reason):
+        return OneboxConfigError(
+            f"{call}: the TLS certificate of {where} is not trusted: {reason}. If a proxy or Onebox uses a CA of its "
+            "own, put the path of that CA's file into the connection's extra field 'verify'."
+        )
+    if reasons & _PLAIN_HTTP:
+        return OneboxConfigError(
+            f"{call}: {where} speaks no TLS on this port, but its address begins with https://. Correct the port, or "
+            "write http:// if that is meant."
+        )
+    tunnel = _TUNNEL.match(reason)
     if tunnel and tunnel[1] not in ("408", "429") and tunnel[1] < "500":
         hint = "its user or password" if tunnel[1] == "407" else "the way to Onebox"
         return OneboxConfigError(
-            f"{call}: the proxy {exchange.proxy} rejected {hint}: {words}. Check the connection's extra field "
-            "'proxies', or the environment's HTTPS_PROXY and NO_PROXY.",
-            **details,
+            f"{call}: the proxy {attempt.proxy} rejected {hint}: {reason}. Check the connection's extra field "
+            "'proxies', or the environment's HTTPS_PROXY and NO_PROXY."
         )
-    if isinstance(failure, ResponseTooLargeError):
-        return OneboxResponseError(f"{call}: {words}.", status=413, retryable=False, **details)
-    if not exchange.is_sent and not isinstance(failure, (requests.ConnectionError, requests.Timeout)):
-        if "SOCKS" in words:
-            words += " (pip install 'requests[socks]' installs what a SOCKS proxy needs)"
-        return OneboxConfigError(
-            f"{call}: can't be sent: {words}. Check the connection's Onebox URL and its extra fields "
-            "'verify' and 'proxies'.",
-            **details,
-        )
-    if isinstance(chain[-1], (Urllib3TimeoutError, TimeoutError)):
-        words = (
-            f"no whole answer after {time.monotonic() - exchange.began:.1f} s (the connection's extra field 'timeout' "
-            f"is {settings.timeout:g} s; a response may take {MAX_RESPONSE_TIMEOUTS} times as long in all)"
-        )
-    return OneboxUnavailableError(f"{call}: {where} can't be reached or broke off: {words}", **details)
+    if isinstance(failure, (requests.ConnectionError, requests.Timeout)):
+        return None
+    if "SOCKS" in reason:
+        reason += " (pip install 'requests[socks]' installs what a SOCKS proxy needs)"
+    return OneboxConfigError(
+        f"{call}: can't be sent: {reason}. Check the connection's Onebox URL and its extra fields 'verify' and "
+        "'proxies'."
+    )
 
 
 def _chain(failure: BaseException) -> list[BaseException]:
-    """List an error and those inside it, as far as the libraries pass them on; the last one started it."""
+    """List an error and those inside it, where the libraries pass them on; the last one is the cause."""
     # Never by __context__: that can be an error which the caller is just handling.
     chain = [failure]
     while not getattr(chain[-1], "strerror", None):
@@ -336,9 +436,18 @@ def retry_after(response: requests.Response) -> float | None:
     :return: seconds to wait, at least 0; ``None`` if the header is absent or makes no sense.
     """
     value = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,12}", value):
-        return float(value)
+    parts = [part.strip() for part in value.split(",")]
+    if all(map(_SECONDS.fullmatch, parts)):
+        return max(map(float, parts))
+    until = _seconds(value)
+    # The server's own clock, where it says what time it is: this machine's may be wrong.
+    now = _seconds(response.headers.get("Date", ""))
+    return None if until is None else max(0.0, until - (time.time() if now is None else now))
+
+
+def _seconds(date: str) -> float | None:
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        moment = parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
     except (ValueError, OverflowError, TypeError):
         return None

@@ -106,36 +106,46 @@ class TokenSource:
         self._token = token
         self._clock = clock
         self._lock = threading.Lock()
+        self._rejected: Token | None = None
         self._finished = 0
         self._failure: OneboxError | None = None
 
     @property
     def current(self) -> Token | None:
-        """The token that is there, good or not; nothing is asked for."""
+        """The last token, good or not; nothing is sent."""
         return self._token
 
-    def get(self, rejected: Token | None = None) -> Token:
+    def reject(self, token: Token) -> None:
+        """Note that Onebox has rejected a token, so that it is not handed out again.
+
+        :param token: the token; one that has been replaced meanwhile changes nothing.
+        """
+        current = self._token
+        if current and current.value == token.value:
+            self._rejected = current
+
+    def get(self) -> Token:
         """Return a token that is valid now.
 
-        :param rejected: a token that Onebox has rejected; it is not returned again.
         :return: the current token, or a new one.
         :raises OneboxError: if it can't get a new one; always a fresh one. Threads that waited for the same
-            attempt get the same error, and rejected credentials are not tried again, lest the account get locked.
+            attempt get the same error, and rejected credentials are not tried again, so that the account is not locked.
         """
         token = self._token
-        if token and self._is_usable(token, rejected):
+        if token and self._is_usable(token):
             return token
         finished = self._finished
         with self._lock:
             token = self._token
-            if token and self._is_usable(token, rejected):
+            if token and self._is_usable(token):
                 return token
             if self._failure and (finished != self._finished or isinstance(self._failure, OneboxAuthError)):
                 # A copy has no traceback, which would grow with each raise and keep its frames alive.
                 raise copy.copy(self._failure)
+            # Also for those who wait, should this attempt end by what is no error of Onebox.
+            self._failure = None
             try:
-                self._token = self._issue(rejected)
-                self._failure = None
+                self._token = self._issue(token if token is self._rejected else None)
             except OneboxError as error:
                 self._failure = copy.copy(error)
                 raise
@@ -143,9 +153,8 @@ class TokenSource:
                 self._finished += 1
             return self._token
 
-    def _is_usable(self, token: Token, rejected: Token | None) -> bool:
-        is_rejected = rejected is not None and token.value == rejected.value
-        return not is_rejected and (token.use_until is None or self._clock() < token.use_until)
+    def _is_usable(self, token: Token) -> bool:
+        return token is not self._rejected and (token.use_until is None or self._clock() < token.use_until)
 
     def after_fork(self) -> None:
         """Forget a lock that a thread of the parent may have held."""
@@ -169,3 +178,12 @@ class Bearer(str):
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (str(self),)
+
+
+class SecretBody(bytes):
+    """A body that holds a password: reads ``***`` wherever it is printed."""
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__

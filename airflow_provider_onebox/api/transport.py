@@ -1,13 +1,13 @@
-"""The only door to the network: a session that is bounded in time and memory and speaks to one host."""
+"""The only door to the network: connections that are bounded in time and memory, and know what they have sent."""
 
 from __future__ import annotations
 
+import copy
 import http.client
 import io
 import threading
 import time
 from functools import cache
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -15,19 +15,24 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 
 from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
+from airflow_provider_onebox.api.token import Bearer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
-    from typing import NoReturn
 
     from urllib3.connection import HTTPConnection
-
-    from airflow_provider_onebox.api.settings import Settings
-from airflow_provider_onebox.api.token import Bearer
+    from urllib3.connectionpool import HTTPConnectionPool
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
-"""The largest body that is read, after decompression."""
+"""The most bytes of a body that are read, after decompression: a user's own request, and an attachment."""
+
+
+MAX_JSON_BYTES = 16 * 1024 * 1024
+"""The most bytes of a page or a record, after decompression."""
+
+
+MAX_LOGIN_BYTES = 1024 * 1024
+"""The most bytes of the response to a login: a token, or the sites of an account."""
 
 
 MAX_RESPONSE_TIMEOUTS = 10
@@ -45,30 +50,59 @@ READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ENCODINGS = ("", "identity", "gzip", "deflate")
 
 
-class Exchange(threading.local):
-    """What is known of the request that this thread sends, or has sent last.
+class AbandonedError(Exception):
+    """A request was not sent, because nobody waits for its response any longer."""
 
-    It is noted as it happens. The classes of errors do not tell it: the same one can come of a connection that
-    could not be made and of one that broke after the request.
+
+class Attempt:
+    """What is known of one request. It belongs to that request, and is noted as it happens.
+
+    The classes of errors do not say it: the same one can mean a connection that could not be made, and one that broke
+    after the request.
+
+    :param limit: the most bytes of the response's body to read; :data:`MAX_RESPONSE_BYTES` if ``None``.
+    :param abandoned: is set once nobody waits for the response any longer.
     """
 
-    is_write = True
-    #: Whether bytes of the request were handed to an established connection.
-    is_sent = True
-    #: When it began, on the monotonic clock.
-    began = 0.0
-    #: The proxy that it went to, without user and password; empty for none.
-    proxy = ""
+    def __init__(self, limit: int | None = None, abandoned: threading.Event | None = None) -> None:
+        self.limit = limit
+        self.abandoned = abandoned or threading.Event()
+        #: Whether bytes of the request were handed to an established connection.
+        self.is_sent = False
+        #: Whether an old connection will do.
+        self.is_read = True
+        #: When it began, on the monotonic clock.
+        self.began = 0.0
+        #: The proxy that it went to, without user and password; empty for none.
+        self.proxy = ""
+
+    def begin(self) -> None:
+        """Note that the first byte is about to be sent.
+
+        :raises AbandonedError: if nobody waits for the response any longer; nothing is sent then.
+        """
+        # In this order: whoever abandons the request and then finds it unsent can be sure that it stays so.
+        self.is_sent = True
+        if self.abandoned.is_set():
+            self.is_sent = False
+            raise AbandonedError
 
 
-exchange = Exchange()
+def attempt_of(request: requests.PreparedRequest) -> Attempt:
+    """Return what is known of a request.
+
+    :param request: a request that a session of ours has sent, or any other.
+    :return: its attempt, made here if it has none.
+    """
+    attempt: Attempt = vars(request).setdefault("attempt", Attempt())
+    return attempt
 
 
 class _TimedSocketReader(io.RawIOBase):
     """Gives every read what is left of the response's time.
 
-    A socket's own timeout starts anew with each byte, so a server that sends one now and then holds a
-    task for ever.
+    A socket's own timeout starts anew with each byte, so a server that sends one now and then would hold a task for
+    ever.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -116,32 +150,18 @@ class _TimedResponse(http.client.HTTPResponse):
             super().begin()
 
 
-def _strip_traceback(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Let an error leave without the frames below: they hold a request as it is sent, with the token, or a socket."""
-    try:
-        return call(*args, **kwargs)
-    except OSError as error:
-        failure = error.with_traceback(None)
-    raise failure
-
-
 @cache
 def _connection_class(base: type[HTTPConnection]) -> type[HTTPConnection]:
-    """Make a pool's own class of connections, whatever it is, bounded, discreet and honest about what it sent."""
+    """Derive from a class of connections one that is bounded, keeps the token hidden, and notes what it sends."""
 
     class Connection(base):  # type: ignore[valid-type,misc]
         response_class = _TimedResponse
         # http.client's own, which anybody can set for all, prints requests with token and password.
         debuglevel = 0
-        _used = 0.0
-
-        @property
-        def is_connected(self) -> bool:
-            is_old = exchange.is_write and time.monotonic() - self._used > MAX_IDLE_BEFORE_WRITE
-            return not is_old and super().is_connected
-
-        def _tunnel(self) -> None:
-            _strip_traceback(super()._tunnel)
+        #: That of the request that it sends.
+        attempt = Attempt()
+        #: When its last response began, on the monotonic clock.
+        used = 0.0
 
         def putheader(self, header: str, *values: Any) -> None:
             super().putheader(
@@ -151,15 +171,38 @@ def _connection_class(base: type[HTTPConnection]) -> type[HTTPConnection]:
         def endheaders(self, *args: Any, **kwargs: Any) -> None:
             if self.sock is None:
                 self.connect()
-            exchange.is_sent = True
-            _strip_traceback(super().endheaders, *args, **kwargs)
+            self.attempt.begin()
+            super().endheaders(*args, **kwargs)
 
         def getresponse(self) -> Any:
             response = super().getresponse()
-            self._used = time.monotonic()
+            self.used = time.monotonic()
             return response
 
     return Connection
+
+
+@cache
+def _pool_class(base: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+    """Derive from a class of pools one whose instances are one request's view of a shared pool."""
+
+    class Pool(base):  # type: ignore[valid-type,misc]
+        shared: HTTPConnectionPool
+        attempt: Attempt
+
+        @property
+        def pool(self) -> Any:
+            # Not copied, so that a connection of a pool that is closed meanwhile is closed, too.
+            return self.shared.pool
+
+        def _get_conn(self, timeout: float | None = None) -> Any:
+            conn = super()._get_conn(timeout)
+            conn.attempt = self.attempt
+            if not self.attempt.is_read and time.monotonic() - conn.used > MAX_IDLE_BEFORE_WRITE:
+                conn.close()
+            return conn
+
+    return Pool
 
 
 class ResponseTooLargeError(requests.RequestException):
@@ -177,29 +220,27 @@ def read_body(response: requests.Response, most: int | None = None) -> bytes:
     if response._content is False:  # type: ignore[comparison-overlap]
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in _ENCODINGS and response.request.method != "HEAD":
-            # Packed twice, a few bytes can stand for gigabytes, which older urllib3 unpacks in one go.
+            # Packed twice, a few bytes can stand for gigabytes.
             response.close()
             raise requests.exceptions.ContentDecodingError(
                 "the response's Content-Encoding is not one that was asked for"
             )
         size, chunks, most = 0, [], most or MAX_RESPONSE_BYTES
-        for chunk in response.iter_content(65536):
+        # Older urllib3 unpacks a piece in one go, to a thousand times its size.
+        for chunk in response.iter_content(8192 if encoding else 65536):
             size += len(chunk)
             if size > most:
                 response.close()
-                raise ResponseTooLargeError(
-                    f"the response is larger than {most // 2**20} MiB; request fewer rows per page", response=response
-                )
+                raise ResponseTooLargeError(f"the response is larger than {most // 2**20} MiB", response=response)
             chunks.append(chunk)
         response._content = b"".join(chunks)
     return response.content or b""
 
 
 class OneboxAdapter(HTTPAdapter):
-    """Sends requests on bounded connections and records their fate in :data:`exchange`.
+    """Sends requests on bounded connections and notes in their :class:`Attempt` what becomes of them.
 
-    :param most: the most bytes of a body that it reads under a status of success; ``None`` for
-        :data:`MAX_RESPONSE_BYTES`.
+    :param most: the most bytes of a body that it reads under a status of success, whatever the attempt says.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -210,16 +251,20 @@ class OneboxAdapter(HTTPAdapter):
         """Leave the parent's connections to the parent."""
         OneboxAdapter.__init__(self, self._most)
 
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the pool for a request; its connections are bounded.
+    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a view of the pool for a request; its connections are bounded.
 
+        :param request: the request.
         :param args: as for the base class.
         :param kwargs: likewise.
-        :return: the pool.
+        :return: the view, for this request alone.
         """
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        if pool.ConnectionCls.response_class is not _TimedResponse:
-            pool.ConnectionCls = _connection_class(pool.ConnectionCls)
+        shared: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
+        if shared.ConnectionCls.response_class is not _TimedResponse:
+            shared.ConnectionCls = _connection_class(shared.ConnectionCls)
+        pool = copy.copy(shared)
+        pool.__class__ = _pool_class(shared.__class__)
+        pool.shared, pool.attempt = shared, attempt_of(request)
         return pool
 
     def send(
@@ -241,85 +286,13 @@ class OneboxAdapter(HTTPAdapter):
         :param proxies: likewise.
         :return: the response.
         """
-        exchange.is_write, exchange.is_sent, exchange.began = request.method not in READS, False, time.monotonic()
-        exchange.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
+        attempt = attempt_of(request)
+        attempt.is_sent, attempt.is_read, attempt.began = False, request.method in READS, time.monotonic()
+        attempt.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
         response = super().send(request, True, timeout, verify, cert, proxies)
         if not stream:
-            read_body(response, self._most if response.status_code // 100 == 2 else None)
+            read_body(response, (self._most if response.status_code // 100 == 2 else None) or attempt.limit)
         return response
-
-
-class OneboxSession(requests.Session):
-    """A :class:`requests.Session` with the connection's timeout, TLS settings and proxies as defaults.
-
-    Redirects are never followed and cookies never kept, so nothing that is sent reaches another host. A request
-    that carries a token shows ``Bearer ***`` in its place.
-
-    :param settings: the checked connection.
-    :param adapter: another session's, to share its connections.
-    """
-
-    def __init__(self, settings: Settings, adapter: OneboxAdapter | None = None) -> None:
-        super().__init__()
-        self._settings = settings
-        self.proxies = dict(settings.proxies)
-        self.headers["Accept-Encoding"] = "gzip, deflate"
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # A proxy from the environment would carry the password of a plain-HTTP connection in the clear.
-        self.trust_env = settings.base_url.startswith("https:")
-        adapter = adapter or OneboxAdapter()
-        self.mount("https://", adapter)
-        self.mount("http://", adapter)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "A session of Onebox is not pickled, because it holds a login: get one from OneboxHook.get_conn() where it "
-            "is needed."
-        )
-
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - signature of the base
-        """Find no redirect to follow, wherever the response points.
-
-        :param resp: the response.
-        :return: always ``None``.
-        """
-        return
-
-    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        """Merge the environment's settings with the connection's; the connection's proxies win.
-
-        :param url: where the request goes.
-        :param proxies: the request's own proxies, which win over all.
-        :param stream: as for the base class.
-        :param verify: likewise.
-        :param cert: likewise.
-        :return: the options to send the request with.
-        """
-        own = {**self.proxies, **(proxies or {})}
-        options = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if select_proxy(url, own):
-            options["proxies"] = own
-        return options
-
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Send a prepared request with the connection's timeout, TLS settings and proxies, and the current token.
-
-        :param request: the prepared request.
-        :param kwargs: as for :meth:`requests.Session.send`; ``timeout`` in seconds.
-        :return: the response.
-        """
-        if "proxies" not in kwargs:
-            kwargs = {**self.merge_environment_settings(request.url, {}, None, None, None), **kwargs}
-        if kwargs.get("timeout") is None:
-            kwargs["timeout"] = self._settings.timeout
-        # Requests lets REQUESTS_CA_BUNDLE win over a session's own setting; an explicit one must stand.
-        if self._settings.verify is not True:
-            kwargs["verify"] = self._settings.verify
-        bearer = request.headers.get("Authorization")
-        if isinstance(bearer, Bearer):
-            request = request.copy()
-            request.headers["Authorization"] = Bearer(bearer.tokens, bearer.tokens.get())
-        return super().send(request, **kwargs)
 
 
 def _without_user(url: str) -> str:

@@ -209,7 +209,7 @@ def test_413_for_a_single_row(lists):
 
 def test_reply_that_is_too_large(lists, monkeypatch):
     """A page past the bound on replies is asked for again with fewer rows, and the next ones are smaller by then."""
-    monkeypatch.setattr("airflow_provider_onebox.api.transport.MAX_RESPONSE_BYTES", 4_000_000)
+    monkeypatch.setattr("airflow_provider_onebox.api.client.MAX_JSON_BYTES", 4_000_000)
     lists.count, lists.row = 100, {"Body": "x" * 200_000}
     assert listed(lists.client()) == list(range(1, 101))
     assert [query["limit"] for query in lists.asked[:2]] == [100, 25]
@@ -271,7 +271,7 @@ def test_time_out_of_a_large_page(lists):
 def test_trouble_that_lasts(lists):
     """The tries of a page are as many as of every other call."""
     lists.answer = lambda limit, number: (502, b"", {})
-    with pytest.raises(OneboxUnavailableError, match="after 3 of 3 tries"):
+    with pytest.raises(OneboxUnavailableError, match="try 3 of 3"):
         listed(lists.client(max_retries=2))
     assert len(lists.asked) == 3
 

@@ -9,27 +9,29 @@ import time
 import pytest
 import requests
 
-from airflow_provider_onebox.api.json import decode
 from airflow_provider_onebox.api.response import is_expired_token, read_response, rejection_in, retry_after
+from airflow_provider_onebox.api.token import Bearer
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
-    OneboxConfigError,
     OneboxError,
     OneboxRequestError,
     OneboxResponseError,
     OneboxServiceHoursError,
     OneboxUnavailableError,
+    OneboxUnusableResultError,
 )
 
-QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
+HOURS = "time limit reached please try again tomorrow at 18:00 - 06:00"
 
 
-def reply(status=200, body=b"", **headers):
+def reply(status=200, body=b"", *, token=True, **headers):
     """A reply as requests hands it over."""
     response = requests.Response()
     response.status_code = status
     response._content = body.encode() if isinstance(body, str) else body
     response.request = requests.Request("GET", "https://dev.example/").prepare()
+    if token:
+        response.request.headers["Authorization"] = Bearer(None)
     response.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     return response
 
@@ -70,12 +72,32 @@ def test_no_content_is_an_empty_answer():
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 500])
-def test_quota_is_no_login_matter(status):
-    """The quota is told by its words, under any status, at the login too."""
-    for login in (False, True):
-        error = failure(OneboxServiceHoursError, reply(status, envelope("401", QUOTA)), login=login)
+@pytest.mark.parametrize("login", [False, True])
+def test_service_hours(status, login):
+    """Outside of its service hours Onebox says 401 in so many words, under any status, at the login too."""
+    responses = [reply(status, envelope("401", HOURS)), reply(401, envelope(None, HOURS))]
+    for error in [
+        failure(OneboxServiceHoursError, response, login=login) for response in responses[: 1 + (status == 401)]
+    ]:
         assert "18:00 - 06:00" in str(error)
-        assert (error.status, error.code, error.server_message, error.retryable) == (status, "401", QUOTA, True)
+        assert (error.status, error.server_message) == (status, HOURS)
+        # Nothing was done: a write may be sent again.
+        assert (error.retryable, error.uncertain) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("response", "uncertain"),
+    [
+        (reply(500, envelope(500, "Maximum execution time limit reached")), True),
+        (reply(500, envelope(None, "Maximum execution time limit reached")), True),
+        (reply(500, '{"error": "Maximum execution time limit reached"}'), True),
+        (reply(400, envelope(400, "category 'time limit reached' does not exist")), False),
+        (reply(200, '{"response_code": "400", "message": "time limit reached"}'), False),
+    ],
+)
+def test_time_limit_of_another_kind(response, uncertain):
+    """Only a 401 is about service hours, whatever the words of another rejection are."""
+    assert failure(OneboxRequestError, response).uncertain is uncertain
 
 
 @pytest.mark.parametrize("code", ["401", 401, 400, "403", 422])
@@ -95,10 +117,31 @@ def test_login_fault_is_no_refusal():
 
 
 def test_token_refused():
-    """A 401 that reaches the caller has outlived the renewal."""
-    error = failure(OneboxAuthError, reply(401, envelope(401, "Expired token")))
-    assert "had just given" in str(error)
-    assert failure(OneboxAuthError, reply(401, "<html>no</html>")).status == 401
+    """A 401 that reaches the caller has outlived the renewal: the login was right, so a retry can help."""
+    error = failure(OneboxUnavailableError, reply(401, envelope(401, "Expired token")))
+    assert "a token that it had just issued: 'Expired token'" in str(error)
+    assert "another login of the same user ended this one" in str(error)
+    assert (error.status, error.retryable, error.uncertain) == (401, True, False)
+
+
+@pytest.mark.parametrize("body", ["", "<html>no</html>", envelope(401, "Expired token")])
+def test_401_without_a_token(body):
+    """Where no token was sent, none was rejected."""
+    error = failure(OneboxRequestError, reply(401, body, token=False))
+    assert (error.status, error.retryable, error.uncertain) == (401, False, False)
+
+
+@pytest.mark.parametrize("body", ["", "<html>no</html>", '{"message": "no"}'])
+def test_401_of_a_proxy(body):
+    """A 401 that is not in Onebox's form is probably not Onebox's, and the error says so."""
+    error = failure(OneboxUnavailableError, reply(401, body))
+    assert "probably a proxy or a firewall between Airflow and Onebox sent it. If not, another login" in str(error)
+    assert (error.status, error.uncertain) == (401, False)
+    for status in (401, 403):
+        error = failure(OneboxAuthError, reply(status, body), login=True)
+        assert f"the login was rejected with status {status}" in str(error)
+        assert "probably a proxy or a firewall" in str(error)
+        assert error.retryable is False
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
@@ -137,15 +180,25 @@ def test_refusal_without_words():
         (reply(200, ""), "empty body"),
         (reply(200, "<!DOCTYPE html><html><title>\n Sign\nin </title>"), "HTML page titled 'Sign in'"),
         (reply(200, "  <p>hm", Content_Type="text/html"), "a page (text/html)"),
-        (reply(200, '{"data": [{"Id": "1"', Content_Type="application/json"), "not whole JSON"),
-        (reply(200, b"\xff\xfe\x00"), "not whole JSON"),
-        (reply(200, "[" * 100000), "not whole JSON"),
-        (reply(200, '{"a": NaN}'), "not whole JSON"),
-        (reply(302, "", Location="https://dev.example/Login"), "login page: the base path"),
-        (reply(302, "<html>", Location="/login/?next=x"), "login page: the base path"),
-        (reply(301, "", Location="https://new.example/api"), "enter the new address"),
+        (
+            reply(200, '{"data": [{"Id": "1"', Content_Type="application/json"),
+            "answered 200 with JSON that was cut off after 20 bytes: usually by a proxy",
+        ),
+        (reply(200, b"\xff\xfe\x00"), "3 bytes of no content type that begin with '\ufffd\ufffd', which is not JSON"),
+        (reply(200, "[" * 100000), "which is not JSON"),
+        (
+            reply(200, '{"a": 1}{', Content_Type="text/json"),
+            "9 bytes of text/json that begin with '{\"a\": 1}{', which",
+        ),
+        (reply(302, "", Location="https://dev.example/Login"), "(302). That is its login page: probably the base path"),
+        (reply(302, "<html>", Location="/login/?next=x"), "That is its login page: probably the base path"),
+        (
+            reply(301, "", Location="https://new.example/api"),
+            "to 'https://new.example/api' (301). That is not its login",
+        ),
+        (reply(301, "", Location="https://new.example/api"), "enter its new address as Onebox URL"),
         (reply(307), "'nowhere'"),
-        (reply(304, "{}"), "redirected (304)"),
+        (reply(304, "{}"), "to 'nowhere' (304)"),
     ],
 )
 def test_nonsense_is_named(response, words):
@@ -173,9 +226,10 @@ def test_server_words_are_redacted():
 
 def test_cut_reply_to_a_login_is_not_quoted():
     """What begins with half a token is not shown, and no token is known yet that could be taken out."""
-    error = failure(OneboxResponseError, reply(200, '{"token": "opaque-token-0123456789'), login=True)
-    assert "opaque" not in str(error)
-    assert "not whole JSON" in str(error)
+    for begin, words in (("", "cut off"), ("x", "which is not JSON")):
+        error = failure(OneboxResponseError, reply(200, begin + '{"token": "opaque-token-0123456789'), login=True)
+        assert "opaque" not in str(error)
+        assert words in str(error)
 
 
 def test_server_words_on_one_line():
@@ -190,7 +244,7 @@ def test_server_words_on_one_line():
     [
         (envelope(401, "Expired token"), True),
         (envelope("401", "jwt token not found"), True),
-        (envelope("401", QUOTA), False),
+        (envelope("401", HOURS), False),
         (envelope(404, "no such ticket"), False),
         ('{"response_code": "401", "response_status": "Unauthorized"}', True),
         ('{"response_code": 404}', False),
@@ -266,7 +320,7 @@ def test_any_json_is_quoted(status):
     """JSON of no known form under an error status is shown as what it is."""
     error = failure(OneboxRequestError, reply(status, '{"message": "Content is too long"}'))
     assert '{"message": "Content is too long"}' in str(error)
-    assert "not whole" not in str(error)
+    assert "cut off" not in str(error)
 
 
 def test_429_under_200():
@@ -280,8 +334,8 @@ def test_429_under_200():
     [
         (200, "<html>", True),
         (201, "", True),
-        (300, "", False),
-        (302, "", False),
+        (300, "", True),
+        (302, "", True),
         (400, "", False),
         (404, '{"a": 1}', False),
         (429, "", False),
@@ -291,7 +345,7 @@ def test_429_under_200():
         (500, envelope(429, "slow"), False),
         (400, envelope(500, "oops"), True),
         (200, envelope(503, "busy"), True),
-        (500, envelope(401, QUOTA), False),
+        (500, envelope(401, HOURS), False),
         (101, "", True),
     ],
 )
@@ -303,7 +357,7 @@ def test_may_have_acted(status, body, acted):
 def test_redirect_with_a_body():
     """Whatever a redirect brings along is no answer."""
     for status in (300, 308):
-        assert f"redirected ({status}) to 'nowhere'" in str(failure(OneboxResponseError, reply(status, "{}")))
+        assert f"redirected the call to 'nowhere' ({status})" in str(failure(OneboxResponseError, reply(status, "{}")))
 
 
 def test_head():
@@ -316,9 +370,10 @@ def test_head():
 
 
 def test_proxy_wants_a_password():
-    """A 407 comes from a proxy and is no matter of Onebox; a retry can't help."""
-    error = failure(OneboxConfigError, reply(407, "<html>"))
+    """A 407 comes from a proxy that has got the request; a retry can't help."""
+    error = failure(OneboxUnusableResultError, reply(407, "<html>"))
     assert "'proxies'" in str(error)
+    assert (error.uncertain, error.retryable) == (True, False)
 
 
 def test_unreadable_address_of_a_redirect():
@@ -328,7 +383,19 @@ def test_unreadable_address_of_a_redirect():
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("7", 7.0), (" 0 ", 0.0), ("", None), ("soon", None), ("-1", None), ("1.5", None), ("9" * 400, None), ("٣", None)],
+    [
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("2.5", 2.5),
+        ("50, 53", 53),
+        ("7,soon", None),
+        ("1.", None),
+        ("9" * 400, None),
+        ("٣", None),
+    ],
 )
 def test_retry_after(value, seconds):
     """Seconds, or nothing that makes sense."""
@@ -340,20 +407,46 @@ def test_retry_after_as_a_date():
     at = email.utils.formatdate(time.time() + 100, usegmt=True)
     assert retry_after(reply(503, Retry_After=at)) == pytest.approx(100, abs=2)
     assert retry_after(reply(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")) == 0
+    assert retry_after(reply(503, Retry_After=at, Date="nonsense")) == pytest.approx(100, abs=2)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a": 1', b"\xff"])
-def test_decode_refuses_what_is_no_json(body):
-    """With a ValueError, also where msgspec's own error is none."""
-    with pytest.raises(ValueError, match=r".") as caught:
-        decode(body)
-    assert type(caught.value) is ValueError
+@pytest.mark.parametrize("zone", ["GMT", "-0000"])
+def test_retry_after_does_not_need_a_right_clock(zone):
+    """A date is measured against the server's own clock where the response says what time it is there."""
+    wait = f"Wed, 21 Oct 2015 07:28:20 {zone}"
+    assert retry_after(reply(503, Retry_After=wait, Date="Wed, 21 Oct 2015 07:28:00 GMT")) == 20
+    assert retry_after(reply(503, Retry_After=wait, Date="Wed, 21 Oct 2015 07:29:00 GMT")) == 0
 
 
-def test_decode_refuses_deep_nesting():
-    """Nesting that exhausts the stack is bad JSON, not a crash."""
-    with pytest.raises(ValueError, match=r"(?i)nest|depth|recursion"):
-        decode(b"[" * 1_000_000)
+def test_broken_values_are_logged(caplog):
+    """What is broken in single values is repaired, counted and named in one warning for each response."""
+    page = '{"data": [{"Id": "7", "Subject": "\\ud83d", "Tags": ["\\ud83d"]}, {"Id": 8, "Score": NaN}], "total": 2}'
+    assert read(reply(200, page)) == {
+        "data": [{"Id": "7", "Subject": "\ufffd", "Tags": ["\ufffd"]}, {"Id": 8, "Score": None}],
+        "total": 2,
+    }
+    assert caplog.text.count("3 values in the response are broken") == len(caplog.messages) == 1
+    assert caplog.messages[0] == (
+        "GET x: 3 values in the response are broken (half an emoji, bytes that are not UTF-8, or a number that is not "
+        "finite); U+FFFD or null takes their place, in the records with the Id 7, 8."
+    )
+
+
+def test_few_broken_records_are_named(caplog):
+    """A page full of broken records does not fill the log, and what an Id holds does not forge its lines."""
+    page = ", ".join(f'{{"Id": "{n}\\n", "a": 1e999}}' for n in range(9))
+    assert len(read(reply(200, f"[{page}]"))) == 9
+    assert caplog.messages[0].endswith("in the records with the Id 0, 1, 2, 3, 4 and 4 more.")
+    assert read(reply(200, "[NaN]")) == [None]
+    assert caplog.messages[1].endswith("U+FFFD or null takes their place.")
+    assert len(caplog.messages) == 2
+
+
+def test_too_many_values():
+    """JSON that would take too much memory is not parsed, and the error says what to do."""
+    error = failure(OneboxResponseError, reply(200, b"[" + b"[]," * 600_000 + b"[]]"))
+    assert str(error).endswith("the response holds more than 1,000,000 values. Request fewer records per page.")
+    assert (error.status, error.retryable, error.uncertain) == (413, False, True)
 
 
 @pytest.mark.parametrize("name", ["userMessage", "message", "error", "response_status"])
@@ -362,9 +455,3 @@ def test_words_of_a_response_code(name):
     assert "for a reason" in str(
         failure(OneboxRequestError, reply(200, json.dumps({"response_code": "400", name: "for a reason"})))
     )
-
-
-def test_quota_is_no_doubt_about_a_write():
-    """Out of hours nothing was done, whatever the status says: a write may be sent again."""
-    error = failure(OneboxServiceHoursError, reply(500, envelope(401, QUOTA)))
-    assert (error.uncertain, error.retryable) == (False, OneboxServiceHoursError.retryable)

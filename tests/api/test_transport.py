@@ -14,10 +14,10 @@ import pytest
 import requests
 
 from airflow_provider_onebox.api import transport
+from airflow_provider_onebox.api.auth import OneboxSession
 from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.api.transport import (
     OneboxAdapter,
-    OneboxSession,
     ResponseTooLargeError,
     _TimedSocketReader,
     read_body,

@@ -14,7 +14,7 @@ import urllib3.connection
 import urllib3.connectionpool
 
 from airflow_provider_onebox.api.settings import Settings
-from airflow_provider_onebox.api.transport import OneboxSession
+from airflow_provider_onebox.api.auth import OneboxSession
 
 SETTINGS = Settings("peers", "https://onebox.example", "agent@example.com", "open sesame", "169")
 
