@@ -5,9 +5,9 @@
     AirflowException
     └── OneboxError                     anything that went wrong with Onebox
         ├── OneboxConfigError       *   a connection or an argument is invalid; nothing was sent
-        ├── OneboxAuthError         *   Onebox rejected the e-mail, the password, the site or a new token
+        ├── OneboxAuthError         *   Onebox rejected the e-mail, the password or the site
         ├── OneboxServiceHoursError            it is outside the hours in which Onebox serves this account
-        ├── OneboxUnavailableError      no usable answer after all retries: not reached, timed out, 429, 502, 503, 504
+        ├── OneboxUnavailableError      no usable response after all retries: not reached, timed out, 429, 502, 503, 504
         ├── OneboxRequestError          Onebox understood the call and rejected it
         ├── OneboxResponseError         the response makes no sense: HTML, truncated, empty, a redirect
         ├── OneboxUnusableResultError * the call was made, and its result can't be used
@@ -27,7 +27,7 @@ MAX_SHOWN = 200
 
 
 def sanitize(words: object, limit: int = MAX_SHOWN) -> str:
-    """Make a server's message safe to show: printable, on one line, shorten_key.
+    """Make a server's message safe to show: printable, on one line, shortened.
 
     :param words: the message; anything that is not a string is converted.
     :param limit: the most characters to keep.
@@ -54,7 +54,7 @@ class OneboxError(AirflowException):
     :param message: what happened, where, and what to do; one line.
     :param status: the HTTP status of the response, if there was one.
     :param code: Onebox's own ``errorCode``, as text.
-    :param server_message: Onebox's own ``userMessage``, shorten_key and on one line.
+    :param server_message: Onebox's own ``userMessage``, shortened and on one line.
     :param retryable: whether the same call can succeed later; by default, what the class says.
     :param retry_after: seconds that the server asked to wait, if it did.
     :param uncertain: whether Onebox may have acted on the call; by default, what the class says. ``False`` means
@@ -91,7 +91,7 @@ class OneboxConfigError(OneboxError, AirflowFailException):
 
 
 class OneboxAuthError(OneboxError, AirflowFailException):
-    """Onebox rejected the e-mail, the password or the site, or rejected a token it had just issued.
+    """Onebox rejected the e-mail, the password or the site.
 
     Fails the task at once: each retry with the same password could get the account locked.
     """
@@ -107,7 +107,10 @@ class OneboxServiceHoursError(OneboxError):
 
 
 class OneboxUnavailableError(OneboxError):
-    """No usable answer after all retries: connection refused or dropped, timeout, 429, 502, 503 or 504."""
+    """No usable response after all retries: connection refused or dropped, timeout, 429, 502, 503 or 504.
+
+    Also after a successful login, if Onebox rejects the token that it has just issued.
+    """
 
     retryable = True
 
@@ -130,7 +133,7 @@ class OneboxUnusableResultError(OneboxError, AirflowFailException):
 
 
 class OneboxUncertainWriteError(OneboxError, AirflowFailException):
-    """A write was sent and no readable answer came back, so it may or may not have been done.
+    """A write was sent and has no readable response, so it may or may not have been done.
 
     Fails the task at once: a retry could write twice. Check in Onebox before you clear the task.
     """

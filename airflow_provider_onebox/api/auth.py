@@ -127,7 +127,7 @@ class OneboxSession(requests.Session):
                 return super().send(_outgoing(request, attempt), **options)
             token = bearer.tokens.get()
             response = super().send(_outgoing(request, attempt, Bearer(bearer.tokens, token)), **options)
-            if _is_rejected(response, options):
+            if bearer.renew and _is_rejected(response, options):
                 # It was rejected, so it has not been acted on, should the login fail now.
                 attempt.is_sent = False
                 bearer.tokens.reject(token)

@@ -193,7 +193,7 @@ def _warn_of_repairs(call: str, repairs: list[str]) -> None:
     ids = [sanitize(number, 40) for number in dict.fromkeys(filter(None, repairs))]
     named = ", ".join(ids[:_MAX_NAMED]) + (f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else "")
     log.warning(
-        "%s: %d values in the response are broken (half an emoji, bytes that are not UTF-8, or a number that is not "
+        "%s: broken values in the response: %d (half an emoji, bytes that are not UTF-8, or a number that is not "
         "finite); U+FFFD or null takes their place%s.",
         call,
         len(repairs),

@@ -166,14 +166,16 @@ class Bearer(str):
 
     :param tokens: where the token comes from.
     :param token: the token to send; ``None`` before a request is sent.
+    :param renew: whether a response that says so means that the token has expired.
     """
 
     tokens: TokenSource
     token: Token | None
+    renew: bool
 
-    def __new__(cls, tokens: TokenSource, token: Token | None = None) -> Bearer:  # noqa: D102
+    def __new__(cls, tokens: TokenSource, token: Token | None = None, *, renew: bool = True) -> Bearer:  # noqa: D102
         self = super().__new__(cls, "Bearer ***")
-        self.tokens, self.token = tokens, token
+        self.tokens, self.token, self.renew = tokens, token, renew
         return self
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:

@@ -238,18 +238,14 @@ def read_body(response: requests.Response, most: int | None = None) -> bytes:
 
 
 class OneboxAdapter(HTTPAdapter):
-    """Sends requests on bounded connections and notes in their :class:`Attempt` what becomes of them.
+    """Sends requests on bounded connections and notes in their :class:`Attempt` what becomes of them."""
 
-    :param most: the most bytes of a body that it reads under a status of success, whatever the attempt says.
-    """
-
-    def __init__(self, most: int | None = None) -> None:
-        self._most = most
+    def __init__(self) -> None:
         super().__init__(pool_maxsize=MAX_CONNECTIONS)
 
     def after_fork(self) -> None:
         """Leave the parent's connections to the parent."""
-        OneboxAdapter.__init__(self, self._most)
+        OneboxAdapter.__init__(self)
 
     def get_connection_with_tls_context(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
         """Return a view of the pool for a request; its connections are bounded.
@@ -291,7 +287,7 @@ class OneboxAdapter(HTTPAdapter):
         attempt.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
         response = super().send(request, True, timeout, verify, cert, proxies)
         if not stream:
-            read_body(response, (self._most if response.status_code // 100 == 2 else None) or attempt.limit)
+            read_body(response, attempt.limit)
         return response
 
 

@@ -19,13 +19,13 @@ from urllib.parse import unquote, urljoin, urlsplit
 import requests
 
 from airflow_provider_onebox.api.arguments import as_list, whole_number
-from airflow_provider_onebox.api.auth import origin_of
+from airflow_provider_onebox.api.auth import OneboxSession, origin_of
 from airflow_provider_onebox.api.availability import check_available
 from airflow_provider_onebox.api.client import MAX_RETRY_AFTER
 from airflow_provider_onebox.api.json import decode
 from airflow_provider_onebox.api.response import LOGIN_PAGE, error_from_failure, rejection_in, retry_after
 from airflow_provider_onebox.api.token import Bearer
-from airflow_provider_onebox.api.transport import MAX_RESPONSE_BYTES, OneboxSession
+from airflow_provider_onebox.api.transport import MAX_RESPONSE_BYTES, Attempt
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, sanitize
 from airflow_provider_onebox.files.atomic import AtomicFile
 
@@ -208,7 +208,7 @@ class Attachments:
         if parts.scheme not in ("https", urlsplit(self._own).scheme):
             raise _SkippedError(f"its URL begins with {sanitize(parts.scheme)}://, not with https://.")
         if is_own and _is_below(url, self._own):
-            request.headers["Authorization"] = Bearer(self._client.tokens)
+            request.headers["Authorization"] = Bearer(self._client.tokens, renew=False)
         elif parts.hostname not in self._hosts:
             place = "on" if not is_own else "in the API, or outside of the connection's Onebox URL, on"
             raise _SkippedError(
@@ -244,9 +244,10 @@ class Attachments:
         # A query can hold a signature.
         shown = f"GET {sanitize(self._client.redact(url.partition('?')[0]))}"
         session = self._client.session if "Authorization" in request.headers else self._session
+        attempt = Attempt()
         failure: Exception
         try:
-            with session.send(request, stream=True) as response:
+            with session.send(request, stream=True, attempt=attempt) as response:
                 return self._outcome(response, shown)
         except OneboxError:
             # Of a login, which says nothing about the file.
@@ -254,7 +255,7 @@ class Attachments:
         except Exception as error:  # noqa: BLE001 - each library has errors of its own, and urllib3's come through here
             failure = error
         settings = replace(self._client.settings, base_url=origin_of(url))
-        problem = str(error_from_failure(failure, shown, settings, self._client.redact))
+        problem = str(error_from_failure(failure, shown, settings, self._client.redact, attempt))
         return _Outcome(problem=problem, is_doubtful=True, is_transient=True)
 
     def _outcome(self, response: requests.Response, shown: str) -> _Outcome:

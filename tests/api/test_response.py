@@ -138,7 +138,7 @@ def test_401_of_a_proxy(body):
     assert "probably a proxy or a firewall between Airflow and Onebox sent it. If not, another login" in str(error)
     assert (error.status, error.uncertain) == (401, False)
     for status in (401, 403):
-        error = failure(OneboxAuthError, reply(status, body), login=True)
+        error = failure(OneboxAuthError, reply(status, body, token=False), login=True)
         assert f"the login was rejected with status {status}" in str(error)
         assert "probably a proxy or a firewall" in str(error)
         assert error.retryable is False
@@ -425,9 +425,9 @@ def test_broken_values_are_logged(caplog):
         "data": [{"Id": "7", "Subject": "\ufffd", "Tags": ["\ufffd"]}, {"Id": 8, "Score": None}],
         "total": 2,
     }
-    assert caplog.text.count("3 values in the response are broken") == len(caplog.messages) == 1
+    assert caplog.text.count("broken values") == len(caplog.messages) == 1
     assert caplog.messages[0] == (
-        "GET x: 3 values in the response are broken (half an emoji, bytes that are not UTF-8, or a number that is not "
+        "GET x: broken values in the response: 3 (half an emoji, bytes that are not UTF-8, or a number that is not "
         "finite); U+FFFD or null takes their place, in the records with the Id 7, 8."
     )
 

@@ -17,7 +17,6 @@ from airflow_provider_onebox.api import transport
 from airflow_provider_onebox.api.auth import OneboxSession
 from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.api.transport import (
-    OneboxAdapter,
     ResponseTooLargeError,
     _TimedSocketReader,
     read_body,
@@ -110,16 +109,6 @@ def test_body_of_just_the_limit():
         assert read_body(make(url).get(url, stream=True), 4) == b"abcd"
         with pytest.raises(ResponseTooLargeError):
             read_body(make(url).get(url, stream=True), 3)
-
-
-@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found"])
-def test_limit_of_what_is_wanted(status):
-    """A limit of one's own is on what was asked for: the words of an error are read whole."""
-    head = HEAD.replace(b"200 OK", status)
-    with server(lambda conn: conn.sendall(head % 4 + b"abcd")) as url:
-        session = OneboxSession(Settings("crm", url, "e", "p", "1"), OneboxAdapter(3))
-        with pytest.raises(ResponseTooLargeError) if status == b"200 OK" else contextlib.nullcontext():
-            assert session.get(url).content == b"abcd"
 
 
 def drip(conn, piece, pause):

@@ -352,9 +352,9 @@ def test_large_json_file(connected, download, own):
         ({"kind": "status", "status": 403}, "rejected with status 403.", 1),
         ({"kind": "status", "status": 503, "headers": {"Retry-After": "31"}}, "rejected with status 503.", 1),
         ({"kind": "redirect"}, "redirected (302) to '/Login', a login page.", 1),
-        ({"kind": "truncated"}, "can't be reached or broke off", 4),
-        ({"kind": "drop_before"}, "can't be reached or broke off", 4),
-        ({"kind": "raw"}, "can't be reached or broke off", 4),
+        ({"kind": "truncated"}, "broke off after the request was sent", 4),
+        ({"kind": "drop_before"}, "broke off after the request was sent", 4),
+        ({"kind": "raw"}, "broke off after the request was sent", 4),
     ],
 )
 @pytest.mark.parametrize("other", [False, True])

@@ -13,8 +13,8 @@ import requests
 import urllib3.connection
 import urllib3.connectionpool
 
-from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.api.auth import OneboxSession
+from airflow_provider_onebox.api.settings import Settings
 
 SETTINGS = Settings("peers", "https://onebox.example", "agent@example.com", "open sesame", "169")
 
