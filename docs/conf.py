@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docutils import nodes
+
 if TYPE_CHECKING:
-    from docutils.nodes import Element, TextElement
+    from docutils.nodes import Element, TextElement, document
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
@@ -124,7 +127,17 @@ def _own_class(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: 
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
 
 
+def _message_anchors(app: Sphinx, doctree: document) -> None:
+    """Give each message on the page about them an anchor: its letters and digits, joined by hyphens."""
+    if app.env.docname == "troubleshooting":
+        for term in doctree.findall(nodes.term):
+            anchor = re.sub("[^a-z0-9]+", "-", term.astext().lower()).strip("-")
+            term["ids"].append(anchor)
+            term += nodes.reference("", "#", refid=anchor, classes=["headerlink"])
+
+
 def setup(app: Sphinx) -> None:
     """Connect the above."""
+    app.connect("doctree-read", _message_anchors)
     app.connect("missing-reference", _own_class)
     app.connect("autodoc-process-bases", _public_bases)

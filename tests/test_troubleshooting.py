@@ -6,12 +6,13 @@ import ast
 import re
 from pathlib import Path
 
-from support.readme import PAGES
+from support.readme import MESSAGES, anchor
 
 import airflow_provider_onebox
 
 PACKAGE = Path(airflow_provider_onebox.__file__).parent
 GAP = "…"
+RAISED = r"Onebox\w*Error|_error|_environment_error|TypeError|AirflowOptionalProviderFeatureException"
 
 
 def template(node: ast.expr) -> str | None:
@@ -24,7 +25,7 @@ def template(node: ast.expr) -> str | None:
 
 
 def messages(package: Path = PACKAGE) -> dict[str, str]:
-    """Return each message that is given to an error of the family, directly or by a helper, and where it stands."""
+    """Return each message that is given to an error, directly or by a helper, and where it is."""
     found = {}
     for file in sorted(package.rglob("*.py")):
         if "sandbox" in file.parts:
@@ -33,7 +34,8 @@ def messages(package: Path = PACKAGE) -> dict[str, str]:
             if not isinstance(node, ast.Call):
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if not re.fullmatch(r"Onebox\w*Error|_error", called):
+            # In api, a ValueError is for the caller, which turns it into one of the family.
+            if not re.fullmatch(RAISED if "api" in file.parts else f"{RAISED}|ValueError", called):
                 continue
             words = [text for text in map(template, node.args) if text and " " in text.strip(GAP)]
             if words and re.search("[a-z]{2}", max(words, key=len)):
@@ -53,14 +55,18 @@ def fits(fragment: str, message: str) -> bool:
     return re.search(".*".join(pieces), message, re.DOTALL) is not None
 
 
-ENTRIES = re.findall(r"^`(.+)`\n: ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
-
-
 def test_troubleshooting():
     """Every message that an error can carry has an entry, and every entry a message."""
     found = messages()
     assert len(found) > 50
-    assert {where: text for text, where in found.items() if not any(fits(entry, text) for entry in ENTRIES)} == {}
+    assert {where: text for text, where in found.items() if not any(fits(entry, text) for entry in MESSAGES)} == {}
     said = texts()
-    assert [entry for entry in ENTRIES if not any(fits(entry, text) for text in said)] == []
+    assert [entry for entry in MESSAGES if not any(fits(entry, text) for text in said)] == []
     assert not fits("is … and …", "and is")
+
+
+def test_anchors():
+    """No two messages have the same anchor on the site."""
+    anchors = [anchor(message) for message in MESSAGES]
+    assert sorted(set(anchors)) == sorted(anchors)
+    assert all(anchors)

@@ -408,18 +408,18 @@ class ConnectionParser:
             problem = _parse_proxy(_IGNORED_PATH.sub(r"\1", url.strip()))[1]
             if problem:
                 names = [name for name, value in environment_proxies().items() if value == url]
-                raise self._environment_error(" or ".join(names) or "HTTPS_PROXY", f"has {problem}")
+                raise self._environment_error(" or ".join(names) or "HTTPS_PROXY", problem)
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
             path = os.environ.get(name)
             if path:
                 problem = _ca_problem(path) if settings.verify is True else ""
                 if problem:
-                    raise self._environment_error(name, f"must be the path of a CA file: {problem}")
+                    raise self._environment_error(name, f"the path of a CA file that can't be used: {problem}")
                 break
 
     def _environment_error(self, name: str, problem: str) -> OneboxConfigError:
         return OneboxConfigError(
-            f"Connection {self.conn.conn_id!r} can't be used here: the environment variable {name} {problem}."
+            f"Connection {self.conn.conn_id!r} can't be used here: the environment variable {name} has {problem}."
         )
 
     def _number(self, name: str, default: float) -> float:

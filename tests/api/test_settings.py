@@ -637,7 +637,8 @@ def test_two_variables_with_one_proxy(monkeypatch):
 def test_ca_of_the_environment(ca, monkeypatch, name):
     """A CA file of the environment that can't work is an error that names the variable, where it would be used."""
     monkeypatch.setenv(name, "/does/not/exist.pem")
-    begin = f"Connection 'crm' can't be used here: the environment variable {name} must be the path of a CA file: "
+    begin = f"Connection 'crm' can't be used here: the environment variable {name} has the path of a CA file that "
+    begin += "can't be used: "
     assert refusal() == f"{begin}there is no such file."
     monkeypatch.setenv(name, __file__)
     assert refusal() == f"{begin}there is no certificate in it (PEM)."

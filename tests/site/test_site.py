@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from PIL import Image
+from support.readme import MESSAGES, anchor
 
 PHONE = {"width": 360, "height": 740}
 MAX_PICTURE = 100_000
@@ -39,6 +40,11 @@ class Page(HTMLParser):
 def pages(site):
     """Every page of the site, by path."""
     return {file.relative_to(site).as_posix(): Page(file) for file in sorted(site.rglob("*.html"))}
+
+
+def test_messages_have_anchors(pages):
+    """Each message in troubleshooting can be linked to."""
+    assert {anchor(message) for message in MESSAGES} <= pages["troubleshooting.html"].ids
 
 
 def test_internal_links(site, pages):

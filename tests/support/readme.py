@@ -23,6 +23,15 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+MESSAGES = re.findall(r"^`(.+)`\n: ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+"""The messages that have an entry in troubleshooting; … stands for the parts that vary."""
+
+
+def anchor(message: str) -> str:
+    """Return the anchor of a message's entry on the site."""
+    return re.sub("[^a-z0-9]+", "-", message.lower()).strip("-")
+
+
 def python_blocks(text: str = README) -> list[str]:
     """Return the Python blocks; on Airflow 2 with the import that the README names for it."""
     (older,) = re.findall(r"On Airflow 2\.11 the first line is `(.*?)`", README)
