@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator
 
-from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxUnusableResultError, sanitize
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxUnusableResultError, sanitize
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators._results import MAX_XCOM_BYTES, check_result
 
@@ -415,10 +415,10 @@ class OneboxRequestOperator(_WriteOperator):
         if self.response_filter:
             try:
                 result = self.response_filter(result)
-            except (AirflowSkipException, AirflowFailException):
-                raise
             except Exception as error:
-                if not is_write:
+                decides = isinstance(error, (AirflowSkipException, AirflowFailException))
+                # An error of this provider's says nothing of the write that was made before it.
+                if not is_write or (decides and not isinstance(error, OneboxError)):
                     raise
                 # Airflow would retry the task, and so write again.
                 raise OneboxUnusableResultError(

@@ -439,6 +439,20 @@ def test_mapped_operator(airflow):
     assert task.on_success_callback[0] is print
 
 
+@pytest.mark.parametrize("error", [OneboxConfigError("x"), OneboxUnavailableError("x")])
+def test_error_of_another_call_after_the_write(connected, run, stores, error):
+    """What a filter's own call to Onebox raises does not make the write one that was not made."""
+
+    def response_filter(_):
+        raise error
+
+    with pytest.raises(OneboxUnusableResultError, match=f"response_filter failed: {type(error).__name__}: x"):
+        run("request", response_filter=response_filter)
+    with pytest.raises(OneboxUncertainWriteError):
+        run("request", 2, response_filter=response_filter)
+    assert written(connected) == 1
+
+
 def test_skip_after_the_write(connected, run, airflow):
     """A filter that decides to skip the task leaves the entry; no retry follows a skip."""
 
