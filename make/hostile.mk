@@ -3,7 +3,7 @@ CHAOS_BULKS ?= 500
 EXPORT_HISTORIES ?= 2500
 
 .PHONY: hostile hostile-replies hostile-exports hostile-chaos
-hostile: hostile-replies hostile-exports hostile-chaos ## 21,000 hostile replies, 2,500 histories of exports, 1,000 listings and 500 bulk writes with faults on a fifth of all calls; -j2 helps
+hostile: hostile-replies hostile-exports hostile-chaos ## 21,000 hostile responses, 2,500 histories of exports, 1,000 listings and 500 bulk writes with faults on a fifth of all calls; -j2 helps
 
 hostile-replies: $(INSTALLED)
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_replies.py

@@ -17,7 +17,7 @@ $(PEERS_VENV)/.installed: $(INSTALLED) $(PEERS_CONSTRAINTS)
 	@touch $@
 
 .PHONY: peers
-peers: $(PEERS_VENV)/.installed ## Run the suites of requests and urllib3 with what is ours; PEERS=--lowest: the oldest allowed
+peers: $(PEERS_VENV)/.installed ## Run the suites of requests and urllib3 with our session; PEERS=--lowest: the oldest allowed
 	@$(PEERS_VENV)/bin/python scripts/peers.py
 
 # Airflow is there to be imported alone, so any version of it goes with the lowest ones.

@@ -34,9 +34,9 @@ DAG = "example_onebox_quick_start"
 EMAIL, PASSWORD, SITE = "demo@example.com", "demo p&ss=w%rd", "169"
 
 
-def say(name: str, words: object) -> None:
+def say(name: str, text: object) -> None:
     """Print a line of the report."""
-    print(f"{name:<13}{words}", flush=True)  # noqa: T201
+    print(f"{name:<13}{text}", flush=True)  # noqa: T201
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def counters(url: str) -> dict[str, Any]:
 def demo(folder: Path, url: str) -> None:
     """Run the DAG and print the report.
 
-    :raises AirflowHomeError: if anything is not as it should be; the message holds the end of Airflow's output.
+    :raises AirflowHomeError: if anything goes wrong; the message has the end of Airflow's output.
     """
     say("Airflow", f"{version('apache-airflow')} on Python {platform.python_version()}, in a temporary folder")
     say("Onebox", f"a sandbox at {url}")
@@ -99,9 +99,9 @@ def what_failed(output: str) -> str:
 
 
 def interrupt(*_: object) -> None:
-    """End through every clean-up on the way, which a second Ctrl-C does not break off."""
+    """End after every clean-up; a second Ctrl-C does not interrupt it."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Not SIG_IGN: Python complains if a signal arrives just when it starts to be ignored.
+        # Not SIG_IGN: Python prints an error if a signal arrives while it is set.
         signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
@@ -111,7 +111,7 @@ def main() -> int:
     start = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    # A ticket's subject can hold characters that a plain terminal can't print.
+    # A ticket's subject may have characters that a plain terminal can't print.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         with tempfile.TemporaryDirectory(prefix="onebox-demo-") as folder, sandbox(sys.argv[1:]) as url:
@@ -120,7 +120,7 @@ def main() -> int:
         print(f"{type(problem).__name__}: {problem}\nThe demo failed.", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
-        # A process that was being started when the signal came is not in anyone's hands yet.
+        # A process that was just being started has no owner yet.
         for child in psutil.Process().children(recursive=True):
             child.kill()
         print("Interrupted; nothing is left.", file=sys.stderr)  # noqa: T201

@@ -1,9 +1,9 @@
-"""Mutation testing: change the package in one place at a time and see whether a test notices.
+"""Mutation testing: change the package in one place at a time and check that a test fails.
 
-Needs what ``make test`` leaves: which tests run which line, and how long each takes. A mutant is tried in a fork of a
-process that has imported Airflow and the tests, against tests that run its line until one fails: those named like its
-module, the fastest first, then the fastest of the others. The sandbox is left out, for it is a tool of the tests, and
-so are tests of other processes, which a fork can't reach. A test that has killed a mutant has to pass without one.
+Needs the data of ``make test``: which tests run which line, and how long each takes. A mutant is tried in a fork of a
+process that has imported Airflow and the tests, against tests that run its line until one fails: those of its module,
+the fastest first, then the fastest of the others. The sandbox is left out, as a tool of the tests, and so are tests of
+other processes, which a fork can't reach. A test that has killed a mutant must pass without one.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from mutations import PACKAGE, Mutant, mutants_of
 ROOT = PACKAGE.parent
 LISTED = ROOT / "tests" / "equivalent_mutants.txt"
 PYTEST = ["-qs", "-p", "no:cacheprovider", "-m", "not processes", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-KEPT = {"conftest", "airflow_home", "sandbox", "support"}  # when the package and its tests are imported anew
-MOST_OTHERS = 50  # tests of other modules that try to kill what the module's own let live
+KEPT = {"conftest", "airflow_home", "sandbox", "support"}  # when the package and its tests are imported again
+MOST_OTHERS = 50  # most tests of other modules for a mutant that survives its own
 MIN_KILLED, MIN_OF_SAMPLE = 0.95, 0.9  # of each module, and of a sample of all modules together
 
 
@@ -45,7 +45,7 @@ def read_listed() -> set[tuple[str, str, str]]:
 
 @cache
 def is_own(module: str, test: str) -> bool:
-    """Return whether a test is in the file, or one of the files, that mirror a module."""
+    """Return whether a test is in a file that mirrors a module."""
     return test.startswith(
         f"tests/{module.removesuffix('.py').rpartition('/')[0]}/test_{Path(module).stem.lstrip('_')}".replace("//", "/")
     )
@@ -53,13 +53,13 @@ def is_own(module: str, test: str) -> bool:
 
 @dataclass
 class Trial:
-    """Tests to run in a fork, with a mutant or with the package as it is; in the fork, a plugin of pytest."""
+    """Tests to run in a fork, with or without a mutant; in the fork, a plugin of pytest."""
 
-    seconds: dict[str, float]  # the tests, their files in this order, each with the time that it should take
+    seconds: dict[str, float]  # expected duration by test; the order of the files
     mutant: Mutant | None = None
 
     def run(self) -> int:
-        """Import the package and its tests anew, and run the tests up to the first that fails."""
+        """Import the package and its tests again, and run the tests up to the first failure."""
         for number in (0, 1, 2):
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
         get_code = SourceFileLoader.get_code
@@ -80,10 +80,10 @@ class Trial:
         return 0
 
     def begin(self, name: str) -> None:
-        """Tell the parent which test begins, or which file is imported, and limit its time."""
+        """Note for the parent which test or import begins, and limit its time."""
         Path(tempfile.gettempdir(), str(os.getpid())).write_text(name)
-        # On a busy machine, nothing needs more of the processor. The other limit is for what only waits, as a mutant
-        # can make a test do; without one, a test that takes long waits for its turn at the processor.
+        # A busy machine does not change the processor time. The other limit is for a mutant that makes a test wait for
+        # ever; without a mutant, a slow test only waits for the processor.
         signal.setitimer(signal.ITIMER_PROF, 5 + 5 * self.seconds.get(name, 1))
         signal.setitimer(signal.ITIMER_REAL, (10 + 10 * self.seconds.get(name, 1)) * (1 if self.mutant else 20))
 
@@ -100,7 +100,7 @@ class Trial:
 
 
 def attempt(trials: list[Trial]) -> list[tuple[Trial, int, str]]:
-    """Run trials in forks, as many at once as there are processors; return how each ended, and its last test."""
+    """Run trials in forks, as many at once as there are processors; return each trial's exit code and last test."""
     waiting, running, ended = deque(trials), dict[int, Trial](), []
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
@@ -118,7 +118,7 @@ def attempt(trials: list[Trial]) -> list[tuple[Trial, int, str]]:
 
 
 def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[int, list[str]]) -> Trial:
-    """Choose the tests for a mutant: those that ran its line; at import, and where none did, those of its module."""
+    """Choose the tests for a mutant: those that ran its line, or its module's if none did or it runs at import."""
     own = {test for test in seconds if is_own(mutant.key[0], test)}
     fit = set().union(own if mutant.runs_at_import else (), *(ran.get(line, ()) for line in mutant.lines))
     order = sorted(fit & seconds.keys() or own, key=lambda test: (test not in own, seconds[test]))
@@ -142,7 +142,7 @@ class Forks:
         data.read()
         files = {file.partition(f"/{PACKAGE.name}/")[2]: file for file in data.measured_files()}
         ran = {module: data.contexts_by_lineno(file) for module, file in files.items()}
-        gc.freeze()  # What the forks share stays shared.
+        gc.freeze()  # Keeps the memory of the forks shared.
         killers = {}
         for trial, status, last in attempt([choose(mutant, seconds, ran[mutant.key[0]]) for mutant in self.mutants]):
             if not status and trial.mutant:
@@ -158,8 +158,10 @@ class Forks:
 def main() -> int:
     """Try all mutants, or a sample of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("modules", nargs="*", help="such as paging.py or hooks/onebox.py; all by default")
-    parser.add_argument("--sample", type=int, help="mutants a module; one is in it as long as its statement stays")
+    parser.add_argument("modules", nargs="*", help="such as api/client.py or hooks/onebox.py; all by default")
+    parser.add_argument(
+        "--sample", type=int, help="mutants of each module; the same ones until their statements change"
+    )
     options = parser.parse_args()
     os.chdir(ROOT)
     listed, keys, began = read_listed(), set(), time.monotonic()
@@ -173,7 +175,7 @@ def main() -> int:
         forks.mutants += unlisted
     if pytest.main(PYTEST, plugins=[forks]):
         sys.exit("The tests could not be collected.")
-    bad = forks.bad + [f"{LISTED.name} lists what is no mutant: {key}" for key in listed - keys if not options.modules]
+    bad = forks.bad + [f"{LISTED.name} lists an unknown mutant: {key}" for key in listed - keys if not options.modules]
     for mutant in sorted(forks.survivors, key=lambda mutant: (mutant.key[0], mutant.line)):
         module, before, after = mutant.key
         counts[module]["surviving"] += 1

@@ -1,4 +1,4 @@
-"""What `make mutants` changes: every way in which a module can differ from itself in one place."""
+"""The changes of `make mutants`: every way to change a module in one place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent / "airflow_provider_onebox"
 
-# A test that sees a bound moved by one would see the comparison turned around, too.
+# A test that notices a bound moved by one also notices a reversed comparison.
 PAIRS = {ast.Lt: ast.LtE, ast.Gt: ast.GtE, ast.Eq: ast.NotEq, ast.Is: ast.IsNot, ast.In: ast.NotIn, ast.And: ast.Or}
 PAIRS |= {ast.Add: ast.Sub, ast.Mult: ast.Div}
 OTHERS = {**PAIRS, **{other: one for one, other in PAIRS.items()}, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult}
@@ -31,7 +31,7 @@ class Mutant:
 
 
 def variants(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what could stand in a node's place; the node itself is left as it is."""
+    """Yield replacements for a node, which is not changed."""
     match node:
         case ast.cmpop() | ast.boolop() | ast.operator() if type(node) in OTHERS:
             yield OTHERS[type(node)]()
@@ -40,12 +40,12 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)
         case ast.Constant(value=int(value) | float(value)):
-            # By one where that counts; a size, or a pause of minutes, nobody needs to the byte or second.
+            # By one where that matters; sizes and long pauses need not be exact.
             yield ast.Constant(value + 1 if value < 10 else 2 * value)
         case ast.Constant(value=str(value)) if value and not set(value) & {" ", "\n"}:
             yield ast.Constant(f"{value}_")
         case ast.Call(ast.Name("min" | "max" | "isinstance" | "getattr" | "hasattr" | "suppress")):
-            return  # Swapped arguments are the same, or just raise.
+            return  # Swapped arguments change nothing or raise.
         case ast.Call(args=[first, second, *rest]) if not isinstance(second, ast.Starred):
             yield ast.Call(node.func, [second, first, *rest], node.keywords)
         case ast.Return(value=ast.expr()) if not isinstance(node.value, ast.Constant):
@@ -57,13 +57,13 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def children(node: ast.AST) -> Iterator[tuple[Any, Any, ast.AST]]:
-    """Yield the places below a node that may be changed: what holds them, under which key, and what is there."""
+    """Yield the replaceable children of a node: their holder, their key in it, and the child."""
     skipped = {"annotation", "returns", "decorator_list", "ctx", "op" if isinstance(node, ast.AugAssign) else ""}
     for name, value in ast.iter_fields(node):
         for key, child in enumerate(value) if isinstance(value, list) else [(name, value)]:
             match child:
                 case ast.JoinedStr() | ast.FormattedValue() | ast.Expr(ast.Constant()):
-                    continue  # Words for people, and what is put into them.
+                    continue  # Messages for people.
                 case ast.If(ast.Name("TYPE_CHECKING")):
                     continue
                 case ast.AST() if name not in skipped:
@@ -91,7 +91,7 @@ def mutants_of(path: Path) -> list[Mutant]:
                 if isinstance(own, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     before, after = ast.unparse(child), f"{ast.unparse(other)} in {own.name}"
                 line = getattr(child, "lineno", getattr(parent, "lineno", 0))
-                # What runs at import, a signature say, shows in the tests of the body or of the whole module.
+                # Code that runs at import, such as a signature, is tested by the tests of the body or module.
                 at_import = own is body or body is tree
                 lines = range(getattr(body, "lineno", 1), (getattr(body, "end_lineno", None) or 10**4) + 1)
                 found.append(Mutant((module, before, after), line, code, lines if at_import else [line], at_import))

@@ -1,9 +1,8 @@
-"""Run the test suites of requests and urllib3, plain and with ours in place of theirs, and compare test by test.
+"""Run the test suites of requests and urllib3, plain and with our classes, and compare test by test.
 
-The suites are those of the versions installed beside this interpreter; their source distributions come from the
-package index and are kept in ``build/peers``. Tests that fail plain, because they need a network say, tell nothing
-and are left out. The suites have their own races, which show on both sides now and then: a test that differed is
-repeated on both, and counts if it fails more often with ours.
+The suites are those of the installed versions; their source distributions come from the package index and are kept in
+``build/peers``. Tests that fail plain, for example because they need a network, are left out. The suites have races,
+so a test that differed is repeated on both sides, and counts if it fails more often with ours.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ SECONDS = 600
 
 REPEATS = 5
 MORE_OFTEN = 2
-"""How often a test that differed is run again on both sides, and how much oftener it has to fail with ours to count."""
+"""How often a test that differed is repeated on both sides, and how many more failures with ours count."""
 
-# The part of urllib3's suite that has to do with connections: what is ours there is a class of connections.
+# The part of urllib3's suite about connections: our class there is one of connections.
 SUITES = {
     "requests": ["tests"],
     "urllib3": [
@@ -42,15 +41,15 @@ SUITES = {
     ],
 }
 NOT_OURS = "not http2"
-"""Requests, and so our session, does not speak HTTP/2; a test of it waits for ever on the class of a connection."""
+"""Requests, and so our session, does not speak HTTP/2; tests of it never end."""
 
 if version("urllib3").startswith("2.0."):
-    # The servers that its other tests start do not run with the libraries of today.
+    # The servers of its other tests do not run with current libraries.
     SUITES["urllib3"] = [test for test in SUITES["urllib3"] if test.endswith(".py")]
 
 
 def get_source(suite: str) -> Path:
-    """Return the folder with the source distribution of the installed version, downloaded if it is not there."""
+    """Return the folder with the source distribution of the installed version, downloaded if missing."""
     name = f"{suite}-{version(suite)}"
     if not (BUILD / name).exists():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -67,7 +66,7 @@ def start(suite: str, ours: bool, tests: list[str]) -> tuple[subprocess.Popen[by
     report.unlink(missing_ok=True)
     kept = {key: value for key, value in os.environ.items() if not key.upper().endswith("_PROXY")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "peers_plugin", "--tb=short"]
-    # The suites treat warnings as errors, and are older than what warns.
+    # The suites treat warnings as errors, and are older than the libraries that warn.
     command += ["-o", "addopts=", "-o", "filterwarnings=default", "-k", NOT_OURS, *tests]
     with report.with_suffix(".txt").open("wb") as output:
         process = subprocess.Popen(
@@ -92,7 +91,7 @@ def run(wanted: dict[str, list[str]]) -> dict[str, tuple[dict[str, str], dict[st
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0, end - time.monotonic()))
                 if not report.exists():
-                    sys.exit(f"{suite} did not come to its end:\n{report.with_suffix('.txt').read_text()[-5000:]}")
+                    sys.exit(f"{suite} did not end:\n{report.with_suffix('.txt').read_text()[-5000:]}")
             outcomes[suite] = tuple(json.loads(report.read_text()) for _, report in pair)
     finally:
         for process, _ in (one for pair in runs.values() for one in pair):
@@ -101,7 +100,7 @@ def run(wanted: dict[str, list[str]]) -> dict[str, tuple[dict[str, str], dict[st
 
 
 def differing(plain: dict[str, str], ours: dict[str, str]) -> set[str]:
-    """Name the tests that end otherwise with ours, of those that do not fail plain."""
+    """Return the tests with another outcome with ours, except those that fail plain."""
     return {test for test in plain if plain[test] != "failed" and ours.get(test) != plain[test]}
 
 
@@ -116,7 +115,7 @@ def read_allowed() -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """Compare, print one table, and tell what differs unexpectedly."""
+    """Compare, and print one table and what differs unexpectedly."""
     began = time.monotonic()
     allowed = read_allowed()
     results = run(SUITES)
@@ -137,15 +136,15 @@ def main() -> int:
                 differs[suite].remove(test)
     rows, passed, failed = [], 0, 0
     for suite, (plain, ours) in results.items():
-        told = {test for test, outcome in plain.items() if outcome != "failed"}
+        compared = {test for test, outcome in plain.items() if outcome != "failed"}
         names = {test.partition("[")[0] for test in differs[suite]}
-        stale = [test for test in allowed[suite] if test in {t.partition("[")[0] for t in told} - names]
+        stale = [test for test in allowed[suite] if test in {t.partition("[")[0] for t in compared} - names]
         sys.stdout.writelines(f"{suite} differs: {test} ({ours.get(test, 'missing')})\n" for test in unexpected[suite])
         sys.stdout.writelines(f"{suite} does not differ any more: {test}\n" for test in stale)
         bad = len(unexpected[suite])
         by_design = len(differs[suite]) - bad
-        same = len(told) - len(differs[suite])
-        rows.append((f"{suite} {version(suite)}", len(plain), len(plain) - len(told), same, by_design, bad))
+        same = len(compared) - len(differs[suite])
+        rows.append((f"{suite} {version(suite)}", len(plain), len(plain) - len(compared), same, by_design, bad))
         passed, failed = passed + same + by_design, failed + bad + len(stale)
     sys.stdout.write(
         "| suite | tests | fail plain | same | differ by design | unexpected |\n|---|--:|--:|--:|--:|--:|\n"

@@ -39,7 +39,7 @@ def run(*command: str | Path, **options: object) -> str:
 
 
 def check_contents(wheel: Path, sdist: Path) -> None:
-    """See that the archives hold what they should and nothing else."""
+    """Check the contents of the archives."""
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("airflow_provider_onebox/py.typed", "licenses/LICENSE", "entry_points.txt"):
         if not any(name.endswith(wanted) for name in names):
