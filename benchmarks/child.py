@@ -262,7 +262,8 @@ def lister(since_id: str, rows: int, who: str = "onebox", **options: int) -> Cal
 
     if who == "onebox":
         return partial(contenders.list_onebox, OneboxHook(), since_id, rows, **options)
-    return partial({"bare": contenders.list_bare, "http": contenders.list_operator}[who], since_id, rows)
+    ways = {"bare": contenders.list_bare, "http": contenders.list_operator, "ideal": contenders.list_ideal}
+    return partial(ways[who], since_id, rows)
 
 
 def listing(repetitions: int, ways: dict[str, dict[str, Any]], warm_up: dict[str, Any], **common: Any) -> Any:
@@ -292,7 +293,7 @@ def listing_memory(warm_up: dict[str, Any], **way: Any) -> dict[str, int]:
     return {"most": memory("VmHWM"), "growth": memory("VmHWM") - before}
 
 
-def committed(since_id: str, rows: int) -> float:
+def settled(since_id: str, rows: int) -> float:
     """List, and tell how many rows a second the second half of them came at."""
     from airflow_provider_onebox.hooks.onebox import OneboxHook
 

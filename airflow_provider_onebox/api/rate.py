@@ -21,10 +21,11 @@ GAIN = 1.15
 
 
 QUICK_SECONDS = 0.15
-"""A page that took less is followed by one four times as large, any other by one twice as large."""
+"""After a page that took less, the size grows by four and not by two, and is kept even if records arrive a little
+slower: they cost fewer requests."""
 
 
-REST = 64
+REST = 32
 """Measurements after which a larger page is tried again; twice as many after each trial that does not pay."""
 
 
@@ -38,8 +39,8 @@ class RateController:
     **Size of a page.** It begins with 100 records, and grows while records arrive faster by :data:`GAIN`. The speed is
     that of all records that arrive until ``width`` pages of the new size have, and only time with a request in flight
     counts, so that a slow reader of the listing changes nothing. If a larger page does not pay, the size before is
-    kept for :data:`REST` measurements. At less than half the speed, the size is halved. A page that comes with fewer
-    records than it was asked for shows the server's own limit, which is kept too. :data:`PAGE_BYTES` bounds all this.
+    kept for :data:`REST` measurements. A page that comes with fewer records than it was asked for shows the server's
+    own limit, which is kept as long. :data:`PAGE_BYTES` bounds all this.
 
     **Start of a request.** Up to ``width`` are in flight. After a rejection (429, 503), they start at equal distances:
     as those that were accepted since the rejection before would have, or 10 % further apart than so far. This distance
@@ -118,24 +119,20 @@ class RateController:
         elif asked == self.rows and received >= asked:
             self._pages += 1
             if self._pages >= (self.width if self._speed else 1) and self._busy > self._begun:
-                self._judge(min(bound, self._most), 4 if now - started < QUICK_SECONDS else 2)
+                self._judge(min(bound, self._most), is_quick=now - started < QUICK_SECONDS)
         self.rows = min(self.rows, bound)
 
-    def _judge(self, bound: int, factor: int) -> None:
+    def _judge(self, bound: int, *, is_quick: bool) -> None:
         """Compare the speed with that of the size before."""
         speed = self._arrived / (self._busy - self._begun)
         self._rest -= 1
         is_trial = self.rows > self._proven
-        if is_trial and speed < GAIN * self._speed:
+        if is_trial and speed < self._speed * (1 / GAIN if is_quick else GAIN):
             self.rows = self._proven
-            self._settle()
-        elif not is_trial and speed < self._speed / 2:
-            self._proven = self.rows = max(self.rows // 2, min(self.rows, FIRST_ROWS))
-            self._speed = speed
             self._settle()
         elif is_trial or self._rest <= 0:
             self._proven, self._speed = self.rows, speed
-            self.rows = max(self.rows, min(factor * self.rows, bound))
+            self.rows = max(self.rows, min((4 if is_quick else 2) * self.rows, bound))
         self._measure()
 
     def _settle(self) -> None:

@@ -188,10 +188,9 @@ def test_slow_server_is_spared():
 @pytest.mark.parametrize("cap", [1, 7, 99, 100, 150, 399, 1000])
 def test_limit_of_the_server_is_learnt(cap):
     """What the server gives at most is what it is asked for; asking for more is rare."""
-    rate = RateController()
-    outcome = play(rate, steady(0.02, 1e-6, cap), 400 * cap)
-    assert rate.rows in (cap, 2 * cap)  # the latter while a larger page is tried again
-    assert sum(asked > received for _, asked, received in outcome.pages) <= 15
+    outcome = play(RateController(), steady(0.02, 1e-6, cap), 400 * cap)
+    assert sum(asked > received for _, asked, received in outcome.pages) <= 30
+    assert sum(asked == cap for _, asked, _ in outcome.pages) >= 360
 
 
 @pytest.mark.parametrize("wait", [1.0, 2.0])
@@ -287,6 +286,16 @@ def test_gain(seconds, rows):
     assert clock.rate.rows == rows
 
 
+@pytest.mark.parametrize(("seconds", "rows"), [(0.4 * 1.1499, 1600), (0.4 * 1.1501, 100)])
+def test_quick_pages_may_be_a_little_slower(seconds, rows):
+    """A larger page that is quick costs fewer requests, so it is kept unless records arrive slower by 15 %."""
+    clock = Clock(None, 1)
+    clock.page(0.1)
+    clock.page(seconds - 0.14, asked=1, received=0, more=False)
+    clock.page(0.14)
+    assert clock.rate.rows == rows
+
+
 def test_all_records_count_in_a_measurement():
     """Pages of another size that arrive meanwhile belong to the speed, and are not counted as pages."""
     clock = Clock(None, 1)
@@ -311,7 +320,7 @@ def test_time_without_a_request_does_not_count():
 
 
 def test_rests():
-    """After a trial that did not pay, the next one is 64 measurements later, then 128."""
+    """After a trial that did not pay, the next one is 32 measurements later, then 64."""
     clock = Clock(None, 1)
     clock.page(1.0)
     rests = []
@@ -323,31 +332,7 @@ def test_rests():
             clock.page(1.0)
             pages += 1
         rests.append(pages)
-    assert rests == [64, 128]
-
-
-def test_server_that_slows_down():
-    """At less than half the speed the page is halved, down to the first size; then that speed is the usual one."""
-    clock = Clock(800, 1)
-    clock.page(1.0)
-    clock.page(2.0)
-    assert clock.rate.rows == 800
-    clock.page(4.01)
-    assert clock.rate.rows == 400
-    clock.page(4.01)
-    assert clock.rate.rows == 400
-    for seconds in (10, 10, 100, 100, 1000):
-        clock.page(seconds)
-    assert clock.rate.rows == 100
-    assert [clock.page(10.0**n) or clock.rate.rows for n in range(4, 7)] == [100, 100, 100]
-
-
-def test_few_records_are_not_made_more_for_being_slow():
-    """A page that is smaller than the first, because the server gives no more, stays as it is."""
-    clock = Clock(10, 1)
-    clock.page(1.0)
-    clock.page(10.0)
-    assert clock.rate.rows == 10
+    assert rests == [32, 64]
 
 
 def test_rows_grow_again_when_they_are_small():
