@@ -174,9 +174,9 @@ class Measurements:
             common, rounds = self.tickets(self.size), self.bench.of(7)
             got = self.bench.child("listing", self.sandbox, repetitions=rounds, ways=IDEAL, **common)
             what, peer = f"list {self.size:,} rows behind {ms} ms", "an ideal client"
-            cpu = [[sample[1] for sample in got[name]] for name in ("default", "ideal")]
+            ours, ideal = ([sample[1] for sample in got[name]] for name in ("default", "ideal"))
             rows.append(pair(what, got["default"], got["ideal"], peer, 1.15))
-            rows.append(Row("the same: CPU", *cpu, peer, "s", 1.05))
+            rows.append(Row("the same: CPU", ours, ideal, peer, "s", 1.05))
         return rows
 
     def servers(self) -> list[Row]:
@@ -245,7 +245,7 @@ class Measurements:
         return [
             Row(f"{what} {where}", got[name], got[f"{name}_bare"], REQUESTS, "/s", bar, at_least=True)
             for what, name, bar in (
-                (f"OneboxListConversationsOperator, {count:,} tickets", "read", 1.7),
+                (f"OneboxListConversationsOperator, {count:,} tickets", "read", 3.3),
                 (f"OneboxBulkWriteOperator, {count:,} contacts", "written", 3.0),
             )
         ]

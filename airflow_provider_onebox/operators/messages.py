@@ -54,7 +54,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :class:`~airflow_provider_onebox.operators.onebox.OneboxListOperator` has returned, or the path of a JSON Lines
         file, gzip if it ends in ``.gz``. (templated)
     :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
-    :param parallelism: the most requests in flight, 1 to 32. (templated)
+    :param parallelism: the most requests in flight, 1 to 32; 4 by default. (templated)
     :param max_failed_share: the share of the tickets that may fail without failing the task, from 0 to 1. It is also
         checked while the task runs, from the 20th ticket on.
     :param attachments_path: the folder for attachments, as for ``ObjectStoragePath``; ``None`` to download none.
@@ -86,7 +86,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         *,
         tickets: Any,
         output_path: Any,
-        parallelism: int | str = 2,
+        parallelism: int | str = 4,
         max_failed_share: float = 0.5,
         attachments_path: Any = None,
         max_attachment_bytes: int | str = 20 * 1024 * 1024,
