@@ -85,9 +85,14 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
         wrong = {name: own | {"password": "wrong password"} for name in ("number", "text")}
         wrong["text"]["extra"] = {"site_id": "169"}
         connections = {"default": own, "other": other, **wrong}
+        dags = [HERE / "dags" / "real.py"]
+        for name in EXAMPLE_NAMES:
+            dags.append(folder / f"example_onebox_{name}.py")
+            # No run of its schedule may come between those of a test.
+            dags[-1].write_text((EXAMPLES / dags[-1].name).read_text().replace('"@hourly"', "None"))
         with AirflowHome(
             folder / "home",
-            [HERE / "dags" / "real.py", *(EXAMPLES / f"example_onebox_{name}.py" for name in EXAMPLE_NAMES)],
+            dags,
             connections={f"onebox_{name}": json.dumps(fields) for name, fields in connections.items()},
             env={"REAL_FOLDER": str(files)},
             config={

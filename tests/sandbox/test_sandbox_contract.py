@@ -22,7 +22,7 @@ from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.data import RESOURCES
 from airflow_provider_onebox.sandbox.state import FORMS, Settings
 
-EXAMPLES = 40
+EXAMPLES = 20
 CONFIG = SchemathesisConfig(
     seed=1,
     projects=ProjectsConfig(
@@ -44,7 +44,7 @@ def server():
 
 
 def is_error(reply):
-    """Say whether a reply is the first error envelope."""
+    """Return whether a response is the first error envelope."""
     body = reply.json()
     return body["_meta"]["status"] == "ERROR" and {"errorCode", "userMessage"} <= set(body["records"])
 
@@ -56,7 +56,7 @@ def excluded_checks(case, reply):
         assert case.method == "HEAD" or is_error(reply)
         times = [case.query[name] for name in ("since", "lastUpdate") if name in case.query]
         if reply.status_code == 400 and not all(TIME.fullmatch(str(time)) for time in times):
-            # Any text is a time to the contract; its form is given in words.
+            # The contract takes any text for a time; a description has the format.
             excluded.append(positive_data_acceptance)
     if f"{case.method} {case.path}" in ("POST /api/{resource}", "POST /api/news/create", "GET /api/news/get"):
         # Which fields a row and its channel have is known in parts only; what is not known passes.
@@ -70,7 +70,7 @@ def excluded_checks(case, reply):
 @SCHEMA.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
 def test_contract(case, server):
-    """Whatever a client with a token sends, right or wrong, the answer is one that the contract knows."""
+    """For valid and invalid requests with a token, the response conforms to the contract."""
     token = server.state.issue("169", server.email)
     headers = {} if case.path == "/api/authenticate" else {"Authorization": f"Bearer {token}"}
     reply = case.call(base_url=server.url, headers=headers)
