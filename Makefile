@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	  echo "$(PYTHON) is missing or older than Python 3.10; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c $(CONSTRAINTS)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[sandbox,parquet]' --group e2e --group bench --group lineage --group docs --group lint --group build -c $(CONSTRAINTS)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[sandbox,parquet]' --group e2e --group bench --group lineage --group agents --group frames --group docs --group lint --group build -c $(CONSTRAINTS)
 	@touch $@
 
 .PHONY: install
@@ -61,7 +61,7 @@ COMPILE = $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 
 .PHONY: constraints
 constraints: $(INSTALLED) ## Add pins for new dependencies; UPGRADE=--upgrade renews all of them
 	echo 'apache-airflow==3.3.2' > $(VENV)/airflow.txt
-	$(COMPILE) --group e2e --group bench --group lineage --group docs --group lint --group build -c $(VENV)/airflow.txt -o constraints/3.3.txt
+	$(COMPILE) --group e2e --group bench --group lineage --group agents --group frames --group docs --group lint --group build -c $(VENV)/airflow.txt -o constraints/3.3.txt
 	echo 'apache-airflow==2.11.2' > $(VENV)/airflow.txt
 	$(COMPILE) --group e2e -c $(VENV)/airflow.txt -o constraints/2.11.txt
 

@@ -39,6 +39,8 @@ GROUPS = {
     "docs": ["--ignore=tests/test_docs.py", "--ignore=tests/test_house.py", "--ignore=tests/test_words.py"],
     "demo": ["--ignore=tests/test_demo.py"],
     "lineage": ["--ignore=tests/_airflow/test_lineage.py"],
+    "agents": ["--ignore=tests/hooks/test_agents.py"],
+    "frames": ["--ignore=tests/files/test_frames.py"],
     "sandbox": ["--ignore=tests/sandbox"],
     "hostile": [f"--ignore=tests/hostile/test_{name}.py" for name in ("chaos", "replies", "bulk_chaos")],
     "models": [
@@ -52,7 +54,7 @@ GROUPS = {
 # and with the newest in `make test`. Whole DAGs and schedulers take long and depend on Airflow, not on Python: once for
 # each version. The documentation and the tests' own helpers come from the tree, not from the wheel. Only the
 # constraints of `make test` pin OpenLineage's provider.
-ALWAYS = ("docs", "demo", "lineage", "harness")
+ALWAYS = ("docs", "demo", "lineage", "agents", "frames", "harness")
 NEWEST = (*ALWAYS, "sandbox", "hostile", "models")
 LOWEST = (*ALWAYS, "processes")
 

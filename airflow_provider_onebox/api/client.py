@@ -124,6 +124,10 @@ class OneboxClient:
         session.auth = OneboxAuth(self.tokens, self.settings.base_url)
         return session
 
+    def close(self) -> None:
+        """Close the connections that are open."""
+        self._adapter.close()
+
     def after_fork(self) -> None:
         """Leave the parent's sockets and locks to the parent."""
         self.__dict__.pop("session", None)

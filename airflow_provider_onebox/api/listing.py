@@ -137,6 +137,26 @@ class Listing:
             count, last = count + len(batch.rows), batch.last_id
         return count, last
 
+    def id_before_newest(self, resource: str, number: int, **query: Any) -> int:
+        """Find where the newest records begin, with two small requests.
+
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param number: how many records are wanted.
+        :param query: the filters of :meth:`pages`.
+        :return: an id after which at least so many records come, if there are so many: that of the record before them,
+            or where the list begins if Onebox does not say how many there are.
+        :raises OneboxConfigError: if an argument is invalid.
+        :raises OneboxError: if a call fails.
+        """
+        after = as_id("since_id", query.pop("since_id"))
+        fetch = self._fetcher(resource, **query)
+        first = fetch(after, 0, 1, lambda _: 1)
+        if first.total is None or first.total <= number:
+            return after
+        before = fetch(after, first.total - number - 1, 1, lambda _: 1)
+        # A server that ignores offset answers with the first record: then the whole list is read.
+        return before.ids[0] if len(before.ids) == 1 else after
+
     def _fetcher(
         self,
         resource: str,

@@ -175,7 +175,7 @@ class _Parquet:
         self._size = 0
 
     def write(self, records: list[dict[str, Any]]) -> None:
-        rows = [{name: _text(value) for name, value in record.items()} for record in records]
+        rows = [{name: as_text(value) for name, value in record.items()} for record in records]
         self._add(self._arrow.RecordBatch.from_pylist(rows, self._schema))
 
     def _add(self, batch: Any) -> None:
@@ -202,12 +202,17 @@ class _Parquet:
         self._writer.is_open = False
 
 
-def _text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """Write a value as the text that a column of text holds.
+
+    :param value: a value of a record.
+    :return: text as it is, ``None`` for null, and JSON for anything else.
+    """
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _cell(value: Any) -> str:
-    text = _text(value)
+    text = as_text(value)
     return "" if text is None else '"' + text.replace('"', '""') + '"'
 
 

@@ -6,9 +6,12 @@ import json
 import logging
 import os
 import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence  # noqa: TC003 - agents' tools read types at run time
+from datetime import datetime  # noqa: TC003 - likewise
 from functools import cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
 
@@ -24,11 +27,12 @@ from airflow_provider_onebox.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Hashable
+    from types import TracebackType
     from typing import NoReturn
 
     import requests
+    from typing_extensions import Self
 
     from airflow_provider_onebox.api.client import OneboxClient
     from airflow_provider_onebox.api.pagination import Batch
@@ -105,6 +109,20 @@ class OneboxHook(BaseHook):
     def __deepcopy__(self, memo: dict[int, Any]) -> OneboxHook:
         # Airflow copies tasks with all they hold: a copy that logged in anew would use a wrong password up faster.
         return self.__copy__()
+
+    def __enter__(self) -> Self:
+        """Use the hook in a ``with`` block, at whose end its connections are closed."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to Onebox; the next call opens one again. Within a task try, hooks share them."""
+        if self._client:
+            self._client[1].close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -259,6 +277,84 @@ class OneboxHook(BaseHook):
             include_secrets=include_secrets,
         )
         return (record for batch in batches for record in batch.rows)
+
+    def get_records(
+        self,
+        resource: str,
+        *,
+        since_id: int | str | None = None,
+        since: str | None = None,
+        last_update: str | None = None,
+        max_records: int = 1000,
+        newest: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Get records of a resource as a list: the first ones, or the newest. Secrets in them are left out.
+
+        API pages: those of :meth:`list_records`.
+
+        :param resource: ``ticketrz`` (tickets), ``contactrz`` (contacts), ``prospectrz`` (prospects), ``message`` or
+            ``connection`` (channels).
+        :param since_id: only records with a greater id.
+        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
+        :param last_update: only records changed after this time, in the same form.
+        :param max_records: the most records to return.
+        :param newest: return this many records from the end of the list, ``max_records`` at most.
+        :return: the records, ascending by id.
+        :raises OneboxConfigError: if an argument is invalid.
+        :raises OneboxError: if the list can't be read.
+        """
+        from airflow_provider_onebox.api.arguments import whole_number
+
+        query: dict[str, Any] = {"since_id": since_id, "since": since, "last_update": last_update}
+        most = whole_number("max_records", max_records, 0)
+        if newest is None:
+            return list(self.list_records(resource, **query, max_records=most))
+        most = min(most, whole_number("newest", newest, 1))
+        query["since_id"] = self.client.lists.id_before_newest(resource, most, **query)
+        return list(deque(self.list_records(resource, **query), maxlen=most))
+
+    def get_df(
+        self,
+        resource: str,
+        *,
+        df_type: Literal["pandas", "polars"] = "pandas",
+        fields: Sequence[str] | None = None,
+        since_id: int | str | None = None,
+        since: str | None = None,
+        last_update: str | None = None,
+        max_records: int | None = None,
+        include_secrets: bool = False,
+    ) -> Any:
+        """Get records of a resource as a data frame, all of it in memory.
+
+        API pages: those of :meth:`list_records`.
+
+        :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
+        :param df_type: ``"pandas"`` or ``"polars"``; the one that you name has to be installed, and pyarrow.
+        :param fields: the columns, in this order; all fields that a record has if ``None``.
+        :param since_id: only records with a greater id.
+        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
+        :param last_update: only records changed after this time, in the same form.
+        :param max_records: the most records to get; all if ``None``.
+        :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
+        :return: the frame. Its columns are text, as Onebox sends it; lists and objects are JSON.
+        :raises OneboxConfigError: if an argument is invalid, or a library is missing.
+        :raises OneboxError: if the list can't be read.
+        """
+        from airflow_provider_onebox.files.frames import FRAMES, frame_of, require
+
+        if df_type not in FRAMES:
+            raise OneboxConfigError(f"df_type={sanitize(df_type, 60)!r} is none of {', '.join(FRAMES)}.")
+        require(df_type)
+        records = self.list_records(
+            resource,
+            since_id=since_id,
+            since=since,
+            last_update=last_update,
+            max_records=max_records,
+            include_secrets=include_secrets,
+        )
+        return frame_of(records, df_type, fields)
 
     def list_batches(self, resource: str, *, include_secrets: bool = False, **query: Any) -> Iterator[Batch]:
         """List the records of a resource as they come, page by page.
