@@ -22,19 +22,10 @@ MAX_ATTACHMENT_BYTES = 20 * 1024 * 1024
 
 _SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 
-_NAME_FAULTS = frozenset(
-    {
-        errno.ENOENT,
-        errno.EISDIR,
-        errno.ENOTDIR,
-        errno.ENAMETOOLONG,
-        errno.ELOOP,
-        errno.EINVAL,
-        errno.EACCES,
-        errno.EPERM,
-    }
-)
-"""What the operating system says of this file alone; anything else can hit every file."""
+_OF_THE_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
+_OF_THE_NAME = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
+"""What is wrong with one file alone; anything else can hit every file. Object storages give no numbers, and NUL and an
+unknown scheme are no errors of the operating system."""
 
 
 class UnreadableFileError(OneboxError):
@@ -61,9 +52,8 @@ def read_files(paths: Sequence[Any] | str | None) -> list[tuple[str, bytes, str]
             with storage_path(path).open("rb") as file:
                 content = file.read(left + 1)
         except Exception as error:
-            # NUL, and a scheme that Airflow does not know, are no errors of the operating system.
-            is_name = error.errno in _NAME_FAULTS if isinstance(error, OSError) else isinstance(error, ValueError)
-            raise (UnreadableFileError if is_name else OneboxError)(
+            is_of_the_file = isinstance(error, _OF_THE_FILE) or getattr(error, "errno", None) in _OF_THE_NAME
+            raise (UnreadableFileError if is_of_the_file else OneboxError)(
                 f"{sanitize(path)} can't be read, so nothing was sent: {reason_of(error)}.", retryable=True
             ) from error
         left -= len(content)

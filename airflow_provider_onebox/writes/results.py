@@ -62,7 +62,7 @@ class ResultsFile:
     """The results of a run's rows; a context manager, in which the file is locked.
 
     :param path: a local path.
-    :param run: what tells this run of the task from all others.
+    :param run: what distinguishes this run of the task from all others.
     :raises OneboxConfigError: if it is no path that can hold results.
     """
 

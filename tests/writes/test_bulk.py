@@ -187,6 +187,10 @@ def test_files_that_are_missing(connected, run, results, tmp_path, monkeypatch):
         "",
     ]
     with monkeypatch.context() as patch:
+        patch.setattr(uploads, "storage_path", lambda path: (_ for _ in ()).throw(FileNotFoundError("of a storage")))
+        assert run(rows, "ticket", max_failed_share=1, **root)["rejected"] == 5
+    assert results()[0]["message"].endswith("/absent can't be read, so nothing was sent: of a storage.")
+    with monkeypatch.context() as patch:
         patch.setattr(uploads, "storage_path", lambda path: 1 / 0)
         with pytest.raises(OneboxError, match="can't be read") as caught:
             run(rows, "ticket", max_failed_share=1, **root)
