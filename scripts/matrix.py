@@ -46,7 +46,7 @@ GROUPS = {
     "models": [
         f"--ignore=tests/{name}.py" for name in ("api/test_pagination", "api/test_rate", "files/test_export_machine")
     ],
-    "harness": ["--ignore=tests/support/test_airflow_home.py"],
+    "harness": ["--ignore=tests/support"],
     "dags": ["--ignore=tests/test_example_dags.py"],
     "processes": ["-m", "not processes"],
 }
