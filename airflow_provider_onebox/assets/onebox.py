@@ -26,7 +26,7 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
     netloc, path = uri.netloc.lower().removesuffix(":443"), uri.path.rstrip("/")
     if not _NETLOC.fullmatch(netloc) or not _PATH.fullmatch(path) or uri.query or uri.fragment:
-        # What stands before an @ may be a password, so the value is not shown.
+        # Text before an @ can be a password, so the value is not shown.
         raise ValueError(
             "The URI of a Onebox asset is onebox://<host>/<site>/<resource>, such as "
             "onebox://cloud.onebox.co.id/169/ticketrz: an ASCII host, the site's number, a name, and no user, password "
@@ -56,8 +56,8 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Dataset:
 
     :param asset: the asset.
     :param lineage_context: the hook that has listed it, ``None`` for what the task declares.
-    :return: the dataset with namespace ``onebox://<host>`` and name ``<site>/<resource>``. What a hook has listed
-        carries the number of rows in the facet ``inputStatistics``.
+    :return: the dataset with namespace ``onebox://<host>`` and name ``<site>/<resource>``. If a hook has listed it, the
+        facet ``inputStatistics`` has the number of records.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset, InputDataset
 
@@ -68,7 +68,7 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Dataset:
     facets: dict[str, Any] = {}
     count: Any = (asset.extra or {}).get("count")
     if count is not None:
-        with suppress(ImportError):  # OpenLineage's client of before 2025.
+        with suppress(ImportError):  # OpenLineage clients from before 2025 lack it.
             from openlineage.client.generated.input_statistics_input_dataset import InputStatisticsInputDatasetFacet
 
             facets["inputStatistics"] = InputStatisticsInputDatasetFacet(rowCount=count)

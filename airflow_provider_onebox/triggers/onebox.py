@@ -43,6 +43,9 @@ LAST_POLL_SECONDS = 1.0
 OVERLAP = 100
 """How many ids behind the greatest one a watcher checks for late records, by default."""
 
+MAX_OVERLAP = 10_000
+"""The most ids to check, which bounds a watcher's state."""
+
 
 class _OneboxTrigger(BaseTrigger):
     """Both triggers are stored as the arguments that they were made with."""
@@ -261,8 +264,9 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
     :param since_id: where to start the first time: only greater ids are reported. If ``None``, all records that become
         visible from now on.
-    :param overlap: how many ids behind the greatest one to check for records that became visible late. A poll takes
-        two small requests in place of one, and each event lists up to so many records. 0 turns the check off.
+    :param overlap: how many ids behind the greatest one to check for records that became visible late, 10,000 at most.
+        A poll takes two small requests in place of one, and each event lists up to twice so many records. 0 turns the
+        check off.
     :param poll_interval: seconds between polls.
     :param onebox_conn_id: the Airflow connection of type Onebox.
     :param site_id: a site to use in place of the connection's own.
@@ -291,7 +295,7 @@ class OneboxNewRecordsTrigger(_OneboxTrigger, BaseEventTrigger):
             raise OneboxConfigError(f"poll_interval={poll_interval!r} is not a number of seconds greater than 0.")
         self.resource = resource
         self.since_id = since_id
-        self.overlap = whole_number("overlap", overlap, 0)
+        self.overlap = whole_number("overlap", overlap, 0, MAX_OVERLAP)
         self.poll_interval = poll_interval
         self.onebox_conn_id = onebox_conn_id
         self.site_id = site_id

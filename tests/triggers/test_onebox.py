@@ -865,6 +865,7 @@ class TestLateRecords:
         [
             {"since_id": "new"},
             {"overlap": -1},
+            {"overlap": 10_001},
             {"overlap": 1.5},
             {"poll_interval": 0},
             {"poll_interval": "60"},
