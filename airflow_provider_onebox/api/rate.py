@@ -30,7 +30,7 @@ REST = 32
 
 
 HOLD_SECONDS = 60.0
-"""How long the pace is kept after a rejection, before it is raised again."""
+"""How long requests start as far apart as after the last rejection."""
 
 
 class RateController:
@@ -112,7 +112,7 @@ class RateController:
             self.gap *= 0.995
         self.largest = max(self.largest, received)
         self._arrived += received
-        bound = max(1, PAGE_BYTES * received // size) if size else self._most
+        bound = max(1, PAGE_BYTES * received // size) if size and received else self._most
         if 0 < received < min(asked, self.rows) and more:
             self._proven = self.rows = received
             self._settle()
@@ -147,7 +147,7 @@ class RateController:
         :param now: the time.
         :param wait: seconds until it is sent again, in which no other request starts.
         """
-        if self._accepted and started >= self._rejected:  # else it was sent at the pace of before
+        if self._accepted and started >= self._rejected:  # else it was sent before the rate was lowered
             even = (now - self._rejected) / self._accepted
             if not self.gap:
                 # No limit is on less than a second, and what is in flight may have been accepted.

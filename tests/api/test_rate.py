@@ -356,6 +356,7 @@ def test_pages_that_say_nothing():
     clock = Clock(800, 1)
     clock.page(0.0)
     clock.page(1.0, 0)
+    clock.page(1.0, 0, size=30)
     clock.page(1.0, 10, more=False)
     assert (clock.rate.rows, clock.rate.largest) == (800, 800)
     clock.page(1.0, 10)
