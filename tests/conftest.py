@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from support.airflow_home import AirflowHome
 
 _NEEDS_AIRFLOW = re.compile(
-    r"^ *(?:from|import) (?:airflow\b|support\.(?!processes)"
+    r"^ *(?:from|import) (?:airflow\b|support\.(?!processes|wire)"
     r"|airflow_provider_onebox(?!\.(?:api|exceptions|provider_info|sandbox)\b))",
     re.MULTILINE,
 )

@@ -1,237 +1,31 @@
-"""The token: its life by its own words, one renewal for all who ask, and the only host it goes to."""
+"""The session: which host gets the token, and what happens when Onebox rejects it."""
 
 from __future__ import annotations
 
 import copy
+import http.client
+import io
 import json
+import logging
 import pickle
-import random
-import threading
-import time
-import traceback
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from traceback import walk_tb
 
-import jwt
 import pytest
 import requests
+from support.wire import EXPIRED, NEW_TOKEN, PASSWORD, TOKEN, Peer, client_of, http_reply, script, write
 
+from airflow_provider_onebox.api import transport
 from airflow_provider_onebox.api.auth import OneboxAuth
-from airflow_provider_onebox.api.token import EXPIRY_MARGIN, Bearer, Token, TokenSource
-from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxUnavailableError
-
-KEY = "k" * 32
-
-
-def make(iat=1_000_000, life=900, **claims):
-    """A token as Onebox issues them."""
-    return jwt.encode({"sub": "55", "sid": "169", "iat": iat, "exp": iat + life, **claims}, KEY)
-
-
-class Issuer:
-    """Issues tokens on a clock that the test moves."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.issued = []
-        self.error = None
-        self.pause = 0.0
-
-    def __call__(self, rejected):
-        time.sleep(self.pause)
-        self.issued.append(rejected)
-        if self.error:
-            raise self.error
-        return Token.read(make(jti=str(len(self.issued))), now=self.now)
-
-    def source(self, token=None):
-        return TokenSource(self, token, clock=lambda: self.now)
-
-
-def test_read():
-    """What the claims say, counted from the arrival."""
-    token = Token.read(make(), now=50.0)
-    assert token.life == 900
-    assert token.use_until == 50 + 900 - 60
-    assert token.site_id == "169"
-    assert token.expires_at == datetime.fromtimestamp(1_000_900, timezone.utc)
-    assert token.value not in repr(token)
-
-
-def test_documented_token():
-    """The token of the API page, with its claims as text where they are."""
-    value = (
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJvbmVjbG91ZC5jaXB0YWRyYXNvZnQubmV0Iiwic3ViIjoiNTUiLCJleHAi"
-        "OjE1Nzg5ODU3ODAsIm5iZiI6MTU3ODk4NDg4MCwiaWF0IjoxNTc4OTg0ODgwLCJqdGkiOiJwYkpHSk5sXC9RVUppNEVLSFd1dFwvQk9cL0"
-        "pneG9QZ2c3YlQ2UWZaNVAwT0swPSIsInNpZCI6IjE2OSJ9.W0R0qxWHU25sqeMObsLiFWT5WKkL-Oeae-yc4BlYZX8"
-    )
-    token = Token.read(value, now=0)
-    assert (token.life, token.site_id) == (900, "169")
-    assert token.expires_at.isoformat() == "2020-01-14T07:09:40+00:00"
-
-
-@pytest.mark.parametrize("skew", [-3600, 0, 3600])
-def test_wrong_clock_does_not_matter(skew):
-    """A worker an hour off neither renews again and again nor uses a expired token."""
-    issuer = Issuer()
-    issuer.now = 5.0
-    source = TokenSource(
-        lambda rejected: Token.read(make(iat=int(time.time()) + skew), now=issuer.now), clock=lambda: issuer.now
-    )
-    first = source.get()
-    issuer.now += 900 - EXPIRY_MARGIN - 1
-    assert source.get() is first
-    issuer.now += 2
-    assert source.get() is not first
-
-
-@pytest.mark.parametrize(
-    ("age", "skew", "left"), [(0, 0, 900), (300, 0, 600), (300, -3600, 900), (300, 3600, -3000), (1000, 0, -100)]
+from airflow_provider_onebox.api.token import Bearer, Token, TokenSource
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxRequestError,
 )
-def test_token_from_upstream(age, skew, left):
-    """A token that may be old ends by the wall clock, and never later than its life from now."""
-    token = Token.read(make(), now=0.0, wall=1_000_000 + age + skew)
-    assert token.use_until == pytest.approx(left - EXPIRY_MARGIN)
 
 
-def test_short_life_has_a_shorter_margin():
-    """A token that lives less than two margins is used for half its life, not renewed at every call."""
-    assert Token.read(make(life=10), now=0.0).use_until == 5
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "opaque-token-0123456789",
-        "a.b.c",
-        jwt.encode({"sub": "55"}, KEY),
-        make(life=0),
-        make(life=-5),
-        make(life=366 * 24 * 3600 + 1),
-        jwt.encode({"iat": "soon", "exp": None}, KEY),
-        jwt.encode({"iat": 0, "exp": 1e300}, KEY),
-        jwt.encode({"iat": [1], "exp": {}}, KEY),
-    ],
-)
-def test_unreadable_token_is_used_until_rejected(value):
-    """A token that says nothing of its end, or nonsense, is used until it is rejected."""
-    token = Token.read(value, now=0.0)
-    assert (token.value, token.use_until, token.life, token.expires_at) == (value, None, None, None)
-    issuer = Issuer()
-    source = issuer.source(Token.read(value, now=0.0))
-    issuer.now = 1e9
-    assert source.get().value == value
-    source.reject(Token(value))
-    assert source.get().value != value
-
-
-@pytest.mark.parametrize("value", ["", "a b", "a\nb", "é", "x" * 20000])
-def test_impossible_token(value):
-    """What can't stand in a header is no token."""
-    with pytest.raises(ValueError, match="bearer"):
-        Token.read(value, now=0.0)
-
-
-@pytest.mark.parametrize("claims", [{}, {"iat": None}, {"exp": "soon"}, {"iat": 5, "exp": 5}, {"iat": 0, "exp": 1e300}])
-def test_token_without_an_end_keeps_its_site(claims):
-    """A token that does not say how long it lives still says for which site it is."""
-    token = Token.read(jwt.encode({"sub": "55", "sid": 169, **claims}, KEY), now=0.0)
-    assert (token.site_id, token.life, token.use_until) == ("169", None, None)
-
-
-def test_site_claim_of_another_kind():
-    """A site claim that is no text or number is not believed."""
-    assert Token.read(make(sid=[1]), now=0.0).site_id is None
-
-
-def test_current():
-    """The token that is there can be looked at, and none is asked for."""
-    issuer = Issuer()
-    source = issuer.source()
-    assert (source.current, issuer.issued) == (None, [])
-    token = source.get()
-    assert source.current is token
-    assert len(issuer.issued) == 1
-
-
-def test_margin():
-    """A token is renewed before use once less than the margin is left, and not before."""
-    issuer = Issuer()
-    source = issuer.source()
-    first = source.get()
-    issuer.now = 900 - EXPIRY_MARGIN - 0.001
-    assert source.get() is first
-    issuer.now = 900 - EXPIRY_MARGIN
-    assert source.get() is not first
-    assert issuer.issued == [None, None]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_one_login_for_all_threads(seed):
-    """However many threads ask at once, Onebox is asked once; so too when the token is rejected."""
-    issuer = Issuer()
-    issuer.pause = 0.02
-    source = issuer.source()
-    order = random.Random(seed)  # noqa: S311 - no secret
-    delays = [order.random() * 0.01 for _ in range(32)]
-
-    def ask(delay, rejected=None):
-        time.sleep(delay)
-        if rejected:
-            source.reject(rejected)
-        return source.get()
-
-    with ThreadPoolExecutor(32) as pool:
-        first = set(pool.map(ask, delays))
-        second = set(pool.map(lambda delay: ask(delay, *first), delays))
-    assert len(first) == len(second) == 1
-    assert issuer.issued == [None, *first]
-
-
-def test_waiting_threads_share_a_failure():
-    """Threads that waited for an attempt do not try again one after the other."""
-    issuer = Issuer()
-    issuer.pause = 0.2
-    issuer.error = OneboxUnavailableError("down")
-    source = issuer.source()
-    gate = threading.Barrier(8)
-
-    def ask(_):
-        gate.wait()
-        with pytest.raises(OneboxUnavailableError):
-            source.get()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(8)))
-    assert len(issuer.issued) == 1
-    issuer.error = None
-    assert source.get().value
-
-
-def test_rejected_credentials_are_not_tried_again():
-    """A locked account helps nobody; each raise is a fresh error, with a traceback that does not grow."""
-    issuer = Issuer()
-    issuer.error = OneboxAuthError("no", status=401, code="401")
-    source = issuer.source()
-    errors = []
-    for _ in range(4):
-        with pytest.raises(OneboxAuthError, match="no") as caught:
-            source.get()
-        errors.append(caught.value)
-    assert len(issuer.issued) == 1
-    assert len({id(error) for error in errors}) == 4
-    assert {(error.status, error.code) for error in errors} == {(401, "401")}
-    assert len({len(traceback.extract_tb(error.__traceback__)) for error in errors[1:]}) == 1
-    assert source._failure.__traceback__ is None
-
-
-def test_lock_after_fork():
-    """A child does not wait for a thread that only its parent has."""
-    issuer = Issuer()
-    source = issuer.source()
-    source._lock.acquire()
-    source.after_fork()
-    assert source.get().value
+def source(token=None):
+    """A source that never logs in."""
+    return TokenSource(lambda rejected: pytest.fail("a login"), token)
 
 
 @pytest.mark.parametrize(
@@ -245,20 +39,17 @@ def test_lock_after_fork():
 )
 def test_token_stays_home(url):
     """Another scheme, host or port never sees the token."""
-    issuer = Issuer()
     with pytest.raises(OneboxConfigError, match="alone"):
-        requests.Request("GET", url, auth=OneboxAuth(issuer.source(), "https://dev.example/voc")).prepare()
-    assert issuer.issued == []
+        requests.Request("GET", url, auth=OneboxAuth(source(), "https://dev.example/voc")).prepare()
 
 
 def test_request_does_not_show_the_token():
     """A prepared request carries a mark, however it is printed, copied or pickled; nothing is asked for yet."""
-    issuer = Issuer()
-    auth = OneboxAuth(issuer.source(Token("opaque-token")), "https://dev.example/voc")
+    auth = OneboxAuth(source(Token("opaque-token")), "https://dev.example/voc")
     request = requests.Request("GET", "https://dev.example:443/voc/api/x", auth=auth).prepare()
     assert request.url == "https://dev.example:443/voc/api/x"
     assert request.headers["Authorization"] == "Bearer ***"
-    header = Bearer(issuer.source(), Token("opaque-token"))
+    header = Bearer(source(), Token("opaque-token"))
     for shown in (
         repr(header),
         f"{header}",
@@ -267,7 +58,6 @@ def test_request_does_not_show_the_token():
     ):
         assert "Bearer ***" in shown
         assert "opaque" not in shown
-    assert issuer.issued == []
 
 
 @pytest.mark.parametrize(
@@ -275,23 +65,148 @@ def test_request_does_not_show_the_token():
 )
 def test_one_form_of_a_host(base):
     """A host with a name beyond ASCII is the same host as in ASCII, and no other."""
-    auth = OneboxAuth(Issuer().source(), base)
+    auth = OneboxAuth(source(), base)
     for url in ("https://münchen.example/api/x", "https://xn--mnchen-3ya.example/api/x"):
         assert requests.Request("GET", url, auth=auth).prepare().headers["Authorization"]
     with pytest.raises(OneboxConfigError, match="alone"):
         requests.Request("GET", "https://munchen.example/api/x", auth=auth).prepare()
 
 
-@pytest.mark.parametrize("life", [1, 900, 366 * 24 * 3600])
-def test_life_within_bounds(life):
-    """A token of one second has a life, and so has one of a leap year; one of none at all tells nothing."""
-    assert Token.read(make(life=life), now=0.0).life == life
-    assert Token.read(make(life=0), now=0.0).expires_at is None
-
-
 @pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
 def test_default_port_is_no_other_host(scheme, port):
     """An address with the port that its scheme has anyway is Onebox's own, and is sent the token."""
-    auth = OneboxAuth(Issuer().source(), f"{scheme}://one.example")
+    auth = OneboxAuth(source(), f"{scheme}://one.example")
     request = requests.Request("GET", f"{scheme}://one.example:{port}/api").prepare()
     assert "Authorization" in auth(request).headers
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_stream(status):
+    """A reply that is streamed is the caller's to read, and an expired token is renewed before, whatever its status."""
+    expired = http_reply(status, {"response_code": 401, "message": "Expired token"})
+    with Peer(script(expired, http_reply(200, {"count": 1}))) as peer:
+        with client_of(peer.url).session.get(f"{peer.url}/api/ticketrz", stream=True) as response:
+            assert json.loads(response.raw.read()) == {"count": 1}
+        assert len(set(peer.tokens())) == 2
+        with client_of(peer.url).session.get(f"{peer.url}/api/ticketrz", stream=True) as response:
+            assert json.loads(response.raw.read()) == {"count": 1}
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
+@pytest.mark.parametrize("arguments", [{"json": {"a": 1}}, {"data": {"a": "1"}}, {"files": {"f": b"1"}}])
+def test_expired_token_under_any_status(status, arguments):
+    """An expired token is renewed once and the write sent again, whole, whatever the HTTP status."""
+    with Peer(script(http_reply(status, EXPIRED), http_reply(200, {"ticketId": "5"}))) as peer:
+        assert write(client_of(peer.url), **arguments) == {"ticketId": "5"}
+        assert peer.tokens() == [TOKEN, NEW_TOKEN]
+        first, _, second = peer.requests
+        assert first.partition(b"\r\n\r\n")[2] == second.partition(b"\r\n\r\n")[2] != b""
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"message": "Unauthorized"}'])
+def test_bare_401_renews(body):
+    """So is one that a 401 without Onebox's envelope tells of."""
+    with Peer(script(http_reply(401, body), http_reply())) as peer:
+        assert client_of(peer.url).request("GET", "ticketrz") == {}
+        assert peer.tokens() == [TOKEN, NEW_TOKEN]
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_second_envelope_is_not_replayed(status):
+    """{"error": ...} rejects a write with Onebox's words; it is neither sent again nor followed by a login."""
+    with Peer(script(http_reply(status, {"error": "the channel is in use"}))) as peer:
+        with pytest.raises(OneboxRequestError, match="the channel is in use"):
+            write(client_of(peer.url))
+        assert peer.lines() == ["POST /api/ticket/create"]
+
+
+def test_retries_send_the_renewed_token():
+    """After a renewal every retry carries the new token, not the expired one first."""
+    script_ = script(http_reply(401, EXPIRED), http_reply(503), http_reply(503), http_reply())
+    with Peer(script_) as peer:
+        assert client_of(peer.url).request("GET", "ticketrz") == {}
+        assert peer.tokens() == [TOKEN, NEW_TOKEN, NEW_TOKEN, NEW_TOKEN]
+
+
+def test_handed_in_token_that_is_rejected(caplog):
+    """The log says once, at INFO, that a handed-in token was rejected and a login took its place."""
+    with Peer(script(http_reply(401, EXPIRED), http_reply())) as peer, caplog.at_level(logging.INFO):
+        client = client_of(peer.url)
+        for _ in range(3):
+            client.request("GET", "ticketrz")
+        said = [record for record in caplog.records if "upstream token" in record.getMessage()]
+        assert [record.levelname for record in said] == ["INFO"]
+        assert "Connection 'crm', site 169" in said[0].getMessage()
+        assert peer.connections == 1
+        assert TOKEN not in caplog.text
+
+
+def test_prepared_request_can_be_sent_again():
+    """A request that a user has prepared once carries the token of the moment each time."""
+    with Peer(script(http_reply(), http_reply(401, EXPIRED), http_reply())) as peer:
+        session = client_of(peer.url).session
+        prepared = session.prepare_request(requests.Request("GET", f"{peer.url}/api/x"))
+        for _ in range(3):
+            assert session.send(prepared).status_code == 200
+        assert peer.tokens() == [TOKEN, TOKEN, NEW_TOKEN, NEW_TOKEN]
+        assert prepared.headers["Authorization"] == "Bearer ***"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_user_sees_no_token(stream, capsys, monkeypatch):
+    """Neither the request of a reply nor its history nor http.client's debug output shows token or password."""
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    transport._connection_class.cache_clear()  # as in a process in which it was set before the first call
+    with Peer(script(http_reply(401, EXPIRED), http_reply())) as peer:
+        response = client_of(peer.url).session.get(f"{peer.url}/api/x", stream=stream)
+        response.close()
+        assert peer.tokens() == [TOKEN, NEW_TOKEN]
+        seen = [response, *response.history]
+        assert [shown.request.headers["Authorization"] for shown in seen] == ["Bearer ***"] * 2
+        print(*(dict(shown.request.headers) for shown in seen), vars(response.request))  # noqa: T201
+        printed = capsys.readouterr().out
+        assert "Bearer ***" in printed
+        for secret in (TOKEN, NEW_TOKEN, PASSWORD, "p%40ss"):
+            assert secret not in printed
+        # Another connection of the same process still tells.
+        requests.get(f"{peer.url}/api/authenticate", timeout=5)
+        assert "send:" in capsys.readouterr().out
+
+
+def test_users_request_without_a_token():
+    """A user's own authorization is sent as it is, and nothing is renewed for it."""
+    with Peer(script(http_reply(401))) as peer:
+        session = client_of(peer.url).session
+        assert session.get(f"{peer.url}/api/x", auth=("me", "mine")).status_code == 401
+        assert b"Authorization: Basic bWU6bWluZQ==" in peer.requests[0]
+        assert len(peer.requests) == 1
+
+
+def test_users_stream_is_not_replayed():
+    """A body that can be sent once is not sent again by the session; the 401 is the caller's."""
+    with Peer(script(http_reply(401, EXPIRED))) as peer:
+        session = client_of(peer.url).session
+        assert session.post(f"{peer.url}/api/x", data=io.BytesIO(b"abc")).status_code == 401
+        assert len(peer.requests) == 1
+
+
+def test_broken_call_of_a_user_holds_no_token():
+    """The session's own errors, with the frames of the libraries, show no token either."""
+    with Peer(lambda peer, conn: peer.over.wait(20)) as peer:
+        session = client_of(peer.url, timeout=0.2).session
+        # Whatever part of the request does not get through, the head or the body. The first header stands first.
+        big = "x" * 2**23
+        for arguments in ({"headers": {"Authorization": "", "X": big}}, {"data": big}):
+            with pytest.raises(requests.ConnectionError) as caught:
+                session.post(f"{peer.url}/api/x", **arguments)
+            texts, error = [], caught.value
+            while error:
+                for frame, _ in walk_tb(error.__traceback__):
+                    for value in frame.f_locals.values():
+                        texts += value.values() if isinstance(value, dict) else [value]
+                error = error.__context__
+            texts = [text.decode("latin-1") if isinstance(text, bytes) else text for text in texts]
+            texts = [text for text in texts if isinstance(text, str)]
+            assert "Bearer ***" in texts
+            assert not any(TOKEN in text for text in texts)
+            assert caught.value.request.headers["Authorization"] == "Bearer ***"

@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import logging
 import os
 import re
 import signal
 import socket
+import ssl
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from traceback import walk_tb
 from urllib.parse import parse_qsl, quote_plus
 
 import pytest
 import requests
 import requests_mock as rm
+from rich.console import Console
+from rich.traceback import Traceback
+from support.wire import (
+    EXPIRED,
+    LOGIN,
+    NEW_TOKEN,
+    PASSWORD,
+    TOKEN,
+    Peer,
+    Silent,
+    client_of,
+    closed_port,
+    cut,
+    hang_up,
+    http_reply,
+    read,
+    script,
+    write,
+)
 
 from airflow_provider_onebox.api.arguments import format_time
 from airflow_provider_onebox.api.client import MAX_RETRY_AFTER, OneboxClient
 from airflow_provider_onebox.api.settings import Settings
-from airflow_provider_onebox.api.token import Token
+from airflow_provider_onebox.api.token import Token, TokenSource
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
+    OneboxError,
     OneboxRequestError,
     OneboxResponseError,
     OneboxServiceHoursError,
@@ -53,13 +78,6 @@ def make(sandbox):
 def records(client, resource, **arguments):
     """List records one by one."""
     return (row for batch in client.lists.pages(resource, **arguments) for row in batch.rows)
-
-
-def closed_port():
-    """A port of this machine that refuses connections."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def test_login(make, sandbox):
@@ -356,8 +374,6 @@ def test_unusable_proxy_of_the_environment(make, monkeypatch, proxy):
 
 def test_untrusted_certificate(make, tmp_path):
     """A certificate of an unknown CA points at the field that helps; so does a CA file that is none."""
-    import ssl
-
     trustme = pytest.importorskip("trustme", reason="comes with the test dependencies")
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -651,3 +667,417 @@ def test_write_by_an_adapter_that_is_not_ours(make):
         with pytest.raises(OneboxUncertainWriteError):
             client.request("POST", "ticket/create", json=TICKET)
     assert client.waits == []
+
+
+def test_429_under_200_is_retried():
+    """A write that Onebox answers with 429 in the body is sent again: it was not done."""
+    slow = {"_meta": {"status": "ERROR"}, "records": {"errorCode": 429, "userMessage": "slow down"}}
+    with Peer(script(http_reply(200, slow, b"Retry-After: 3"), http_reply())) as peer:
+        client = client_of(peer.url)
+        assert write(client) == {}
+        assert client.waits == [3]
+
+
+def test_response_code_at_the_login():
+    """A login that response_code rejects fails at once, with a token beside it as well."""
+    for more in ({}, {"token": NEW_TOKEN}):
+        reply = http_reply(200, {"response_code": "401", "response_status": "Wrong password", **more})
+        with Peer(lambda peer, conn, reply=reply: peer.read(conn) and conn.sendall(reply)) as peer:
+            with pytest.raises(OneboxAuthError, match="Wrong password"):
+                client_of(peer.url, token=None).login()
+            assert len(peer.requests) == 1
+
+
+def test_redirect_to_what_is_no_address():
+    """A Location that can't be parsed is shown as it is."""
+    answer = script(http_reply(302, b"", b"Location: http://[::1"))
+    with Peer(answer) as peer, pytest.raises(OneboxResponseError, match=re.escape("http://[::1")):
+        read(client_of(peer.url))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirected_write(status):
+    """PHP redirects to what a form has created, so a redirected write is uncertain; one to the login page is not."""
+    with Peer(
+        script(http_reply(status, b"", b"Location: /ticket/5"), http_reply(status, b"", b"Location: /Login"))
+    ) as peer:
+        with pytest.raises(OneboxUncertainWriteError, match="'/ticket/5'"):
+            write(client_of(peer.url))
+        with pytest.raises(OneboxResponseError, match="That is its login page") as caught:
+            write(client_of(peer.url))
+        assert (caught.value.uncertain, caught.value.retryable) == (False, False)
+        assert len(peer.requests) == 2
+
+
+def test_head(sandbox):
+    """HEAD gives an empty answer, or the error of its status."""
+    with Peer(script(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nContent-Encoding: br\r\n\r\n")) as peer:
+        assert client_of(peer.url).request("HEAD", "ticketrz") == {}
+    no = b"HTTP/1.1 404 No\r\nContent-Length: 99\r\n\r\n"
+    with Peer(script(no)) as peer, pytest.raises(OneboxRequestError, match="404"):
+        client_of(peer.url).request("head", "ticketrz/1")
+
+
+@pytest.mark.parametrize("method", ["GET\n", "", "G T", "GÉT", None, 5])
+def test_method_is_checked(method):
+    """A method that is none is named, and nothing is sent."""
+    with Peer(script(http_reply())) as peer:
+        with pytest.raises(OneboxConfigError, match="method="):
+            client_of(peer.url).request(method, "ticketrz")
+        assert peer.requests == []
+
+
+@pytest.mark.parametrize("data", [io.BytesIO(b"a=1"), iter([b"a=1"]), io.StringIO("a=1")])
+def test_body_that_can_be_sent_once(data):
+    """A file or an iterator would be empty when it is sent again: it is refused, with the remedy."""
+    with Peer(script(http_reply(429), http_reply())) as peer:
+        with pytest.raises(OneboxConfigError, match="read it, and pass what it holds"):
+            write(client_of(peer.url), data=data)
+        assert peer.requests == []
+
+
+def test_error_of_the_caller_is_not_quoted():
+    """An error that the caller is just handling is not taken for the reason, whatever its class."""
+    with Peer(cut) as peer:
+        try:
+            raise ConnectionResetError(104, "something of the caller's own")
+        except OSError:
+            with pytest.raises(OneboxUnavailableError, match="Remote end closed connection") as caught:
+                client_of(peer.url, max_retries=0).request("GET", "ticketrz")
+        assert "caller" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("steps", "error"), [(0, OneboxUnavailableError), (1, OneboxUncertainWriteError)])
+def test_time_limit_of_a_silent_onebox(steps, error):
+    """With a time limit, a login and a call together take no longer, with one try each."""
+    with Peer(Silent(steps)) as peer:
+        client = client_of(peer.url, token=None, time_limit=1)
+        start = time.monotonic()
+        with pytest.raises(error, match=r"no complete response in 0\.[45] s"):
+            write(client)
+        assert time.monotonic() - start < 1.5
+        assert len(peer.requests) == steps + 1
+        assert client.waits == []
+
+
+def test_time_limit_of_a_dripping_onebox():
+    """Nor does a reply that drips hold it longer; a write that was in flight is uncertain, a read is not."""
+
+    def drip(peer, conn):
+        peer.read(conn)
+        while not peer.over.wait(0.05):
+            conn.sendall(b"H")
+
+    with Peer(drip) as peer:
+        for method, error in (("POST", OneboxUncertainWriteError), ("GET", OneboxUnavailableError)):
+            start = time.monotonic()
+            with pytest.raises(error, match=r"within the 1\.5 s that the call may take"):
+                client_of(peer.url, time_limit=1.5).request(method, "ticketrz")
+            assert 1.4 < time.monotonic() - start < 3
+        with pytest.raises(OneboxUnavailableError, match=r"within the 1\.5 s") as caught:
+            client_of(peer.url, time_limit=1.5, token=None).login()
+        assert caught.value.uncertain is False
+
+
+def end_abandoned_calls():
+    """Wait until calls that nobody waits for are over."""
+    for thread in threading.enumerate():
+        if thread.name == "onebox-call":
+            assert thread.daemon, "it would keep the process from ending"
+            thread.join(20)
+
+
+def test_time_limit_of_a_name_that_is_not_found(monkeypatch):
+    """Nor does a resolver that hangs; what was given up on before it began is not done later."""
+    resolved, look_up = threading.Event(), socket.getaddrinfo
+
+    def slow(host, *args, **kwargs):
+        resolved.wait(20)
+        return look_up("127.0.0.1", *args, **kwargs)
+
+    with Peer(script(http_reply())) as peer:
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        client = client_of(f"http://dev.example:{peer.port}", token=None, time_limit=0.3)
+        with pytest.raises(OneboxUnavailableError, match=r"within the 0\.3 s") as caught:
+            write(client)
+        assert caught.value.uncertain is False
+        resolved.set()
+        end_abandoned_calls()
+        assert set(peer.lines()) <= {"POST /api/authenticate"}
+
+
+def test_time_limit_of_a_token_that_comes_too_late():
+    """A call that was given up on while it waited for its token is not made once the token is there."""
+    issued = threading.Event()
+
+    def issue(rejected):
+        assert issued.wait(20)
+        return Token(TOKEN)
+
+    with Peer(script(http_reply())) as peer:
+        settings = Settings("crm", peer.url, "care@example.com", PASSWORD, "169")
+        client = OneboxClient(settings, tokens=TokenSource(issue), time_limit=0.3)
+        with pytest.raises(OneboxUnavailableError, match=r"within the 0\.3 s") as caught:
+            write(client)
+        assert caught.value.uncertain is False
+        issued.set()
+        end_abandoned_calls()
+        assert client.tokens.current == Token(TOKEN)
+        assert peer.lines() == []
+
+
+def test_time_limit_keeps_answers_and_errors():
+    """A call in time gives what it always gives; what nobody foresaw comes through."""
+    with Peer(script(http_reply(), http_reply(404))) as peer:
+        client = client_of(peer.url, time_limit=5)
+        assert write(client) == {}
+        with pytest.raises(OneboxRequestError, match="404"):
+            write(client)
+        with pytest.raises(OneboxConfigError, match="not a path"):
+            client.request("GET", "//x")
+
+
+def rendered(error):
+    """Render an error as Airflow's console does at its most talkative."""
+    console = Console(file=io.StringIO(), width=4000, legacy_windows=False)
+    console.print(
+        Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True, locals_max_string=None)
+    )
+    return console.file.getvalue()
+
+
+def by_status(status, body=b""):
+    """Answer everything with a status, logins included."""
+
+    def answer(peer, conn):
+        while peer.read(conn):
+            conn.sendall(http_reply(status, body))
+
+    return answer
+
+
+def locked_out(peer, conn):
+    """Answer the first login, expire its token, and reject the next login."""
+    while peer.read(conn):
+        logins = sum(b"/api/authenticate" in request for request in peer.requests)
+        is_first = logins == len(peer.requests) == 1
+        conn.sendall(http_reply(200, LOGIN) if is_first else http_reply(401, EXPIRED))
+
+
+def hung(peer, conn):
+    """Answer a login, then nothing."""
+    Silent(1)(peer, conn)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        by_status(401, {"error": "wrong password"}),
+        by_status(401, EXPIRED),
+        by_status(200, {"token": "a b " + NEW_TOKEN}),
+        by_status(200, {"response_code": "401", "token": NEW_TOKEN}),
+        by_status(200, b'{"token": "' + NEW_TOKEN.encode()),
+        script(http_reply(401, EXPIRED)),
+        script(http_reply(500)),
+        script(http_reply(200, b"<html>")),
+        script(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
+        script(http_reply(200, b" " * 2**21)),
+        locked_out,
+        hung,
+        cut,
+        hang_up,
+    ],
+)
+@pytest.mark.parametrize(("method", "time_limit"), [("GET", None), ("POST", 1)])
+def test_traceback_holds_no_secret(answer, method, time_limit, monkeypatch):
+    """A traceback with all its locals shows neither token nor password, whatever went wrong."""
+    monkeypatch.setattr("airflow_provider_onebox.api.client.MAX_JSON_BYTES", 2**20)
+    with Peer(answer) as peer:
+        proxied = client_of(
+            "http://dev.example",
+            token=None,
+            timeout=0.3,
+            max_retries=0,
+            proxies=(("http", peer.url.replace("//", "//me:proxypass@")),),
+            time_limit=time_limit,
+        )
+        with pytest.raises(OneboxError) as caught:
+            proxied.request(method, "ticketrz", json={"subject": "s"})
+    error = caught.value
+    text = rendered(error)
+    assert "locals" in text
+    for secret in (NEW_TOKEN, NEW_TOKEN[:12], PASSWORD, "p%40ss", "proxypass", "bWU6cHJveHlwYXNz"):
+        assert secret not in text
+    frames = {frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)}
+    assert not any("requests" in name or "urllib3" in name or "http/client" in name for name in frames)
+    assert error.__context__ is None
+    assert error.__cause__ is None
+
+
+class Interruption(BaseException):
+    """A time-out of a task, Ctrl-C, the end of a greenlet: no Exception."""
+
+
+FOLLOWED = re.compile("airflow_provider_onebox/api|/requests/|/urllib3/|/http/client")
+
+
+@contextlib.contextmanager
+def interrupted_at(step):
+    """Interrupt the package and the libraries at their line number `step`, once; yields a list of the line's place."""
+    left, places = step, []
+
+    def trace(frame, event, arg):
+        nonlocal left
+        # What finalizers raise goes nowhere.
+        if not FOLLOWED.search(frame.f_code.co_filename) or frame.f_code.co_name == "_close_pool_connections":
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                places.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+                sys.settrace(None)
+                raise Interruption("Timeout, PID: 7")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield places
+    finally:
+        sys.settrace(before)
+
+
+def held_by(error, outer=None):
+    """Return everything that a traceback with its locals shows of an error, and of all that led to it."""
+    shown, pending, seen = [], [error], {id(outer)}
+    while pending:
+        inner = pending.pop()
+        if inner is None or id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        shown.append(repr(inner))
+        for frame, _ in walk_tb(inner.__traceback__):
+            if "/tests/" not in frame.f_code.co_filename:
+                shown += [text for value in frame.f_locals.values() for text in (repr(value), str(value))]
+                shown += [value.decode("latin-1") for value in frame.f_locals.values() if isinstance(value, bytes)]
+        pending += [inner.__cause__, inner.__context__]
+    return "\n".join(shown)
+
+
+SECRETS = (TOKEN, NEW_TOKEN, PASSWORD, "p%40ss")
+
+
+# Of a socket whose making was interrupted within the standard library.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_interruption_anywhere(method, token):
+    """Wherever a call is interrupted, a write that has begun is uncertain, the rest passes; nothing shows a secret."""
+    answers = script(http_reply(401, EXPIRED), http_reply(200, {"ticketId": "5"})) if token else script(http_reply())
+    kinds = set()
+    for step in range(1, 4000, 61):
+        with Peer(answers) as peer:
+            client = client_of(peer.url, token=token, max_retries=0)
+            assert client.session
+            try:
+                with interrupted_at(step) as places:
+                    client.request(method, "ticket/create", json={"subject": "s"})
+            except BaseException as error:  # noqa: BLE001 - of which kind it is, is what this is about
+                caught = error
+            else:
+                assert not places
+                break
+            calls = [line for line in peer.lines() if "authenticate" not in line]
+            kinds.add(type(caught))
+            if isinstance(caught, Interruption):
+                # The first of two was rejected, because of its token.
+                assert method == "GET" or len(calls) < (2 if token else 1), places
+            else:
+                assert type(caught) is OneboxUncertainWriteError, places
+                assert method == "POST"
+                assert "interrupted before the response: Timeout, PID: 7. It may have been done" in str(caught)
+            shown = held_by(caught)
+            assert not any(secret in shown for secret in SECRETS), places
+    assert kinds == ({Interruption, OneboxUncertainWriteError} if method == "POST" else {Interruption})
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt("k"), Interruption()])
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_interruption_of_a_call_with_a_time_limit(failure, is_sent, monkeypatch):
+    """The same where the call is made in a thread of its own, and the caller's is the one that is interrupted."""
+    waiting, proceed = threading.Event(), threading.Event()
+
+    def interrupt(pending, seconds):
+        assert waiting.wait(20)
+        raise failure
+
+    def answer(peer, conn):
+        peer.read(conn)
+        waiting.set()
+        peer.over.wait(20)
+
+    def issue(rejected):
+        waiting.set()
+        assert proceed.wait(20)
+        return Token(TOKEN)
+
+    monkeypatch.setattr("airflow_provider_onebox.api.client.futures.wait", interrupt)
+    with Peer(answer) as peer:
+        source = TokenSource(issue, Token(TOKEN) if is_sent else None)
+        client = OneboxClient(Settings("crm", peer.url, "e", PASSWORD, "169"), tokens=source, time_limit=30)
+        with pytest.raises(OneboxUncertainWriteError if is_sent else type(failure)) as caught:
+            write(client)
+        assert (caught.value is failure) is not is_sent
+        if is_sent:
+            words = str(failure) or "Interruption"
+            assert f"interrupted before the response: {words}. It may have been done" in str(caught.value)
+        proceed.set()
+    end_abandoned_calls()
+    assert peer.lines() == ["POST /api/ticket/create"] * is_sent
+
+
+def test_interruption_keeps_what_the_caller_handles():
+    """The frames of an error that the caller is just handling are the caller's own."""
+    with Peer(Silent(0)) as peer:
+        caught = None
+        try:
+            int("the caller's")
+        except ValueError:
+            with pytest.raises(OneboxUnavailableError) as caught:
+                client_of(peer.url, timeout=0.2, max_retries=0).request("GET", "ticketrz")
+    outer = caught.value.__context__
+    assert type(outer) is ValueError
+    assert outer.__traceback__ is not None
+
+
+def test_users_of_one_account_in_several_processes():
+    """Where each login ends the earlier token, four processes with 60 calls each get through."""
+    lock, valid = threading.Lock(), []
+
+    def answer(peer, conn):
+        while request := peer.read(conn):
+            time.sleep(0.002)
+            with lock:
+                if b"/api/authenticate" in request.split(b"\r\n")[0]:
+                    valid[:] = [f"token-{len(peer.requests)}-{time.monotonic_ns()}"]
+                    reply = http_reply(200, {"token": valid[0]})
+                else:
+                    is_valid = f"Bearer {valid[0]}\r\n".encode() in request if valid else False
+                    reply = http_reply() if is_valid else http_reply(401, EXPIRED)
+            conn.sendall(reply)
+
+    with Peer(answer) as peer:
+        children = []
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                with contextlib.suppress(OneboxError):
+                    client = OneboxClient(Settings("crm", peer.url, "e", PASSWORD, "169"))
+                    for number in range(60):
+                        client.request("POST" if number % 2 else "GET", "ticketrz", json={})
+                    code = 0
+                os._exit(code)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0, 0, 0, 0]

@@ -4,22 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
+import re
 import socket
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import requests
+from support.wire import (
+    NEW_TOKEN,
+    TOKEN,
+    Peer,
+    client_of,
+    closed_port,
+    cut,
+    hang_up,
+    http_reply,
+    read,
+    script,
+    write,
+)
 
 from airflow_provider_onebox.api import transport
 from airflow_provider_onebox.api.auth import OneboxSession
 from airflow_provider_onebox.api.settings import Settings
+from airflow_provider_onebox.api.token import Token
 from airflow_provider_onebox.api.transport import (
+    OneboxAdapter,
     ResponseTooLargeError,
     _TimedSocketReader,
     read_body,
+)
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxError,
+    OneboxResponseError,
+    OneboxUnavailableError,
+    OneboxUncertainWriteError,
+    OneboxUnusableResultError,
 )
 
 
@@ -246,3 +272,471 @@ def test_verify_of_the_connection_wins(verify, expected, monkeypatch):
     session.get("https://dev.example/")
     assert seen["verify"] == expected
     assert seen["timeout"] == 7
+
+
+def refusing_proxy(status=b"503 No way"):
+    """Answer every CONNECT with a refusal."""
+
+    def answer(peer, conn):
+        if peer.read(conn):
+            conn.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+
+    return Peer(answer)
+
+
+@pytest.mark.parametrize("key", ["https", "all", "https://dev.example"])
+def test_proxy_of_the_connection_wins(key, monkeypatch):
+    """The connection's proxy is used and not the environment's, for the login, for calls, and for a user's own."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with refusing_proxy() as own, refusing_proxy() as other:
+        monkeypatch.setenv("HTTPS_PROXY", other.url)
+        monkeypatch.setenv("ALL_PROXY", other.url)
+        client = client_of("https://dev.example", proxies=((key, own.url),), max_retries=0)
+        for call in (client.login, lambda: write(client)):
+            with pytest.raises(OneboxUnavailableError, match="503"):
+                call()
+        for call in (
+            lambda: client.session.get("https://dev.example/api/x"),
+            lambda: client.session.send(requests.Request("GET", "https://dev.example/api/x").prepare()),
+        ):
+            with pytest.raises(requests.exceptions.ProxyError):
+                call()
+        # NO_PROXY is a word about what the environment gave.
+        monkeypatch.setenv("NO_PROXY", "dev.example")
+        with pytest.raises(OneboxUnavailableError, match="503"):
+            client.login()
+        assert own.lines() == ["CONNECT dev.example:443"] * 5
+        assert other.requests == []
+
+
+def test_proxy_of_a_request_wins():
+    """A request that names a proxy takes that one and not the connection's."""
+    with refusing_proxy() as own, refusing_proxy() as other:
+        session = client_of("https://dev.example", proxies=(("https", other.url),)).session
+        with pytest.raises(requests.exceptions.ProxyError):
+            session.get("https://dev.example/api/x", proxies={"https": own.url})
+        assert (own.connections, other.connections) == (1, 0)
+
+
+def test_proxy_of_the_environment(monkeypatch, tls, ca):
+    """Without one of its own a connection takes the environment's proxy, and none for a host in NO_PROXY."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with refusing_proxy() as proxy, Peer(script(http_reply()), tls) as onebox:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//me:proxypass@"))
+        client = client_of(onebox.url, verify=ca[1], max_retries=0)
+        with pytest.raises(OneboxUnavailableError, match=f"the proxy {proxy.url} can't be reached") as caught:
+            write(client)
+        assert "proxypass" not in str(caught.value)
+        assert onebox.requests == []
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert write(client) == {}
+        assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["https://dev.example", "http://dev.example"])
+def test_unreachable_proxy_is_named(url):
+    """What can't be reached is the proxy, and that is what the error says; nothing was sent."""
+    port = closed_port()
+    scheme = url.partition(":")[0]
+    client = client_of(url, proxies=((scheme, f"http://me:proxypass@127.0.0.1:{port}"),))
+    with pytest.raises(OneboxUnavailableError, match=f"the proxy http://127.0.0.1:{port} can't be reached") as caught:
+        write(client)
+    assert str(caught.value).endswith("can't be reached: Connection refused. That was try 4 of 4.")
+    assert "proxypass" not in str(caught.value)
+    assert caught.value.uncertain is False
+    assert len(client.waits) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(b"407 Proxy Authentication Required", "its user or password"), (b"403 Forbidden", "the way to Onebox")],
+)
+def test_proxy_that_says_no(status, hint):
+    """A proxy that rejects the password, or the host, is not asked again with the same; the write never left."""
+    with refusing_proxy(status) as proxy:
+        client = client_of("https://dev.example", proxies=(("https", proxy.url.replace("//", "//me:proxypass@")),))
+        words = f"the proxy {proxy.url} rejected {hint}.*{status[:3].decode()}"
+        with pytest.raises(OneboxConfigError, match=words) as caught:
+            write(client)
+        assert "proxypass" not in str(caught.value)
+        assert caught.value.uncertain is False
+        assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("status", [b"503 Busy", b"429 Slow down", b"408 Timeout", b"502 Bad Gateway", b"500 Oops"])
+def test_proxy_that_is_busy(status):
+    """A proxy that can't now is asked again, for a write too: it never left."""
+    with refusing_proxy(status) as proxy:
+        client = client_of("https://dev.example", proxies=(("https", proxy.url),))
+        with pytest.raises(OneboxUnavailableError, match="4 of 4") as caught:
+            write(client)
+        assert caught.value.uncertain is False
+        assert len(proxy.requests) == 4
+
+
+def test_407_of_a_forwarding_proxy():
+    """A proxy that passes plain HTTP on has got the request: its 407 is no error of the settings alone."""
+    with Peer(script(http_reply(407, b"<html>"))) as proxy:
+        client = client_of("http://dev.example", proxies=(("http", proxy.url),))
+        words = f"the proxy {proxy.url} rejected its user or password \\(407\\)"
+        for call, error in ((write, OneboxUncertainWriteError), (read, OneboxUnusableResultError)):
+            with pytest.raises(error, match=words) as caught:
+                call(client)
+            assert (caught.value.uncertain, caught.value.retryable, caught.value.status) == (True, False, 407)
+        assert len(proxy.requests) == 2
+
+
+def socks(peer, conn):
+    """Speak SOCKS5 as a server that itself answers what is asked through it."""
+    conn.recv(3)
+    conn.sendall(b"\x05\x00")
+    conn.recv(262)
+    conn.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+    script(http_reply(200, {"ticketId": "5"}))(peer, conn)
+
+
+def test_socks_proxy():
+    """SOCKS proxies work, with the same bounds; one that can't be reached is named."""
+    with Peer(socks) as proxy:
+        address = proxy.url.replace("http", "socks5h")
+        client = client_of("http://dev.example", proxies=(("http", address),))
+        assert write(client) == {"ticketId": "5"}
+        assert write(client) == {"ticketId": "5"}
+        assert proxy.lines() == ["POST /api/ticket/create"] * 2
+        assert proxy.connections == 1
+    with pytest.raises(OneboxUnavailableError, match=re.escape(f"(through the proxy {address})")) as caught:
+        write(client)
+    assert caught.value.uncertain is False
+
+
+def test_socks_proxy_without_its_package(monkeypatch):
+    """Where PySocks is not installed, the error says how to install it."""
+
+    def missing(*args, **kwargs):
+        raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", missing)
+    client = client_of("http://dev.example", proxies=(("http", "socks5h://127.0.0.1:1"),))
+    with pytest.raises(OneboxConfigError, match=re.escape("pip install 'requests[socks]'")):
+        write(client)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (hang_up, "can't be reached: "),
+        (
+            lambda peer, conn: peer.over.wait(20),
+            r"can't be reached: no complete response in 0\.[2-9] s .*'timeout' is 0\.2 s",
+        ),
+    ],
+)
+def test_write_that_met_a_bad_handshake(answer, words):
+    """A TLS handshake that fails, for whatever but a certificate, is tried again: the write never left."""
+    with Peer(answer) as peer:
+        client = client_of(f"https://127.0.0.1:{peer.port}", timeout=0.2)
+        with pytest.raises(OneboxUnavailableError, match=words) as caught:
+            write(client)
+        assert caught.value.uncertain is False
+        assert peer.connections == 4
+
+
+@pytest.mark.parametrize("is_proxy", [False, True])
+def test_plain_http_where_tls_is_expected(is_proxy):
+    """An https URL whose port speaks plain HTTP is an error of the settings, not asked again, whoever's it is."""
+    with Peer(lambda peer, conn: (conn.recv(100), conn.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n"))) as peer:
+        address = f"https://127.0.0.1:{peer.port}"
+        client = client_of("https://dev.example", proxies=(("https", address),)) if is_proxy else client_of(address)
+        words = f"{'the proxy ' * is_proxy}{address} speaks no TLS on this port"
+        with pytest.raises(OneboxConfigError, match=words) as caught:
+            write(client)
+        assert caught.value.uncertain is False
+        assert peer.connections == 1
+
+
+def test_write_to_an_untrusted_certificate(tls):
+    """An untrusted certificate is named with the field that helps, once; the write never left."""
+    with Peer(script(http_reply()), tls) as peer:
+        with pytest.raises(OneboxConfigError, match=r"not trusted.*'verify'") as caught:
+            write(client_of(peer.url))
+        assert caught.value.uncertain is False
+        assert (peer.requests, peer.connections) == ([], 1)
+
+
+def test_adapter_by_itself(tls):
+    """An adapter that is used without its session checks certificates and reads the reply, too."""
+    with Peer(script(http_reply()), tls) as peer:
+        with pytest.raises(requests.exceptions.SSLError):
+            OneboxAdapter().send(requests.Request("GET", peer.url).prepare())
+        assert peer.requests == []
+    with Peer(script(http_reply(200, {"count": 1}))) as peer:
+        response = OneboxAdapter().send(requests.Request("GET", peer.url).prepare())
+        assert response.raw.read() == b""
+        assert response.json() == {"count": 1}
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_write_that_was_sent(secure, tls, ca):
+    """A write that has left and is not answered is uncertain, and is sent once."""
+    with Peer(cut, tls if secure else None) as peer:
+        client = client_of(peer.url, verify=ca[1])
+        with pytest.raises(OneboxUncertainWriteError) as caught:
+            write(client)
+        assert caught.value.uncertain is True
+        assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_read_that_was_sent(method):
+    """A read that is not answered is sent again, and is never uncertain."""
+    with Peer(cut) as peer:
+        with pytest.raises(OneboxUnavailableError):
+            client_of(peer.url, max_retries=1).request(method, "ticketrz")
+        assert len(peer.requests) == 2
+
+
+def test_write_whose_login_broke_off():
+    """A login that may have arrived says nothing of the write that it was for: that one never left."""
+    with Peer(cut) as peer:
+        with pytest.raises(OneboxUnavailableError, match="POST authenticate") as caught:
+            write(client_of(peer.url, token=None))
+        assert caught.value.uncertain is False
+        assert peer.lines() == ["POST /api/authenticate"] * 4
+
+
+def test_adapter_of_somebody_else():
+    """Where another adapter sends, nothing is known of a write that fails, and it is uncertain."""
+
+    class Failing(requests.adapters.BaseAdapter):
+        def send(self, *args, **kwargs):
+            raise requests.ConnectionError("no idea")
+
+        def close(self):
+            pass
+
+    client = client_of("https://dev.example")
+    client.session.mount("https://", Failing())
+    with pytest.raises(OneboxUncertainWriteError, match="no idea"):
+        write(client)
+
+
+def test_writes_avoid_old_connections(monkeypatch):
+    """A write goes out on a new connection where the old one has idled; reads and quick writes share one."""
+    with Peer(script(http_reply())) as peer:
+        client = client_of(peer.url)
+        for _ in range(5):
+            write(client)
+        assert peer.connections == 1
+        monkeypatch.setattr(transport, "MAX_IDLE_BEFORE_WRITE", 0)
+        client.request("GET", "ticketrz")
+        assert peer.connections == 1
+        write(client)
+        assert peer.connections == 2
+
+
+def test_write_races_an_idle_close(monkeypatch):
+    """A server that closes a connection as the next write arrives on it loses none and puts none uncertain."""
+    monkeypatch.setattr(transport, "MAX_IDLE_BEFORE_WRITE", 0)
+
+    def answer(peer, conn):
+        if peer.read(conn):
+            conn.sendall(http_reply())
+            # The close comes with the next request, which is what a race with an idle limit looks like.
+            conn.recv(1)
+
+    with Peer(answer) as peer:
+        client = client_of(peer.url)
+        for _ in range(10):
+            write(client)
+        assert len(peer.requests) == 10
+
+
+def test_writes_through_a_tunnel_avoid_old_connections(monkeypatch, tls, ca):
+    """A connection that is made anew goes through the proxy again."""
+    monkeypatch.setattr(transport, "MAX_IDLE_BEFORE_WRITE", 0)
+
+    def tunnel(peer, conn):
+        if peer.read(conn):
+            conn.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            with peer.wrap(tls, conn) as inner:
+                script(http_reply())(peer, inner)
+
+    with Peer(tunnel) as proxy:
+        client = client_of("https://dev.example", verify=ca[1], proxies=(("https", proxy.url),))
+        for _ in range(2):
+            write(client)
+        assert proxy.lines() == ["CONNECT dev.example:443", "POST /api/ticket/create"] * 2
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nSet-Cookie: \xff=\x00; expires=never\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_reply_that_breaks_the_library(raw):
+    """Whatever the libraries raise of a reply, a write that was sent is uncertain, and is not sent again."""
+
+    def answer(peer, conn):
+        if peer.read(conn):
+            conn.sendall(raw)
+
+    with Peer(answer) as peer:
+        with pytest.raises(OneboxUncertainWriteError):
+            write(client_of(peer.url))
+        assert len(peer.requests) == 1
+        with pytest.raises((OneboxUnavailableError, OneboxResponseError)):
+            client_of(peer.url, max_retries=0).request("GET", "ticketrz")
+
+
+@pytest.mark.parametrize("status", [102, 103])
+def test_interim_replies_are_skipped(status):
+    """Early hints are not the answer; the same connection serves on."""
+    early = b"HTTP/1.1 100 Continue\r\n\r\n" + b"HTTP/1.1 %d Hints\r\nLink: </x>\r\n\r\n" % status * 2
+    with Peer(script(early + http_reply(200, {"ticketId": "5"}))) as peer:
+        client = client_of(peer.url)
+        assert write(client) == write(client) == {"ticketId": "5"}
+        assert peer.connections == 1
+
+
+def test_switch_of_protocols():
+    """101 is no interim reply: nothing else follows, so it is not waited for."""
+    with Peer(script(http_reply(101, b""))) as peer, pytest.raises(OneboxResponseError, match="101"):
+        client_of(peer.url, max_retries=0).request("GET", "ticketrz")
+
+
+def test_other_hosts_in_their_own_script(monkeypatch):
+    """A host beyond ASCII can be logged in to and called."""
+    with Peer(script(http_reply(200, {"ticketId": "5"}))) as proxy:
+        client = client_of("http://münchen.example", token=None, proxies=(("http", proxy.url),))
+        assert write(client) == {"ticketId": "5"}
+        assert proxy.lines()[0] == "POST http://xn--mnchen-3ya.example/api/authenticate"
+
+
+# Of urllib3's own module, in older versions.
+@pytest.mark.filterwarnings("ignore:X509:DeprecationWarning")
+def test_pyopenssl(tls, ca):
+    """Where another library has put pyOpenSSL into urllib3, calls work, and their time is bounded."""
+    pyopenssl = pytest.importorskip("urllib3.contrib.pyopenssl", reason="pyOpenSSL comes with the test dependencies")
+    pyopenssl.inject_into_urllib3()
+    try:
+        with Peer(script(http_reply(200, {"ticketId": "5"})), tls) as peer:
+            client = client_of(peer.url, verify=ca[1])
+            assert write(client) == {"ticketId": "5"}
+            assert write(client) == {"ticketId": "5"}
+            with pytest.raises(OneboxConfigError, match="not trusted"):
+                write(client_of(peer.url.replace("127.0.0.1", "localhost"), verify=ca[1]))
+    finally:
+        pyopenssl.extract_from_urllib3()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_size_is_bounded(secure, packed, tls, ca, monkeypatch):
+    """A body past the limit is cut off, over TLS and packed as well; a stream's 401 too."""
+    monkeypatch.setattr("airflow_provider_onebox.api.client.MAX_JSON_BYTES", 2**20)
+    monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 2**20)
+    body = b" " * 2**22
+    replies = [
+        http_reply(status, gzip.compress(body) if packed else body, *[b"Content-Encoding: gzip"] * packed)
+        for status in (200, 401)
+    ]
+    with Peer(script(*replies), tls if secure else None) as peer:
+        client = client_of(peer.url, verify=ca[1])
+        with pytest.raises(
+            OneboxResponseError, match=r"larger than 1 MiB\. Request fewer records per page\.$"
+        ) as caught:
+            client.request("GET", "ticketrz")
+        assert (caught.value.status, caught.value.retryable) == (413, False)
+        with pytest.raises(transport.ResponseTooLargeError):
+            client.session.get(client.url_for("ticketrz"), stream=True)
+
+
+@pytest.mark.parametrize("encoding", [b"gzip, gzip", b"br", b"zstd", b"x-gzip", b"gzip\r\nContent-Encoding: gzip"])
+def test_packing_that_was_not_asked_for(encoding, monkeypatch):
+    """A body that is packed twice, or in a way that was not asked for, is not unpacked at all; its connection ends."""
+    # As where another package has taught requests to unpack more.
+    monkeypatch.setattr("requests.utils.DEFAULT_ACCEPT_ENCODING", "gzip, deflate, br, zstd")
+    body = gzip.compress(gzip.compress(b" " * 2**26))
+    with Peer(script(http_reply(200, body, b"Content-Encoding: " + encoding))) as peer:
+        with pytest.raises(OneboxUnavailableError, match="not one that was asked for"):
+            client_of(peer.url, max_retries=0).request("GET", "ticketrz")
+        assert b"Accept-Encoding: gzip, deflate\r\n" in peer.requests[0]
+        response = client_of(peer.url).session.get(f"{peer.url}/api/x", stream=True)
+        with pytest.raises(requests.exceptions.ContentDecodingError):
+            transport.read_body(response)
+        assert response.raw.closed
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_time_is_bounded(secure, head, tls, ca, monkeypatch):
+    """A reply that drips is cut off on time, over TLS too, and the error tells the time that it really took."""
+    monkeypatch.setattr(transport, "MAX_RESPONSE_TIMEOUTS", 3)
+
+    def drip(peer, conn):
+        peer.read(conn)
+        conn.sendall(head)
+        while not peer.over.wait(0.05):
+            conn.sendall(b"x")
+
+    with Peer(drip, tls if secure else None) as peer:
+        client = client_of(peer.url, verify=ca[1], timeout=0.3, max_retries=0)
+        start = time.monotonic()
+        with pytest.raises(OneboxUnavailableError, match="is too slow: no complete response in") as caught:
+            client.request("GET", "ticketrz")
+        took = time.monotonic() - start
+        assert 0.85 < took < 5
+        told = float(re.search("in ([0-9.]+) s", str(caught.value))[1])
+        # On a busy machine the call takes longer than its exchange, which is what is told.
+        assert 0.85 < told < took + 0.1
+        assert "'timeout' is 0.3 s" in str(caught.value)
+
+
+def test_clients_share_connections():
+    """A client with a handed-in token opens no pool of its own."""
+    with Peer(script(http_reply())) as peer:
+        client = client_of(peer.url, token=None)
+        client.request("GET", "ticketrz")
+        client.with_token(Token(TOKEN)).request("GET", "ticketrz")
+        assert peer.tokens() == [NEW_TOKEN, TOKEN]
+        assert peer.connections == 1
+
+
+def test_fork_has_connections_of_its_own():
+    """A child never speaks on its parent's connections, not even through a session that was made before."""
+    with Peer(script(http_reply())) as peer:
+        client = client_of(peer.url)
+        session = client.session
+        assert session.get(f"{peer.url}/api/x").status_code == 200
+        child = os.fork()
+        if child == 0:
+            right = client.request("GET", "ticketrz") == {} and session.get(f"{peer.url}/api/x").status_code == 200
+            os._exit(0 if right and client.session is not session else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert peer.connections == 2
+        assert client.request("GET", "ticketrz") == {}
+        assert client.session is session
+        assert peer.connections == 2
+
+
+def test_threads_know_their_own_requests():
+    """What is known of a request is that thread's: a write that never left is not taken for one that did."""
+    with Peer(cut) as peer:
+        sent, unsent = client_of(peer.url, max_retries=0), client_of(f"http://127.0.0.1:{closed_port()}", max_retries=0)
+
+        def error_of(client):
+            with pytest.raises(OneboxError) as caught:
+                write(client)
+            return type(caught.value)
+
+        with ThreadPoolExecutor(8) as pool:
+            kinds = list(pool.map(error_of, [sent, unsent] * 40))
+    assert kinds == [OneboxUncertainWriteError, OneboxUnavailableError] * 40

@@ -18,7 +18,7 @@ print(json.dumps([code, "airflow" in sys.modules]))
 @pytest.mark.parametrize(
     ("arguments", "imports_airflow"),
     [
-        (["tests/api/test_client.py", "tests/api/test_wire.py"], False),
+        (["tests/api/test_client.py", "tests/api/test_transport.py"], False),
         (["tests/api/test_client.py", "tests/api/test_settings.py"], True),
         (["tests/api"], True),
     ],
