@@ -267,7 +267,7 @@ def _error_without_envelope(
     if status == 407:
         return OneboxUnusableResultError(
             f"{call}: the proxy {attempt_of(response.request).proxy} rejected its user or password (407), with {what}. "
-            "Check the connection's extra field 'proxies'.",
+            "Check the connection's extra field 'proxies', or the environment's HTTPS_PROXY.",
             **{**details, "uncertain": True},
         )
     if status in TRANSIENT:

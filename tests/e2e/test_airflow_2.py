@@ -50,11 +50,11 @@ def press_test(page: Page) -> str:
 
 
 def test_form(page, home):
-    """Labels and placeholders are those of Onebox; schema and port are not there."""
+    """Labels and placeholders are those of Onebox; schema is not there."""
     page.goto(f"{home.url}/connection/add")
     page.select_option("#conn_type", "onebox")
     expect(page.locator("#schema")).to_be_hidden()
-    expect(page.locator("#port")).to_be_hidden()
+    expect(page.locator("#port")).to_be_visible()
     fields = {
         "#host": ("Onebox URL", "https://cloud.onebox.co.id"),
         "#login": ("Email", "name@example.com"),
@@ -99,7 +99,7 @@ def test_edit(page, home, onebox, stored):
     """A changed timeout is saved, and nothing is lost; Test wants the password again."""
     edit(page, home, "onebox_211")
     expect(extra(page, "site_id")).to_have_value("169")
-    expect(page.locator("#port")).to_be_hidden()
+    expect(page.locator("#port")).to_be_visible()
     expect(page.locator("#password")).to_have_value("")
     extra(page, "timeout").fill("20")
     assert "password is empty" in press_test(page)
