@@ -283,4 +283,4 @@ def test_rendered_nothing(runs):
     """A template that finds no token fails the task, and says why, before anything is sent."""
     run = runs["onebox_rendered_nothing"]
     assert (run.state, run.tasks) == ("failed", {("count", -1): "failed"})
-    assert "The token handed in is empty" in run.output
+    assert "The upstream token is empty" in run.output

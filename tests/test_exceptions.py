@@ -58,5 +58,5 @@ def test_may_have_acted_is_the_class_result_unless_told():
     ],
 )
 def test_quote(words, shown):
-    """Foreign words come out printable, on one line, shorten_key."""
+    """Foreign words come out printable, on one line, shortened."""
     assert sanitize(words) == shown

@@ -8,25 +8,25 @@ from airflow_provider_onebox._airflow import compat
 from airflow_provider_onebox.exceptions import OneboxConfigError
 
 PREFIX = "onebox-encrypted:"
-"""What a encrypted token begins with."""
+"""The prefix of an encrypted token."""
 
 
 def encrypt(token: str) -> str:
     """Encrypt a token.
 
     :param token: the token.
-    :return: a string that only a holder of the deployment's Fernet key can open.
+    :return: a string that only a process with the deployment's Fernet key can decrypt.
     :raises OneboxConfigError: if the deployment has no Fernet key.
     """
     return PREFIX + str(get_fernet().encrypt(token.encode()).decode())
 
 
 def decrypt(token: str) -> str:
-    """Open a encrypted token; leave another one as it is.
+    """Decrypt an encrypted token; return any other as it is.
 
-    :param token: a token from upstream, encrypted or not.
+    :param token: an upstream token, encrypted or not.
     :return: the token.
-    :raises OneboxConfigError: if this process does not have the key that it was encrypted with.
+    :raises OneboxConfigError: if this process does not have the key with which it was encrypted.
     """
     if not token.startswith(PREFIX):
         return token
@@ -42,10 +42,10 @@ def decrypt(token: str) -> str:
 
 
 def get_fernet() -> Any:
-    """Get the deployment's Fernet, to fail early where there is none.
+    """Return the deployment's Fernet; also called in advance, to fail early where there is no key.
 
-    :return: Airflow's Fernet, which opens what any of the deployment's keys has encrypted.
-    :raises OneboxConfigError: if the key is empty: Airflow would then hand out plain text in disguise.
+    :return: Airflow's Fernet, which decrypts with each of the deployment's keys.
+    :raises OneboxConfigError: if the key is empty: Airflow's object would then return plain text.
     """
     fernet = compat.get_fernet()
     if not fernet.is_encrypted:

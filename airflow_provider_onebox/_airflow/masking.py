@@ -1,4 +1,4 @@
-"""What Airflow masks in its logs for this provider: the connection's secrets, and tokens that are handed out."""
+"""What Airflow masks in its logs for this provider: the connection's secrets, and tokens that the hook returns."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MIN_MASKED = 5
 
 
 MAX_MASKED_TOKENS = 50
-"""Tokens that one process hands out masked; each makes Airflow's masker slower and none can be taken back."""
+"""Tokens that one process masks; each makes Airflow's masker slower, and none can be removed from it."""
 
 
 log = logging.getLogger(__name__)
 
 
-# What is masked in this process, and what its supervisor still has to be told of.
+# Masked in this process; and not yet masked, here or in its supervisor.
 _masked: set[str] = set()
 
 
@@ -37,18 +37,18 @@ _masked_tokens = 0
 
 
 def mask(secrets: Iterable[str]) -> None:
-    """Have Airflow replace secrets in this process's logs from now on, in each form in which they travel.
+    """Have Airflow replace secrets in this process's logs from now on, in each form in which they can be printed.
 
-    :param secrets: the secrets as they are.
+    :param secrets: the secrets as they were entered.
     """
-    # Airflow 3 skips shorter ones by itself; Airflow 2 would punch holes into every log.
+    # Airflow 3 skips shorter ones by itself; Airflow 2 would mask such short text everywhere in every log.
     forms = {form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_MASKED}
     _unmasked.update(forms - _masked)
     _update_masker()
 
 
 def mask_token(token: str) -> None:
-    """Have Airflow replace a token that leaves the provider's own calls, unless there have been too many of them.
+    """Have Airflow replace a token that the hook returns or was given, up to :data:`MAX_MASKED_TOKENS` of them.
 
     :param token: the token.
     """
@@ -61,8 +61,8 @@ def mask_token(token: str) -> None:
         _unmasked.add(token)
     elif _masked_tokens == MAX_MASKED_TOKENS + 1:
         log.warning(
-            "This process has handed out %d tokens. Further tokens are not masked in its logs, because each makes all "
-            "logging slower. To make calls, use the hook's request() or get_conn(), which hand out none.",
+            "This process has returned %d tokens. Further tokens are not masked in its logs, because each makes all "
+            "logging slower. To make calls, use the hook's request() or get_conn(), which return none.",
             MAX_MASKED_TOKENS,
         )
     _update_masker()
@@ -72,13 +72,13 @@ def _update_masker() -> None:
     if not _unmasked:
         return
     local_only = _must_leave_supervisor_alone()
-    news = _unmasked - _masked if local_only else set(_unmasked)
+    new = _unmasked - _masked if local_only else set(_unmasked)
     mask_secret = secret_masker(local_only)
-    for secret in news:
+    for secret in new:
         mask_secret(secret)
-    _masked.update(news)
+    _masked.update(new)
     if not local_only:
-        _unmasked.difference_update(news)
+        _unmasked.difference_update(new)
 
 
 def _must_leave_supervisor_alone() -> bool:
@@ -90,5 +90,5 @@ def _must_leave_supervisor_alone() -> bool:
     return True
 
 
-# The child's supervisor is another one.
+# A forked child has another supervisor.
 os.register_at_fork(after_in_child=_masked.clear)

@@ -107,7 +107,7 @@ class OneboxHook(BaseHook):
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OneboxHook:
-        # Airflow copies tasks with all they hold: a copy that logged in anew would use a wrong password up faster.
+        # Airflow copies tasks with all their attributes: a copy with its own login would repeat a wrong password.
         return self.__copy__()
 
     def __enter__(self) -> Self:
@@ -134,7 +134,7 @@ class OneboxHook(BaseHook):
     def client(self) -> OneboxClient:
         """The client behind this hook; made again in another task try, or for another connection or site.
 
-        :raises OneboxConfigError: if the connection or the handed-in token is invalid.
+        :raises OneboxConfigError: if the connection or the upstream token is invalid.
         :raises OneboxUnavailableError: if Airflow can't look the connection up.
         """
         run = _task_try()
@@ -150,9 +150,9 @@ class OneboxHook(BaseHook):
 
     @property
     def settings(self) -> Settings:
-        """The checked connection, with the site that is in use; nothing is sent for it.
+        """The checked connection, with the site that is used. Nothing is sent.
 
-        :raises OneboxConfigError: if the connection or the handed-in token is invalid.
+        :raises OneboxConfigError: if the connection or the upstream token is invalid.
         :raises OneboxUnavailableError: if Airflow can't look the connection up.
         """
         return self.client.settings
@@ -669,10 +669,10 @@ class OneboxHook(BaseHook):
         raise failure
 
     def look_up_again(self) -> None:
-        """Look the connection up again, for a long wait, and start over if it has changed.
+        """Look the connection up again, during a long wait, and make a new client if it has changed.
 
         :raises OneboxConfigError: if there is no such connection any more, or it is invalid. It is ``retryable``:
-            Airflow says the same while its secrets backend is down, and the connection was there before.
+            Airflow reports the same while its secrets backend is down, and the connection existed before.
         :raises OneboxUnavailableError: if Airflow can't be asked for it.
         """
         try:
@@ -686,10 +686,10 @@ class OneboxHook(BaseHook):
             self._client = None
 
     def token_site(self) -> str | int | None:
-        """Tell which site the hook was given; nothing is looked up.
+        """Return the site that the hook was given; nothing is looked up.
 
-        :return: the site of the handed-in token, else ``site_id``, else ``None`` for the connection's own.
-        :raises OneboxConfigError: if the handed-in token is invalid, or is for another site than ``site_id``.
+        :return: the site of the upstream token, else ``site_id``, else ``None`` for the connection's own.
+        :raises OneboxConfigError: if the upstream token is invalid, or is for another site than ``site_id``.
         """
         token = self._read_token()
         if not token or not token.site_id:
@@ -732,16 +732,16 @@ class OneboxHook(BaseHook):
         from airflow_provider_onebox._airflow.encryption import decrypt
         from airflow_provider_onebox.api.token import Token
 
-        # With render_template_as_native_obj a token of digits arrives as a number.
+        # With render_template_as_native_obj, a token of digits arrives as a number.
         if not isinstance(self._token, (str, int)) or isinstance(self._token, bool):
             raise OneboxConfigError(
-                f"The token handed in is a {type(self._token).__name__}: pass the string that a task returned."
+                f"The upstream token is a {type(self._token).__name__}: pass the string that a task returned."
             )
         token = decrypt(str(self._token))
         # A template that finds no XCom renders as an empty string or as None.
         if token in ("", "None"):
             raise OneboxConfigError(
-                "The token handed in is empty: the upstream task pushed none, the template names the wrong task or "
+                "The upstream token is empty: the upstream task pushed none, the template names the wrong task or "
                 "key, or this task does not depend on the upstream one (a template does not create a dependency)."
             )
         mask_token(token)
@@ -749,7 +749,7 @@ class OneboxHook(BaseHook):
             return Token.read(token, now=time.monotonic(), wall=time.time())
         except ValueError:
             raise OneboxConfigError(
-                "The token handed in is not a bearer token: pass the string that the upstream task returned, unchanged."
+                "The upstream token is not a bearer token: pass the string that the upstream task returned, unchanged."
             ) from None
 
     @classmethod

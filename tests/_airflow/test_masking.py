@@ -15,14 +15,14 @@ def told(monkeypatch):
     told = {True: [], False: []}
     monkeypatch.setattr(masking, "secret_masker", lambda local_only: told[local_only].append)
     monkeypatch.setattr(masking, "_unmasked", set())
-    monkeypatch.setattr(masking, "_masked_tokens", 0)  # Tests before may have handed out all that are masked.
+    monkeypatch.setattr(masking, "_masked_tokens", 0)  # Tests before may have used up those that are masked.
     masking._masked.clear()
     yield told
     masking._masked.clear()
 
 
 def test_supervisor_is_told_at_the_next_opportunity(told):
-    """A token that was first handed out where the supervisor can't be told is told when it is handed out again."""
+    """A token that was first masked where the supervisor can not be called is masked there at the next opportunity."""
 
     async def hand_out():
         masking.mask_token("correct-horse")
@@ -44,7 +44,7 @@ def test_too_many_tokens(told, caplog):
     """From the first token that is not masked, a warning tells so, once."""
     for n in range(masking.MAX_MASKED_TOKENS + 3):
         masking.mask_token(f"token-{n}")
-        assert caplog.text.count("which hand out none") == (n >= masking.MAX_MASKED_TOKENS)
+        assert caplog.text.count("which return none") == (n >= masking.MAX_MASKED_TOKENS)
     assert told[False] == [f"token-{n}" for n in range(masking.MAX_MASKED_TOKENS)]
 
 

@@ -248,7 +248,7 @@ def test_hook_is_not_pickled(connected):
 
 
 def test_token_from_upstream_is_used_until_it_expires(connected):
-    """A handed-in token saves the login; when it is rejected the hook logs in by itself."""
+    """An upstream token saves the login; when it is rejected the hook logs in by itself."""
     token = OneboxHook().get_token()
     with task_run():
         hook = OneboxHook(token=token)
@@ -312,9 +312,9 @@ def test_what_is_masked(connected, connect, masked, make_token):
     assert set(masked) == forms
     token = hook.get_token()
     assert set(masked) == {*forms, token}
-    handed_in = make_token()
-    OneboxHook(token=handed_in).request("GET", "ticketrz")
-    assert set(masked) == {*forms, token, handed_in}
+    upstream = make_token()
+    OneboxHook(token=upstream).request("GET", "ticketrz")
+    assert set(masked) == {*forms, token, upstream}
     assert len(masked) == len(set(masked))
 
 
@@ -332,10 +332,10 @@ def test_masked_strings_do_not_grow(connected, masked, caplog):
         connected.state.revoke()
         hook.request("GET", "ticketrz")
         handed_out |= {hook.get_token(), hook.get_token()}
-        assert ("which hand out none" in caplog.text) is (len(handed_out) > MAX_MASKED_TOKENS)
+        assert ("which return none" in caplog.text) is (len(handed_out) > MAX_MASKED_TOKENS)
     assert len(handed_out) == MAX_MASKED_TOKENS + 5
     assert len(masked) - len(before) == MAX_MASKED_TOKENS
-    assert caplog.text.count("which hand out none") == 1
+    assert caplog.text.count("which return none") == 1
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -436,7 +436,7 @@ def test_test_connection_takes_one_short_try(connected, connect, monkeypatch):
 def test_missing_connection(monkeypatch):
     """A connection that does not exist is an error of ours wherever it is met, and the Test button returns it."""
     monkeypatch.delenv("AIRFLOW_CONN_NO_SUCH", raising=False)
-    hook = OneboxHook("no_such", token="a-handed-in-token")
+    hook = OneboxHook("no_such", token="an-upstream-token")
     for use in (hook.get_token, hook.get_conn, lambda: hook.url_for("x"), lambda: hook.request("GET", "ticketrz")):
         with pytest.raises(OneboxConfigError, match="Connection 'no_such' can't be found") as caught:
             use()
