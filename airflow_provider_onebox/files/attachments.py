@@ -58,7 +58,7 @@ MAX_REJECTION_BYTES = 4096
 _MAX_DECODES = 5
 
 
-_ESCAPE = re.compile(r"\W*(api|\.\.)\W*")
+_NOT_A_FILE = re.compile(r"\W*(api|\.\.)\W*")
 
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Attachments:
         attachments = as_list(named)
         if attachments is None:
             if named:
-                self._skip(f"What message {message_id}, ticket {ticket}, has as Attachments", "it is not a list.")
+                self._skip(f"What message {message_id}, ticket {ticket}, names as attachments", "it is not a list.")
             return
         for number, attachment in enumerate(attachments, 1):
             file = attachment.get("File") if isinstance(attachment, dict) else None
@@ -204,7 +204,8 @@ class Attachments:
             url = request.url or ""
             parts, is_own = urlsplit(url), origin_of(url) == origin_of(self._own)
         except (ValueError, requests.RequestException):
-            raise _SkippedError(f"its URL {sanitize(self._client.redact(link), 60)!r} is not valid.") from None
+            shown = sanitize(self._client.redact(link.partition("?")[0]), 60)
+            raise _SkippedError(f"its URL {shown!r} is not valid.") from None
         if parts.scheme not in ("https", urlsplit(self._own).scheme):
             raise _SkippedError(f"its URL begins with {sanitize(parts.scheme)}://, not with https://.")
         if is_own and _is_below(url, self._own):
@@ -331,7 +332,7 @@ def _is_below(url: str, own: str) -> bool:
     for _ in range(_MAX_DECODES):
         decoded = unquote(place)
         if decoded == place:
-            return not any(map(_ESCAPE.fullmatch, re.split(r"[/\\?&=;#]", place)))
+            return not any(map(_NOT_A_FILE.fullmatch, re.split(r"[/\\?&=;#]", place)))
         place = decoded
     return False
 
@@ -371,4 +372,6 @@ def _id_name(value: Any) -> str:
 def _file_name(name: Any) -> str:
     """Make a name that every file system takes."""
     stem, dot, suffix = _safe_name(name).rpartition(".")
+    if not dot:
+        stem, suffix = suffix, ""
     return f"{_shorten(stem, MAX_NAME_BYTES)}{dot}{_shorten(suffix, 16)}" or "file"

@@ -544,6 +544,7 @@ class OneboxHook(BaseHook):
         :raises OneboxUncertainWriteError: if the message may have been sent, and the response does not say.
         :raises OneboxError: if Onebox rejects it or can't be reached.
         """
+        from airflow_provider_onebox.api.arguments import as_list
         from airflow_provider_onebox.api.messages import greatest_id, message_body
         from airflow_provider_onebox.files.uploads import read_files
 
@@ -561,8 +562,8 @@ class OneboxHook(BaseHook):
         content = _texts(Body=body, BodyText=body_text, ContentType=content_type, Encoding="utf-8")
         message = message_body({**fields, "Content": content, "Users": users}, lambda: read_files(attachments))
         response = self.request("POST", "message", json=message)
-        rows = response.get("data") if isinstance(response, dict) else None
-        if not isinstance(rows, list):
+        rows = as_list(response.get("data")) if isinstance(response, dict) else None
+        if rows is None:
             raise self._uncertain("message", "page of messages")
         return greatest_id(rows)
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import warnings
 from pathlib import Path
+from unittest.mock import ANY
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -178,7 +179,7 @@ def test_list_as_an_object(download, own, tmp_path):
 def test_no_list(download, said, named):
     """What is no list is counted and logged, so that nobody takes it for no attachments."""
     assert download(Attachments=named) == ([], 1)
-    assert "What message 7, ticket 12, has as Attachments was not downloaded: it is not a list." in said()
+    assert "What message 7, ticket 12, names as attachments was not downloaded: it is not a list." in said()
 
 
 def test_relative(download, own, connected):
@@ -335,11 +336,35 @@ def test_encoded_files(connected, download, own, encoding, content):
     assert connected.state.seen[-1].headers["accept-encoding"] == "identity"
 
 
-def test_large_json_file(connected, download, own):
+@pytest.mark.parametrize(("size", "asks"), [(4096, 1), (4097, 0)])
+def test_large_json_file(connected, download, own, size, asks):
     """A file that is too large for a rejection is not looked into."""
-    connected.state.fail("status", path="/files/", status=200, body=envelope(401, "x" * 5000), times=9)
+    content = envelope(401, "x" * (size - len(envelope(401, ""))))
+    connected.state.fail("status", path="/files/", status=200, body=content, times=9)
     assert download(own)[1] == 0
-    assert connected.state.requests["GET list"] == 0
+    assert connected.state.requests["GET list"] == asks
+
+
+@pytest.mark.parametrize(("times", "failed"), [(1, 0), (4, 0), (5, 1)])
+def test_encoded_many_times(connected, download, own, times, failed):
+    """A URL that is encoded too often is not followed to its end, and gets no token."""
+    name = "a b"
+    for _ in range(times):
+        name = quote(name)
+    assert download(own.replace("0.txt", name)) == ([] if failed else [ANY], failed)
+
+
+def test_unencrypted(connect, said, tmp_path):
+    """A file is not asked for in the clear, if Onebox is not."""
+    connect("https://dev.example")
+    downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=1, hosts=["dev.example"])
+    named = [
+        {"File": {"Path": "http://dev.example/x"}},
+        {"File": {"Path": "https://dev.example:port/?signature=s1gned"}},
+    ]
+    downloads.download([{"Id": "7", "Attachments": named}])
+    assert "its URL begins with http://, not with https://." in said()
+    assert "its URL 'https://dev.example:port/' is not valid." in said()
 
 
 @pytest.mark.parametrize(
@@ -490,7 +515,8 @@ def test_empty_file(connected, download, own):
         ("a b\n<c>.pdf", "a_b_c_.pdf"),
         ("übersicht.тест", "übersicht.тест"),
         ("漢" * 300 + ".jpeg", "漢" * 40 + ".jpeg"),
-        ("𠀀" * 300, "𠀀" * 4),
+        ("𠀀" * 300, "𠀀" * 30),
+        ("x" * 121, "x" * 120),
         ("𠀀" * 300 + "." + "𠀀" * 300, "𠀀" * 30 + "." + "𠀀" * 4),
         ("x." + "y" * 300, "x." + "y" * 16),
         (".", "file"),

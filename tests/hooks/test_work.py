@@ -142,7 +142,9 @@ def test_message_without_an_id(connected, hook):
     """Onebox calls the reply's body not final: a page without an id is an answer, anything else leaves doubt."""
     connected.state.fail("wrong_type", path="message", value={"data": [{"Subject": "x"}]})
     assert hook.send_message(**MESSAGE) is None
-    for odd in ([], "x", {"data": {}}, {}):
+    connected.state.fail("wrong_type", path="message", value={"data": {"1": {"Id": "8"}, "3": {"Id": "9"}}})
+    assert hook.send_message(**MESSAGE) == "9"
+    for odd in ([], "x", {"data": {"a": {}}}, {"data": None}, {}):
         connected.state.fail("wrong_type", path="message", value=odd)
         with pytest.raises(
             OneboxUncertainWriteError, match=r"POST message: the response holds no page of messages\. It may have"
