@@ -346,7 +346,8 @@ def watermark(repetitions: int, known: int) -> Any:
 
     from airflow_provider_onebox.api.pagination import Batch
     from airflow_provider_onebox.files import watermark as module
-    from airflow_provider_onebox.files.export import export
+    from airflow_provider_onebox.files.export import export, export_incremental
+    from airflow_provider_onebox.files.ids import ById, Ids
     from airflow_provider_onebox.files.records import RecordFile
     from airflow_provider_onebox.files.watermark import Watermark
 
@@ -359,28 +360,32 @@ def watermark(repetitions: int, known: int) -> Any:
     number = 0
 
     def listing(after: int, _: int | None) -> list[Batch]:
-        return [Batch([{"Id": str(after + 1)}], after + 1, 1)]
+        # The ids before the watermark are listed again.
+        ids = range(after + 1, number + 1)
+        return [Batch([{"Id": str(row_id)} for row_id in ids], number, len(ids))]
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def run(watermark: Watermark | None) -> None:
+        def new_file() -> RecordFile:
             nonlocal number
             number += 1
             ti.run_id = f"scheduled__2026-11-24T00:00:00+00:00_{number}"
-            export(RecordFile(f"{folder}/{number}.jsonl"), listing, 0, watermark)
+            return RecordFile(f"{folder}/{number}.jsonl")
 
-        def incremental() -> Watermark:
-            mark = Watermark({"ti": ti}, [], ("onebox_default", "169", "ticketrz"))
-            run(mark)
+        def incremental() -> Watermark[Ids]:
+            mark = Watermark(ti, ("onebox_default", "169", "ticketrz"), ById(listing))
+            export_incremental(new_file(), mark, "ticketrz")
             return mark
 
         def plain() -> None:
-            run(None)
+            export(new_file(), listing(number, None), number, "ticketrz")
             Variable.set("bench", Variable.get("bench"))
 
         key = incremental().key
         state = json.loads(Variable.get(key))
-        state["runs"] = {f"scheduled__2026-11-23T00:00:00+00:00_{n}": [n, n + 1] for n in range(known)}
+        state["runs"] = {
+            f"scheduled__2026-11-23T00:00:00+00:00_{n}": [1, n + 1, n + 1, n, [], -1, "0badcafe"] for n in range(known)
+        }
         Variable.set(key, json.dumps(state))
         Variable.set("bench", json.dumps(state))
         return interleaved(repetitions, {"ours": incremental, "plain": plain})

@@ -30,7 +30,6 @@ EXAMPLE_NAMES = ("list", "notifier", "sensor", "watch")
 HAS_STORE = AIRFLOW_VERSION >= (3, 3)
 SITES = [str(site) for site in range(169, 176)]
 OTHER = "other@example.com"
-OLD, OLD_KEY = 7, "onebox_mark.incremental.with_asset.onebox_default.171.ticketrz"
 
 
 class World:
@@ -107,8 +106,6 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
 @pytest.fixture(scope="module")
 def tested(idle: World) -> list[Run]:
     """Runs of `dags test`, in two processes, with new tickets before the second."""
-    state = json.dumps({"last": int(idle.state.ids("ticketrz", "171")[OLD - 1]), "runs": {}})
-    idle.home.run("variables", "set", OLD_KEY, state)
     first = idle.home.test_dags(["incremental", "example_onebox_notifier"])
     idle.state.add(40, site="171")
     return [*first.values(), idle.home.test_dag("incremental")]
@@ -138,16 +135,16 @@ def check_ticket(world: World, ticket: dict[str, Any], dag_id: str, run_id: str,
 
 
 def test_dags_test(idle: World, tested: list[Run]) -> None:
-    """The watermark outlives the process, in a Variable; that of the first version is found."""
+    """The watermark outlives the process, in a Variable."""
     first, failed, second = tested
     ids = idle.state.ids("ticketrz", "171")
-    for task_id, old in (("with_alias", 0), ("with_asset", OLD)):
-        assert idle.file(first, task_id) == ids[old:250]
+    for task_id in ("with_alias", "with_asset"):
+        assert idle.file(first, task_id) == ids[:250]
         assert idle.file(second, task_id) == ids[250:290]
         assert second.xcoms[task_id, -1, "return_value"]["last_id"] == ids[289]
     variables = {row["key"] for row in idle.home.database("SELECT key FROM variable")}
     key = "onebox_watermark@incremental@{}@onebox_default@171@ticketrz"
-    assert variables == {OLD_KEY, key.format("with_alias"), key.format("with_asset")}
+    assert variables == {key.format("with_alias"), key.format("with_asset")}
     ticket = next(ticket for ticket in idle.state.tickets if failed.run_id in ticket["content"])
     check_ticket(idle, ticket, "example_onebox_notifier", failed.run_id, "load")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from airflow.sdk import RetryDecision, RetryPolicy
     from airflow.triggers.base import BaseEventTrigger
@@ -81,25 +81,50 @@ def secret_masker(local_only: bool) -> Callable[..., object]:
     return masker
 
 
-def is_running_elsewhere(ti: Any) -> bool:
-    """Tell whether another run has an instance of the same task that is running.
+def count_instances(
+    ti: Any,
+    states: Sequence[str],
+    *,
+    dag_id: str,
+    task_id: str,
+    run_id: str | None = None,
+    map_index: int | None = None,
+) -> int:
+    """Count the instances of a task that are in certain states.
 
-    :param ti: the task instance.
-    :return: whether there is one.
+    :param ti: the task instance that asks.
+    :param states: the states.
+    :param dag_id: the DAG.
+    :param task_id: the task.
+    :param run_id: the run; ``None`` for all.
+    :param map_index: the map index, -1 for a task that is not mapped; ``None`` for all.
+    :return: how many there are.
     """
-    states = ["running", "restarting"]
     if hasattr(ti, "get_ti_count"):
-        same = {"dag_id": ti.dag_id, "task_ids": [ti.task_id], "map_index": ti.map_index, "states": states}
-        # Not "more than one": `airflow tasks test`, or a process that was superseded, does not count itself.
-        return bool(ti.get_ti_count(**same) > ti.get_ti_count(**same, run_ids=[ti.run_id]))
+        runs = None if run_id is None else [run_id]
+        return int(
+            ti.get_ti_count(dag_id=dag_id, task_ids=[task_id], run_ids=runs, map_index=map_index, states=[*states])
+        )
     # Airflow 2, where a task has access to the database.
     from airflow.models import TaskInstance
     from airflow.utils.session import create_session
 
+    wanted = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
     with create_session() as session:
         query: Any = session.query(TaskInstance)
-        query = query.filter_by(dag_id=ti.dag_id, task_id=ti.task_id, map_index=ti.map_index)
-        return bool(query.filter(TaskInstance.state.in_(states), TaskInstance.run_id != ti.run_id).count())
+        query = query.filter_by(**{name: value for name, value in wanted.items() if value is not None})
+        return int(query.filter(TaskInstance.state.in_(states)).count())
+
+
+def is_running_elsewhere(ti: Any) -> bool:
+    """Check whether another run has an instance of the same task that is running.
+
+    :param ti: the task instance.
+    :return: whether there is one, of whichever map index.
+    """
+    same, states = {"dag_id": ti.dag_id, "task_id": ti.task_id}, ("running", "restarting")
+    # Not "more than one": `airflow tasks test`, or a process that was superseded, does not count itself.
+    return count_instances(ti, states, **same) > count_instances(ti, states, **same, run_id=ti.run_id)
 
 
 def failed_tasks(ti: Any, dag_id: str, run_id: str, dag_run: Any) -> list[str]:

@@ -8,10 +8,10 @@ MAX_KEY = 250
 
 
 def shorten_key(key: str) -> str:
-    """Make a Variable's key fit into Airflow's column.
+    """Shorten the key of a Variable to what Airflow can store.
 
-    :param key: the key, as long as it likes.
-    :return: the same, or its beginning and a digest of the whole.
+    :param key: the key, of any length.
+    :return: the key; if it is too long, its beginning and a digest of the whole.
     """
     if len(key) <= MAX_KEY:
         return key

@@ -1,4 +1,4 @@
-"""A file that is written beside its target and published as a whole, or not at all."""
+"""A file that is written beside its target and published as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from glob import escape
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import ObjectStoragePath
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, ObjectStoragePath
 
+from airflow_provider_onebox._airflow.lineage import plain_uri
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, reason_of, sanitize
+from airflow_provider_onebox.files.claim import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,59 +30,81 @@ log = logging.getLogger(__name__)
 
 
 class AtomicFile:
-    """Writes a file beside its target and puts it in place at the end; a context manager.
+    """Writes a file beside its target and publishes it at the end; a context manager.
 
     The bytes go to a temporary file: in the target's own folder for a local target, where the last step is
     an atomic rename; else in this machine's temporary folder, where it is one upload. If the block ends
-    with an error, or the process dies, the target stays as it was.
+    with an error, or the process dies, the target stays as it was. A symbolic link is followed, and stays.
 
-    What a process that died has left is removed by the next one that writes the same target. A temporary file is
-    locked (``flock``) for as long as it is in use: the kernel gives the lock up with the process, however it ends, and
-    tells other containers on the same volume, and on NFS other machines, unless it is mounted with ``local_lock``
-    or ``nolock``. Where there are no locks, nothing is removed.
+    The temporary file of a process that died is removed by the next one that writes the same target. It is locked
+    (``flock``) while it is in use: the kernel releases the lock when the process ends, and other containers on the same
+    volume see the lock, as do other machines over NFS, unless it is mounted with ``local_lock`` or ``nolock``. Where
+    there are no locks, nothing is removed.
+
+    With ``ti``, the target is claimed while the block runs (:class:`~airflow_provider_onebox.files.claim.Claim`): of
+    two task instances that write one path at once, at most one succeeds. Writing the claim also shows, before anything
+    is listed, whether the target can be written.
 
     :param path: the target, as for ``ObjectStoragePath``.
-    :param argument: what the path is called where the user has given it.
+    :param argument: the name of the argument that has the path, for messages.
+    :param ti: the task instance that writes the file; ``None`` to claim nothing.
     :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it.
     """
 
-    def __init__(self, path: Any, argument: str) -> None:
+    def __init__(self, path: Any, argument: str, ti: Any = None) -> None:
         self.name = str(path)
+        where = f"{argument}={sanitize(self.name)!r}"
         if self.name.strip() in ("", "None"):
-            raise OneboxConfigError(f"{argument}={self.name!r} names no file: a template in it found nothing.")
+            raise OneboxConfigError(f"{where} names no file: a template in it found nothing.")
+        _check_name(self.name, where)
         try:
             self.path = storage_path(self.name)
             self._fs = self.path.fs
         except Exception as error:
             raise OneboxConfigError(
-                f"{argument}={self.name!r} can't be reached: {sanitize(error)}. Is the Airflow provider for "
+                f"{where} can't be reached: {sanitize(error)}. Is the Airflow provider for "
                 f"{self.name.partition(':')[0]} installed, and does the connection in the path exist?"
             ) from error
+        if self.path.conn_id:
+            _check_connection(self.path.conn_id, where)
         self._local = self.path.protocol in ("", "file")
-        self._target = Path(self.path.path)
+        self._target = Path(os.path.realpath(self.path.path))
         if self.name.endswith("/") or (self._local and self._target.is_dir()):
-            raise OneboxConfigError(f"{argument}={self.name!r} is a folder: add the name of a file.")
+            raise OneboxConfigError(f"{where} is a folder: add the name of a file.")
+        if not self._local and "://" in self.name and "/" not in self.name.partition("://")[2]:
+            raise OneboxConfigError(f"{where} names a bucket and no file in it: add the name of a file.")
+        if self._local and self._target.exists() and not self._target.is_file():
+            raise OneboxConfigError(f"{where} is a device or a pipe, which can't be replaced: write a file.")
         self._folder = self._target.parent if self._local else Path(tempfile.gettempdir())
+        self._claim = ti and Claim(self._fs, str(self._target) if self._local else self.path.path, self.name, ti)
+
+    @property
+    def uri(self) -> str:
+        """The file's plain URI, without a connection in it, as readers outside of Airflow take it."""
+        return plain_uri(self.path)
 
     def exists(self) -> bool:
-        """Look whether the target is there.
+        """Look whether the target exists.
 
-        :return: whether it is.
-        :raises OneboxError: if that can't be told.
+        :return: whether it does.
+        :raises OneboxError: if that can't be found out.
         """
         with self._explain("could not be looked at"):
             return bool(self._fs.exists(self.path.path))
 
     def __enter__(self) -> Self:
-        """Remove what others have left, and open the temporary file.
+        """Claim the target, remove what dead processes left, and open the temporary file.
 
         :return: the file itself.
-        :raises OneboxError: if the folder can't be written to.
+        :raises OneboxConfigError: if another task of the same run writes, or has written, the target.
+        :raises OneboxError: if another task is writing the target, or it can't be written to.
         """
         same = hashlib.blake2b(self.name.encode(), digest_size=4).hexdigest()
         start = f".{self.path.name[:40]}.{same}."
         with self._explain():
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self._claim:
+                self._claim.take()
             for left in self._folder.glob(f"{escape(start)}*.tmp"):
                 _remove_if_left(left)
             self._temporary = self._folder / f"{start}{secrets.token_hex(4)}.tmp"
@@ -112,9 +136,12 @@ class AtomicFile:
     def publish(self) -> None:
         """Make the finished file the target.
 
-        :raises OneboxError: if that fails.
+        :raises OneboxConfigError: if another task has claimed the target meanwhile.
+        :raises OneboxError: if it fails.
         """
         with self._explain():
+            if self._claim:
+                self._claim.check()
             if self._local:
                 self._temporary.replace(self._target)
                 sync_folder(self._folder)
@@ -122,10 +149,12 @@ class AtomicFile:
                 self._fs.put_file(str(self._temporary), self.path.path)
 
     def __exit__(self, *_: object) -> None:
-        """Remove the temporary file, if it has not become the target."""
+        """Remove the temporary file, if it has not become the target, and release the claim."""
         with suppress(OSError):  # A full disk says so again.
             self._raw.close()
         self._temporary.unlink(missing_ok=True)
+        if self._claim:
+            self._claim.release()
 
     @property
     def _progress(self) -> str:
@@ -135,6 +164,8 @@ class AtomicFile:
     def _explain(self, what: str = "was not written") -> Iterator[None]:
         try:
             yield
+        except OneboxError:
+            raise
         except Exception as error:
             raise OneboxError(
                 f"{self.name} {what}: {reason_of(error)} ({self._progress}an "
@@ -144,8 +175,38 @@ class AtomicFile:
             ) from error
 
 
+def _check_name(name: str, where: str) -> None:
+    if name != name.strip() or any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise OneboxConfigError(
+            f"{where} has white space at an end, or a line break: end a template with -}}}} or |trim."
+        )
+    if name.startswith("~"):
+        raise OneboxConfigError(f"{where}: ~ has no meaning on a worker, so write the whole path.")
+    if name.startswith("file://") and name[7:8] != "/":
+        raise OneboxConfigError(
+            f"{where} names a host: write file:// and then the whole path, which begins with a slash."
+        )
+
+
+def _check_connection(conn_id: str, where: str) -> None:
+    # Some hooks, such as Amazon's, use the machine's own credentials where there is no connection.
+    failure: OneboxError
+    try:
+        BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        failure = OneboxConfigError(f"{where}: there is no connection {conn_id!r}: create it, or correct the path.")
+    except Exception as error:  # noqa: BLE001 - each secrets backend has errors of its own, whose text can hold secrets
+        failure = OneboxError(
+            f"{where}: the connection {conn_id!r} can't be looked up ({type(error).__name__}).", retryable=True
+        )
+    else:
+        return
+    # Out here it does not hold on to what was raised there.
+    raise failure
+
+
 def sync_folder(folder: Path) -> None:
-    """Have the disk know which files are in a folder.
+    """Have the disk record which files are in a folder.
 
     :param folder: the folder.
     """
@@ -163,7 +224,7 @@ def _create_locked(path: Path, mode: int) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # Between the two lines another process took it for one that was left.
+        file.close()  # Before the lock, another process took it for one of a dead process.
 
 
 def _remove_if_left(path: Path) -> None:
@@ -171,11 +232,11 @@ def _remove_if_left(path: Path) -> None:
     with suppress(OSError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
-        log.info("Removed %s, left behind by a process that died.", path)
+        log.info("Removed %s, left by a process that died.", path)
 
 
 def storage_path(name: str) -> ObjectStoragePath:
-    """Find a file by the path that the user has given.
+    """Return the path that a user's text names.
 
     :param name: as for ``ObjectStoragePath``.
     :return: the path. A relative one is in the working directory; Airflow 2.11 to 3.1 would look in ``/``.
@@ -184,21 +245,26 @@ def storage_path(name: str) -> ObjectStoragePath:
 
 
 def digest_at(path: str) -> str | None:
-    """Read what is at a path now.
+    """Read the file at a path.
 
     :param path: as for ``ObjectStoragePath``.
-    :return: its digest, ``None`` if nothing is there.
+    :return: its digest, ``None`` if there is no file.
     """
-    there = storage_path(path)
+    found = storage_path(path)
     try:
-        # Not there.open(), which tells lineage that the task has read an input.
-        with there.fs.open(there.path, "rb") as file:
-            return _digest(file)
+        # Not found.open(), which reports an input of the task to lineage.
+        with found.fs.open(found.path, "rb") as file:
+            return digest_of(file)
     except FileNotFoundError:
         return None
 
 
-def _digest(file: Any) -> str:
+def digest_of(file: Any) -> str:
+    """Read an open file to its end.
+
+    :param file: the file.
+    :return: its digest, by which to recognize it later.
+    """
     digest = hashlib.blake2b(digest_size=16)
     read: Callable[[int], bytes] = file.read
     while chunk := read(2**20):

@@ -42,7 +42,7 @@ def read_rows(source: Any) -> Iterator[Any]:
             "There are no rows: the template found nothing. Pass a list, the path of a JSON Lines file, or the result "
             "of a list operator."
         )
-    if str(source).endswith(TABLES):
+    if str(source).lower().endswith(TABLES):
         raise OneboxConfigError(
             f"{source} is a table, and rows are read from JSON Lines: write it as .jsonl, or read it in your own task "
             "and return a list."
@@ -79,7 +79,7 @@ def _read_lines(name: str) -> Iterator[Any]:
         # Not path.open(): on Airflow 2, its result can't be read by lines.
         with path.fs.open(path.path, "rb") as raw:
             report_file(path, is_output=False)
-            lines = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
+            lines = gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
             for number, line in enumerate(lines, 1):  # noqa: B007 - for the handlers below
                 if line.strip():
                     yield decode(line)

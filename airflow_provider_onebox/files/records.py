@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_onebox._airflow.lineage import report_file
 from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
+from airflow_provider_onebox.files.atomic import AtomicFile, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Self
-from airflow_provider_onebox.files.atomic import AtomicFile, _digest
 
 GZIP_LEVEL = 6
 
 
 TABLES = (".csv", ".csv.gz", ".parquet")
-"""Suffixes of files with columns; every other file is JSON Lines."""
+"""Suffixes of files with columns, in lower case; every other file is JSON Lines."""
+
+
+OTHER_FORMATS = (
+    *("7z", "arrow", "avro", "br", "bz2", "feather", "html", "lz4", "lzma", "ods", "orc", "sqlite", "sz", "tab", "tar"),
+    *("tgz", "tsv", "xls", "xlsx", "xml", "xz", "yaml", "yml", "z", "zip", "zst", "zstd"),
+)
+"""Suffixes that readers take for formats which this package does not write."""
 
 
 ROW_GROUP_BYTES = 16 * 1024 * 1024
@@ -36,30 +42,51 @@ log = logging.getLogger(__name__)
 class RecordFile(AtomicFile):
     """A whole file of records.
 
-    :param path: the target, as for ``ObjectStoragePath``: CSV if it ends in ``.csv`` or ``.csv.gz``, Parquet if in
-        ``.parquet``, else JSON Lines; gzip if it ends in ``.gz``.
-    :param argument: what the path is called where the user has given it.
+    :param path: the target, as for ``ObjectStoragePath``: CSV if it ends in ``.csv`` or ``.csv.gz``, Parquet if it ends
+        in ``.parquet``, otherwise JSON Lines; gzip if it ends in ``.gz``. Upper and lower case are the same.
+    :param argument: the name of the argument that has the path, for messages.
     :param fields: the fields to write, as for :func:`project`; CSV and Parquet need them.
-    :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it; if the fields are missing
-        or none, or pyarrow is not installed.
+    :param ti: the task instance that writes the file; ``None`` to claim nothing.
+    :param keep_nul: whether text keeps U+0000, which PostgreSQL rejects in text and in jsonb.
+    :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it; if its suffix is that of
+        another format; if the fields are missing or invalid, or pyarrow is not installed.
     """
 
-    def __init__(self, path: Any, argument: str = "output_path", fields: Sequence[str] | None = None) -> None:
-        super().__init__(path, argument)
+    def __init__(
+        self,
+        path: Any,
+        argument: str = "output_path",
+        fields: Sequence[str] | None = None,
+        *,
+        ti: Any = None,
+        keep_nul: bool = False,
+    ) -> None:
+        super().__init__(path, argument, ti)
         self.count = 0
         self._fields = check_fields(fields)
+        self._keep_nul = keep_nul
+        self._with_nul = 0
+        self._first_with_nul: Any = None
         self._absent = list(self._fields or ())
         self._make_form: type[_JsonLines | _Parquet] = _JsonLines
-        if self.path.name.endswith(".parquet.gz"):
+        name = self.path.name.lower()
+        self._is_gzip = name.endswith(".gz")
+        _, dot, suffix = name.removesuffix(".gz").rpartition(".")
+        if dot and suffix in OTHER_FORMATS:
+            raise OneboxConfigError(
+                f"{argument}={self.name!r}: .{suffix} is not a format that is written here: use .jsonl, .csv or "
+                ".parquet; the first two can be followed by .gz."
+            )
+        if name.endswith(".parquet.gz"):
             raise OneboxConfigError(f"{argument}={self.name!r}: Parquet is compressed in itself, leave .gz out.")
-        if self.path.name.endswith(TABLES):
+        if name.endswith(TABLES):
             self._make_form = _Csv
             if not self._fields:
                 raise OneboxConfigError(
                     f"{argument}={self.name!r} is a table and needs columns: name them in fields=[...], or, where "
                     "there is no such argument, write .jsonl."
                 )
-        if self.path.name.endswith(".parquet"):
+        if name.endswith(".parquet"):
             self._make_form = _Parquet
             try:
                 import pyarrow.parquet  # noqa: F401 - found missing before anything is listed
@@ -70,15 +97,15 @@ class RecordFile(AtomicFile):
                 ) from None
 
     def __enter__(self) -> Self:
-        """Remove what others have left, and open the temporary file.
+        """Claim the target, remove what dead processes left, and open the temporary file.
 
         :return: the file itself.
-        :raises OneboxError: if the folder can't be written to.
+        :raises OneboxConfigError: if another task of the same run writes, or has written, the target.
+        :raises OneboxError: if another task is writing the target, or it can't be written to.
         """
         super().__enter__()
-        is_gzip = self.path.name.endswith(".gz")
         # No name and no time in the header: the same records give the same bytes.
-        self._file: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, self._raw, mtime=0) if is_gzip else self._raw
+        self._file: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, self._raw, mtime=0) if self._is_gzip else self._raw
         self._form = self._make_form(self._file, self._fields or [])
         return self
 
@@ -88,18 +115,25 @@ class RecordFile(AtomicFile):
         :param records: one line or row each.
         :raises OneboxError: if there is no room for them.
         """
+        rows = project(records, self._fields)
+        if not self._keep_nul:
+            rows, found = remove_nul(rows)
+            if found and not self._with_nul:
+                self._first_with_nul = records[found[0]].get("Id")
+            self._with_nul += len(found)
         with self._explain():
-            self._form.write(project(records, self._fields))
+            self._form.write(rows)
         self.count += len(records)
         self._absent = [name for name in self._absent if not any(name in record for record in records)]
 
     def finish(self) -> None:
-        """Write out what is buffered, and tell the log of fields that no record has. The target is still as it was.
+        """Write out what is buffered, and log fields that no record has. The target is still as it was.
 
         :raises OneboxError: if there is no room for it.
         """
         if self.count and self._absent:
             log.warning("No record has %s: null in every row of %s.", ", ".join(self._absent), self.name)
+        log_nul(self._with_nul, self._first_with_nul)
         with self._explain():
             self._form.close()
             if self._file is not self._raw:
@@ -109,18 +143,10 @@ class RecordFile(AtomicFile):
     def digest(self) -> str:
         """Read the finished file.
 
-        :return: its digest, to recognise it by later.
+        :return: its digest, by which to recognize it later.
         """
         with self._explain(), self._temporary.open("rb") as file:
-            return _digest(file)
-
-    def publish(self) -> None:
-        """Make the finished file the target.
-
-        :raises OneboxError: if that fails.
-        """
-        super().publish()
-        report_file(self.path, is_output=True, count=self.count)
+            return digest_of(file)
 
     def __exit__(self, *_: object) -> None:
         """Remove the temporary file, if it has not become the target."""
@@ -155,7 +181,7 @@ class _Csv(_JsonLines):
         self._header: list[dict[str, Any]] = [{name: name for name in fields}]
 
     def write(self, records: list[dict[str, Any]]) -> None:
-        # Not the csv module: only from Python 3.12 on it can tell None and "" apart.
+        # Not the csv module: before Python 3.12 it writes None and "" alike.
         records, self._header = self._header + records, []
         lines = (",".join(map(_cell, record.values())) or '""' for record in records)
         self._file.write("".join(f"{line}\n" for line in lines).encode())
@@ -189,7 +215,7 @@ class _Parquet:
         self._size += batch.nbytes
 
     def _flush(self) -> None:
-        if self._batches:  # Else it would be a row group without rows.
+        if self._batches:  # Otherwise there would be a row group without rows.
             self._writer.write_table(self._arrow.Table.from_batches(self._batches, self._schema))
         self._batches, self._size = [], 0
 
@@ -198,7 +224,7 @@ class _Parquet:
         self._writer.close()
 
     def abandon(self) -> None:
-        # Else it would be closed by the garbage collector, on a file that is closed by then.
+        # Otherwise the garbage collector closes it, after the file below it is closed.
         self._writer.is_open = False
 
 
@@ -217,11 +243,11 @@ def _cell(value: Any) -> str:
 
 
 def check_fields(fields: Any) -> list[str] | None:
-    """See that the names of fields can be columns.
+    """Check that the names of fields can be columns.
 
-    :param fields: the names, or ``None`` for all fields there are.
-    :return: the same.
-    :raises OneboxConfigError: if it is no list of different names.
+    :param fields: the names, or ``None`` for all fields.
+    :return: the names.
+    :raises OneboxConfigError: if it is not a list of different names.
     """
     if fields is None:
         return None
@@ -235,12 +261,49 @@ def check_fields(fields: Any) -> list[str] | None:
 
 
 def project(records: list[dict[str, Any]], fields: list[str] | None) -> list[dict[str, Any]]:
-    """Take the wanted fields out of records.
+    """Select fields of records.
 
     :param records: the records.
     :param fields: the names, in order; ``None`` for the records as they are.
-    :return: records with these fields only; one that a record does not have is ``None``.
+    :return: records with these fields only; a field that a record lacks is ``None``.
     """
     if fields is None:
         return records
     return [{name: record.get(name) for name in fields} for record in records]
+
+
+def remove_nul(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Remove U+0000 from all text in records, at any depth.
+
+    :param records: the records; they are not changed.
+    :return: the records without it, and the positions of those that had it.
+    """
+    # One search of the whole page: hardly any has it.
+    if b"\\u0000" not in msgspec.json.encode(records):
+        return records, []
+    cleaned = [_remove_nul(record) for record in records]
+    return cleaned, [index for index, record in enumerate(records) if cleaned[index] != record]
+
+
+def _remove_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, list):
+        return [_remove_nul(item) for item in value]
+    if isinstance(value, dict):
+        return {_remove_nul(name): _remove_nul(item) for name, item in value.items()}
+    return value
+
+
+def log_nul(count: int, first_id: Any) -> None:
+    """Log from how many records U+0000 was removed, if from any.
+
+    :param count: how many records.
+    :param first_id: the first one's id.
+    """
+    if count:
+        log.warning(
+            "Removed U+0000 from the text of %s records, the first with Id %s.",
+            f"{count:,}",
+            sanitize(first_id),
+        )

@@ -98,6 +98,8 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         :raises OneboxConfigError: if an argument is invalid; nothing is sent then.
         :raises OneboxError: if Onebox can't be used; a retry resumes with the remaining rows.
         """
+        from airflow_provider_onebox._airflow.lineage import report_file
+        from airflow_provider_onebox.files.atomic import storage_path
         from airflow_provider_onebox.files.reading import read_rows
         from airflow_provider_onebox.writes import DONE, REJECTED, UNCERTAIN
         from airflow_provider_onebox.writes.bulk import write_rows
@@ -117,6 +119,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
                 repeat_uncertain=self.repeat_uncertain,
                 attachments_root=self.attachments_root,
             )
+        report_file(storage_path(file.name), is_output=True, count=results.total())
         count, failed = results.total(), results.total() - results[DONE]
         summary = f"{file.name}: of {count:,} rows, {results[DONE]:,} are done, {results[REJECTED]:,} rejected, "
         summary += f"{results[UNCERTAIN]:,} uncertain. {first}".rstrip(" .")

@@ -117,6 +117,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :raises OneboxError: if Onebox can't be used, too many tickets or attachments fail, or the file can't be
             written.
         """
+        from airflow_provider_onebox._airflow.lineage import report_file
         from airflow_provider_onebox.api.parallel import in_parallel
         from airflow_provider_onebox.files.attachments import Attachments
         from airflow_provider_onebox.files.reading import read_ids
@@ -143,7 +144,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
                 found = attachments.download(found)
             return ticket_id, found
 
-        with RecordFile(self.output_path) as file:
+        with RecordFile(self.output_path, ti=context.get("ti")) as file:
             for ticket_id, found in in_parallel(conversation, read_ids(self.tickets), self.parallelism, "tickets"):
                 tickets += 1
                 if isinstance(found, OneboxError):
@@ -160,7 +161,14 @@ class OneboxListConversationsOperator(_OneboxOperator):
             file.publish()
         skipped.report(settings.site_id)
         self.log.info("Wrote %s messages of %s tickets to %s.", f"{file.count:,}", f"{tickets:,}", file.name)
-        result = {"path": file.name, "count": file.count, "tickets": tickets, **skipped.counts()}
+        report_file(file.path, is_output=True, count=file.count)
+        result = {
+            "path": file.name,
+            "uri": file.uri,
+            "count": file.count,
+            "tickets": tickets,
+            **skipped.counts(),
+        }
         if attachments:
             self.log.info("Downloaded %s attachments, skipped %s.", f"{downloaded:,}", f"{attachments.failed:,}")
             result |= {"attachments": downloaded, "attachments_failed": attachments.failed}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
     from airflow_provider_onebox.api.pagination import Batch
+    from airflow_provider_onebox.files.watermark import Watermark
 
 
 class _OneboxOperator(BaseOperator):
@@ -144,19 +145,25 @@ class OneboxListOperator(_OneboxOperator):
     """Copy the records of a resource to an XCom or, if there are many, to a file.
 
     Without ``output_path`` the task returns the records, up to :data:`MAX_XCOM_BYTES` of JSON. With it, the task
-    streams them to a file and returns ``{"path", "count", "first_id", "last_id"}``. The file is written atomically: a
-    run that fails or is killed leaves an existing file unchanged.
+    streams them to a file and returns ``{"path", "uri", "count", "first_id", "last_id"}``; ``uri`` is the path without
+    a connection in it. The file is written atomically: a run that fails or is killed leaves an existing file unchanged.
+    Of two tasks or mapped instances that write one path at once, at most one succeeds; the other fails before anything
+    is replaced.
 
-    With ``incremental=True``, a run starts after the last id that an earlier run of the task wrote. This watermark
-    moves only after the file is in place, and a repeated run writes the same range again, so no record is lost or
-    duplicated. With ``incremental="changes"``, a run writes what is new *or changed* since an earlier one, by
-    ``lastUpdate`` and ``ModifyDate``, and a repeated run keeps its file. There is one watermark for each connection,
-    site, resource and map index, in the Variable
-    ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@<resource>``, followed by ``@<map index>`` if mapped; for
-    changes, its name begins with ``onebox_changes``. Use a different path for each run, such as one with
-    ``{{ run_id }}``: a run that would replace another run's file is rejected. One instance runs at a time, because the
-    operator sets ``max_active_tis_per_dag=1`` unless you set it; a second instance waits for up to a minute, then
-    fails.
+    With ``incremental=True``, a run starts after the last id that an earlier run of the task wrote. It also writes
+    older ids that have become visible since, if they are among the last ``overlap`` ones. This watermark moves only
+    after the file is published, and a repeated run writes the same records again, so no record is lost or duplicated.
+    With ``incremental="changes"``, a run writes what is new *or changed* since an earlier one, by ``lastUpdate`` and
+    ``ModifyDate``, and a repeated run keeps its file. There is one watermark for each connection, site and resource, in
+    the Variable ``onebox_watermark@<dag_id>@<task_id>@<connection>@<site>@<resource>``, followed by ``@<state_key>`` if
+    there is one; for changes, its name begins with ``onebox_changes``. Use a different path for each run, such as one
+    with ``{{ run_id }}``: a run that would replace another run's file is rejected. One run is in flight at a time: the
+    operator sets ``max_active_tis_per_dag=1`` unless you set it, and a second run waits for up to a minute, then fails.
+
+    In a mapped task (``partial().expand()``), Airflow ignores that ``max_active_tis_per_dag``; the exports are safe
+    without it, and instances of one run work side by side. Their watermarks differ by connection, site and resource, so
+    it doesn't matter in which order they are expanded. Instances that have all three in common need a ``state_key``;
+    without one, the second fails.
 
     Each outlet asset's event carries the result as its ``extra``, so that a DAG scheduled on the asset knows which file
     to read.
@@ -175,6 +182,12 @@ class OneboxListOperator(_OneboxOperator):
     :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``. (templated)
     :param output_path: where to write: a string, a ``Path`` or an ``ObjectStoragePath``. CSV if it ends in ``.csv`` or
         ``.csv.gz``, Parquet if it ends in ``.parquet``, otherwise JSON Lines; gzip if it ends in ``.gz``. (templated)
+    :param overlap: how far before the watermark an incremental run lists again, for records that become visible late:
+        ids (1,000 by default) or, with ``"changes"``, minutes (10 by default); 0 for not at all. (templated)
+    :param state_key: what tells the watermarks of mapped instances apart, such as ``{{ ti.map_index }}``, where
+        connection, site and resource don't. (templated)
+    :param keep_nul: whether text in the file keeps U+0000, which PostgreSQL rejects; by default it is removed and
+        counted in the log. XComs never have it.
     :param fields: the fields to keep, in this order; all if ``None``. Required for CSV and Parquet. A field that a
         record lacks is null. (templated)
     :param incremental: ``True`` for what is new since an earlier run, ``"changes"`` for what is new or changed; needs
@@ -198,6 +211,8 @@ class OneboxListOperator(_OneboxOperator):
         "parallelism",
         "output_path",
         "fields",
+        "overlap",
+        "state_key",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"fields": "json"}
 
@@ -214,6 +229,9 @@ class OneboxListOperator(_OneboxOperator):
         output_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         fields: Sequence[str] | None = None,
         incremental: bool | Literal["changes"] = False,
+        overlap: int | str | None = None,
+        state_key: str | int | None = None,
+        keep_nul: bool = False,
         include_secrets: bool = False,
         skip_if_empty: bool = False,
         **kwargs: Any,
@@ -229,12 +247,19 @@ class OneboxListOperator(_OneboxOperator):
         self.output_path = _path(output_path)
         self.fields = fields
         self.incremental = incremental
+        self.overlap = overlap
+        self.state_key = state_key
+        self.keep_nul = keep_nul
         self.include_secrets = include_secrets
         self.skip_if_empty = skip_if_empty
         if incremental not in (False, True, "changes"):
             raise ValueError(f'incremental={incremental!r} is none of False, True (what is new) and "changes".')
         if incremental and output_path is None:
-            raise ValueError(f"{incremental=} needs output_path: the watermark moves when the file is in place.")
+            raise ValueError(f"{incremental=} needs output_path: the watermark moves when the file is published.")
+        if incremental == "changes" and str(resource).lower() in ("contactrz", "prospectrz"):
+            raise ValueError(
+                f'incremental="changes" can\'t work for {resource}, whose records have no dates: use incremental=True.'
+            )
         if incremental is True and last_update is not None:
             raise ValueError(
                 'incremental=True goes by id, and last_update finds older ids again: use one of them, or "changes".'
@@ -261,23 +286,17 @@ class OneboxListOperator(_OneboxOperator):
             records = self._return_records()
             self._skip_if_empty(len(records))
             return records
-        from airflow_provider_onebox.api.arguments import as_id, format_time
-        from airflow_provider_onebox.files.changes import Changes
-        from airflow_provider_onebox.files.export import export
+        from airflow_provider_onebox._airflow.lineage import report_file
+        from airflow_provider_onebox.files.export import export, export_incremental
         from airflow_provider_onebox.files.records import RecordFile
-        from airflow_provider_onebox.files.watermark import Watermark
 
-        file = RecordFile(self.output_path, fields=self.fields)
-        watermark, listing = None, self._batches
+        ti = context.get("ti")
+        file = RecordFile(self.output_path, fields=self.fields, ti=ti, keep_nul=self.keep_nul)
         if self.incremental:
-            scope = (str(self.onebox_conn_id), self.hook.settings.site_id, self.resource)
-            start = None
-            if self.incremental == "changes":
-                time = format_time("last_update", self.last_update)
-                start = Changes(f"{time}:00" if time else "")
-                listing = lambda *_: self._changes(watermark)  # noqa: E731
-            watermark = Watermark(context, [*self.inlets, *self.outlets], scope, start)
-        written = export(file, listing, as_id("since_id", self.since_id), watermark)
+            written = export_incremental(file, self._watermark(ti), self.resource)
+        else:
+            written = export(file, self._list(self.since_id, self.max_records), self.since_id, self.resource)
+        report_file(file.path, is_output=True, count=written["count"])
         self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         self._skip_if_empty(written["count"])
         self._report_to_outlets(context, written)
@@ -287,43 +306,55 @@ class OneboxListOperator(_OneboxOperator):
         if self.skip_if_empty and not count:
             raise AirflowSkipException(f"There are no {self.resource} records to list.")
 
-    def _batches(self, since_id: int | str | None, upto: int | None = None) -> Iterator[Batch]:
-        from airflow_provider_onebox.files.export import with_progress
+    def _watermark(self, ti: Any) -> Watermark[Any]:
+        from airflow_provider_onebox.api.arguments import as_id, format_time, whole_number
+        from airflow_provider_onebox.files import changes, ids
+        from airflow_provider_onebox.files.watermark import Watermark
 
-        # A range that was written before is written again as a whole.
-        most = self.max_records if upto is None else None
-        times = {"since": self.since, "last_update": self.last_update}
-        return with_progress(self._list(since_id=since_id, **times, max_records=most), self.resource)
+        scope: tuple[str, ...] = (str(self.onebox_conn_id), self.hook.settings.site_id, self.resource)
+        if self.state_key not in (None, ""):
+            scope = (*scope, str(self.state_key))
+        policy: Any
+        if self.incremental == "changes":
+            begin = format_time("last_update", self.last_update)
+            overlap = self._overlap(changes.DEFAULT_OVERLAP, changes.MAX_OVERLAP)
+            policy = changes.ByChanges(self._list_since, self.resource, f"{begin}:00" if begin else "", overlap)
+        else:
+            most = None if self.max_records is None else whole_number("max_records", self.max_records, 0)
+            overlap = self._overlap(ids.DEFAULT_OVERLAP, ids.MAX_OVERLAP)
+            policy = ids.ById(self._list, as_id("since_id", self.since_id), overlap, most)
+        return Watermark(ti, scope, policy)
 
-    def _changes(self, watermark: Any) -> Iterator[Batch]:
-        from airflow_provider_onebox.files.changes import Changes, list_changes
-        from airflow_provider_onebox.files.export import with_progress
+    def _overlap(self, default: int, most: int) -> int:
+        from airflow_provider_onebox.api.arguments import whole_number
 
-        known, watermark.changes = watermark.changes, Changes()
+        return default if self.overlap is None else whole_number("overlap", self.overlap, 0, most)
 
-        def list_since(time: datetime | None, most: int | None) -> Iterator[Batch]:
-            return self._list(last_update=time, max_records=most)
+    def _list_since(self, time: datetime | None, most: int | None) -> Iterator[Batch]:
+        return self._list(None, most, last_update=time)
 
-        return with_progress(list_changes(list_since, known, watermark.changes, self.resource), self.resource)
-
-    def _list(self, **query: Any) -> Iterator[Batch]:
+    def _list(self, since_id: int | str | None, most: int | str | None, **times: Any) -> Iterator[Batch]:
         return self.hook.list_batches(
             self.resource,
+            since_id=since_id,
             page_size=self.page_size,
+            max_records=most,
             parallelism=self.parallelism,
             include_secrets=self.include_secrets,
-            **query,
+            **(times or {"since": self.since, "last_update": self.last_update}),
         )
 
     def _return_records(self) -> list[dict[str, Any]]:
         import msgspec
 
-        from airflow_provider_onebox.files.records import check_fields, project
+        from airflow_provider_onebox.files.records import check_fields, log_nul, project, remove_nul
 
         records: list[dict[str, Any]] = []
-        fields, size = check_fields(self.fields), 0
-        for batch in self._batches(self.since_id):
+        fields, size, with_nul = check_fields(self.fields), 0, []
+        for batch in self._list(self.since_id, self.max_records):
             rows = project(batch.rows, fields)
+            rows, found = remove_nul(rows)
+            with_nul += [batch.rows[index]["Id"] for index in found]
             size += len(msgspec.json.encode(rows))
             records += rows
             if size > MAX_XCOM_BYTES:
@@ -332,6 +363,7 @@ class OneboxListOperator(_OneboxOperator):
                     f"holds at most {MAX_XCOM_BYTES:,} here: pass output_path to write them to a file, or keep fewer "
                     "with fields or max_records."
                 )
+        log_nul(len(with_nul), *with_nul[:1] or [None])
         remedy = "Leave out the field with fields, or pass output_path to write the records to a file."
         check_result(f"GET {self.resource}", records, is_write=False, remedy=remedy)
         return records

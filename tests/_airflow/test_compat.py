@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 from cryptography.fernet import Fernet
+from sqlalchemy import Column, Integer, String, create_engine
+from sqlalchemy.orm import Session, declarative_base
 from support.airflow_home import AIRFLOW_VERSION
 
 from airflow_provider_onebox._airflow import compat
@@ -119,3 +122,50 @@ def test_fernet(on_version, version, module):
     """Each Airflow has the key in its own place."""
     fernet = Fernet(Fernet.generate_key())
     assert on_version(version, {module: {"get_fernet": lambda: fernet}}).get_fernet() is fernet
+
+
+SAME = {"dag_id": "d", "task_id": "t"}
+
+
+def test_count_instances():
+    """Airflow 3 is asked by a call of the task instance; what is not asked for is left open."""
+    asked = []
+    ti = SimpleNamespace(get_ti_count=lambda **names: asked.append(names) or 2)
+    assert compat.count_instances(ti, ("success",), **SAME) == 2
+    assert compat.count_instances(ti, ("success",), **SAME, run_id="r", map_index=3) == 2
+    same = {"dag_id": "d", "task_ids": ["t"], "states": ["success"]}
+    assert asked == [
+        {**same, "run_ids": None, "map_index": None},
+        {**same, "run_ids": ["r"], "map_index": 3},
+    ]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("state", ["running", "restarting"])
+def test_instances_on_airflow_2(monkeypatch, state, counted):
+    """Airflow 2 has no call for it, but lets a task ask the database."""
+    base = declarative_base()
+
+    class TaskInstance(base):
+        __tablename__ = "task_instance"
+        id = Column(Integer, primary_key=True)
+        dag_id, task_id, run_id, map_index, state = (Column(kind) for kind in (String, String, String, Integer, String))
+
+    engine = create_engine("sqlite://")
+    base.metadata.create_all(engine)
+    ti = SimpleNamespace(**SAME, run_id="r1", map_index=-1)
+    other = {**SAME, "run_id": "r2", "map_index": 4, "state": "running"}
+    harmless = [{"run_id": "r1"}, {"state": "success"}, {"task_id": "u"}, {"dag_id": "e"}]
+    with Session(engine) as session:
+        session.add_all([TaskInstance(**{**other, **one}) for one in harmless[not counted :]])
+        session.commit()
+        monkeypatch.setitem(sys.modules, "airflow.models", SimpleNamespace(TaskInstance=TaskInstance))
+        fake = SimpleNamespace(create_session=lambda: Session(engine))
+        monkeypatch.setitem(sys.modules, "airflow.utils.session", fake)
+        assert not compat.is_running_elsewhere(ti)
+        session.add(TaskInstance(**{**other, "state": state}))
+        session.commit()
+        assert compat.is_running_elsewhere(ti)
+        assert compat.count_instances(ti, ["success"], **SAME, run_id="r2", map_index=4) == 1
+        assert compat.count_instances(ti, ["success"], **SAME, run_id="r2", map_index=5) == 0
+    engine.dispose()

@@ -16,14 +16,17 @@ import pytest
 from airflow.providers.common.compat import sdk
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 from airflow.providers.common.compat.sdk import ObjectStoragePath
+from support.watermarks import Deployment
 
 from airflow_provider_onebox._airflow import lineage
 from airflow_provider_onebox._airflow.lineage import report_file
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.files.atomic import storage_path
 from airflow_provider_onebox.files.reading import read_rows
-from airflow_provider_onebox.files.records import RecordFile
 from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
+from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator
+from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
 try:
     from airflow.sdk import lineage as core
@@ -97,19 +100,32 @@ def test_conversations(connected, site, reported):
 
 
 def test_files(tmp_path, reported):
-    """A file has the URI that Airflow's own path tells when it is opened; of what is written the rows are told."""
+    """A file has the URI that Airflow's own path reports when it is opened; a written one has its number of rows."""
     path = tmp_path / "a.jsonl"
-    with RecordFile(path) as file:
-        file.write([{"Id": "1"}, {"Id": "2"}])
-        file.finish()
-        assert reported() == [[], []]
-        file.publish()
+    path.write_text('{"Id":"1"}\n{"Id":"2"}\n')
+    report_file(storage_path(str(path)), is_output=True, count=2)
     assert len(list(read_rows(str(path)))) == 2
     uri = f"file://{path}"
     assert reported() == [[(uri, {}, 1)], [(uri, {"count": 2}, 1)]]
     with ObjectStoragePath(uri).open("rb") as file:
         assert json.loads(file.read().splitlines()[0]) == {"Id": "1"}
     assert [(found, count) for found, _, count in reported()[0]] == [(uri, 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (OneboxListOperator, {"resource": "contactrz", "max_records": 2, "output_path": "a.jsonl"}),
+        (OneboxListConversationsOperator, {"tickets": [], "output_path": "a.jsonl"}),
+        (OneboxBulkWriteOperator, {"kind": "contact", "rows": [{"name": "A"}], "results_path": "a.jsonl"}),
+    ],
+)
+def test_operators(connected, tmp_path, monkeypatch, reported, kind, options):
+    """Each operator that writes a file reports it once, with its number of rows."""
+    monkeypatch.chdir(tmp_path)
+    ti = Deployment(monkeypatch).ti()
+    result = kind(task_id="t", **options).execute({"ti": ti})
+    assert reported()[1] == [(f"file://{tmp_path}/a.jsonl", {"count": result["count"]}, 1)]
 
 
 @pytest.mark.parametrize("written", ["a.jsonl", "x/../a.jsonl", "file://{}/x/../a.jsonl"])

@@ -30,7 +30,7 @@ with DAG("incremental", schedule=None, default_args=RETRIES):
     OneboxListOperator(task_id="with_alias", outlets=[AssetAlias("real_alias")], **listing)
     OneboxListOperator(task_id="with_asset", outlets=[Asset("real_tickets")], **listing)
 
-# Of two instances that wait for each other one gives up, and has to stay away until the other has noticed.
+# Of two runs that wait for each other one fails, and has to stay away until the other has noticed.
 with DAG("mapped", schedule=None, default_args={"retries": 5, "retry_delay": timedelta(seconds=5)}):
     listing = {
         "resource": "prospectrz",

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AssetAlias, ObjectStoragePath
-from sqlalchemy import Column, Integer, String, create_engine
-from sqlalchemy.orm import Session, declarative_base
-from support.watermarks import Deployment, StateStore
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+from support.watermarks import Deployment
 
 from airflow_provider_onebox._airflow.variables import MAX_KEY
 from airflow_provider_onebox.api.pagination import Batch
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
-from airflow_provider_onebox.files import export as export_module
 from airflow_provider_onebox.files import watermark as module
-from airflow_provider_onebox.files.atomic import digest_at
-from airflow_provider_onebox.files.changes import Changes
-from airflow_provider_onebox.files.export import export, with_progress
+from airflow_provider_onebox.files.changes import ByChanges, Changes
+from airflow_provider_onebox.files.export import export, export_incremental
+from airflow_provider_onebox.files.ids import ById, Ids
 from airflow_provider_onebox.files.records import RecordFile
-from airflow_provider_onebox.files.watermark import KEPT_RUNS, Watermark
+from airflow_provider_onebox.files.watermark import KEPT_RUNS, Done, Watermark
 
 KEY = "onebox_watermark@d@t@crm@169@ticketrz"
-OLD_KEY = "onebox_mark.d.t.crm.169.ticketrz"
 SCOPE = ("crm", "169", "ticketrz")
 
 
-def pages(last, size=3):
-    """List records 1 to a last one."""
+def pages(*records, size=3):
+    """List some records, given by their ids."""
 
-    def listing(after, upto):
-        for first in range(after + 1, last + 1, size):
-            ids = range(first, min(first + size, last + 1))
-            yield Batch([{"Id": str(row)} for row in ids], ids[-1], None)
+    def listing(after, most):
+        found = [row for row in records if row > after]
+        for first in range(0, len(found), size):
+            page = found[first : first + size]
+            yield Batch([{"Id": str(row)} for row in page], page[-1], len(found))
 
     return listing
+
+
+def upto(last):
+    """List records 1 to a last one."""
+    return pages(*range(1, last + 1))
 
 
 def ids(path):
@@ -53,8 +53,9 @@ def ids(path):
 @pytest.mark.parametrize("kind", [str, Path, ObjectStoragePath])
 def test_kinds_of_path(tmp_path, kind):
     """A path may be text, a Path or an ObjectStoragePath; the result names it as text."""
-    result = export(RecordFile(kind(f"{tmp_path}/a.jsonl")), pages(5), 0)
-    assert result == {"path": f"{tmp_path}/a.jsonl", "count": 5, "first_id": "1", "last_id": "5"}
+    result = export(RecordFile(kind(f"{tmp_path}/a.jsonl")), upto(5)(0, None), None, "ticketrz")
+    path = f"{tmp_path}/a.jsonl"
+    assert result == {"path": path, "uri": f"file://{path}", "count": 5, "first_id": "1", "last_id": "5"}
     assert ids(result["path"]) == [1, 2, 3, 4, 5]
 
 
@@ -63,22 +64,21 @@ def test_no_permission(tmp_path):
     (tmp_path / "file").write_text("")
     asked = []
     with pytest.raises(OneboxError, match=f"{tmp_path}/file/a.jsonl was not written"):
-        export(RecordFile(tmp_path / "file" / "a.jsonl"), lambda *_: asked, 0)
+        export(RecordFile(tmp_path / "file" / "a.jsonl"), (asked.append(n) for n in range(3)), None, "ticketrz")
     assert asked == []
 
 
-def test_progress(monkeypatch, caplog):
-    """The log tells how far it is every now and then, and at the end."""
-    now = iter(range(1000, 2000, 4))
-    monkeypatch.setattr(export_module.time, "monotonic", lambda: float(next(now)))
-    batches = [Batch([{}, {}], 2 * n, 100 if n < 4 else None) for n in range(1, 7)]
+def test_nothing_listed(tmp_path):
+    """Without records, the last id is the one where the listing began."""
+    result = export(RecordFile(tmp_path / "a.jsonl"), [], "7", "ticketrz")
+    assert (result["count"], result["first_id"], result["last_id"]) == (0, None, "7")
+
+
+def test_log(tmp_path, caplog):
+    """The log says how many records were listed."""
     with caplog.at_level(logging.INFO):
-        assert list(with_progress(batches, "ticketrz")) == batches
-    assert [record.getMessage() for record in caplog.records] == [
-        "Listed 6 of 100 ticketrz records (0/s).",
-        "Listed 12 of an unknown number of ticketrz records (0/s).",
-        "Listed 12 ticketrz records in 28.0 s.",
-    ]
+        export(RecordFile(tmp_path / "a.jsonl"), upto(5)(0, None), None, "ticketrz")
+    assert [line.partition(" in ")[0] for line in caplog.messages] == ["5 ticketrz records"]
 
 
 # --- the watermark
@@ -94,10 +94,12 @@ def airflow(monkeypatch):
 def run(airflow, tmp_path):
     """Run an incremental export of records 1 to a last one; return the ids in its file."""
 
-    def execute(run_id, last, *, path=None, assets=("asset",), start=0, **names):
+    def execute(run_id, last, *, path=None, scope=SCOPE, start=0, overlap=0, most=None, **names):
         path = path or tmp_path / f"{run_id}{names.get('map_index', '')}.jsonl"
-        watermark = Watermark(airflow.context(run_id, **names), list(assets), SCOPE)
-        export(RecordFile(path), pages(last), start, watermark)
+        listing = upto(last) if isinstance(last, int) else pages(*last)
+        ti = airflow.ti(run_id, **names)
+        watermark = Watermark(ti, scope, ById(listing, start, overlap, most))
+        export_incremental(RecordFile(path, ti=ti), watermark, "ticketrz")
         return ids(path)
 
     return execute
@@ -121,20 +123,24 @@ def die_at(airflow, step, nth=1):
 
 
 def test_runs_follow_each_other(airflow, run):
-    """Each run begins where the one before has ended, the first where it is told; nothing is pending at the end."""
+    """Each run begins where the one before has ended, the first at its start; nothing is pending at the end."""
     assert run("r1", 20, start=5) == list(range(6, 21))
     assert run("r2", 20) == []
     assert run("r3", 22) == [21, 22]
     stored = airflow.watermark(KEY)
-    assert stored["last"] == 22
-    assert stored["runs"] == {"r1": [5, 20], "r2": [20, 20], "r3": [20, 22]}
+    assert stored["known"] == {"last": 22}
+    assert {run_id: done[:4] for run_id, done in stored["runs"].items()} == {
+        "r1": [15, 6, 20, 5],
+        "r2": [0, None, 20, 20],
+        "r3": [2, 21, 22, 20],
+    }
     assert "pending" not in stored
 
 
 def test_nothing_new(airflow, tmp_path):
     """Without new records, the last id is the one where the listing began, so that a sensor can go on from it."""
-    watermark = Watermark(airflow.context(), [], SCOPE)
-    result = export(RecordFile(tmp_path / "a.jsonl"), pages(7), 7, watermark)
+    watermark = Watermark(airflow.ti(), SCOPE, ById(upto(7), 7))
+    result = export_incremental(RecordFile(tmp_path / "a.jsonl"), watermark, "ticketrz")
     assert (result["count"], result["first_id"], result["last_id"]) == (0, None, "7")
 
 
@@ -145,8 +151,8 @@ def test_repeated_run_writes_the_same_range(airflow, run, caplog):
     caplog.clear()
     with caplog.at_level(logging.INFO):
         assert run("r1", 35) == list(range(1, 11))
-    assert caplog.messages == [f"The watermark {KEY} is at Id 30; this run begins after Id 0."]
-    assert airflow.watermark(KEY)["last"] == 30
+    assert caplog.messages[0] == f"The watermark {KEY}: written up to Id 30."
+    assert airflow.watermark(KEY)["known"] == {"last": 30}
     assert run("r2", 35) == list(range(11, 31))
     assert run("r3", 35) == list(range(31, 36))
 
@@ -155,23 +161,33 @@ def test_repeated_run_lists_no_further(airflow, run, tmp_path):
     """A cleared run does not list what comes after its range."""
     run("r1", 10)
 
-    def listing(after, upto):
-        yield from pages(12)(after, upto)
+    def listing(after, most):
+        yield from upto(12)(after, most)
         raise AssertionError("it has listed on")
 
-    result = export(RecordFile(tmp_path / "r1.jsonl"), listing, 0, Watermark(airflow.context("r1"), [], SCOPE))
+    watermark = Watermark(airflow.ti("r1"), SCOPE, ById(listing))
+    result = export_incremental(RecordFile(tmp_path / "r1.jsonl"), watermark, "ticketrz")
     assert (result["count"], result["last_id"]) == (10, "10")
+
+
+def test_repeated_empty_run_lists_nothing(airflow, run, tmp_path):
+    """A cleared run without records asks for none."""
+    run("r1", 10)
+    run("r2", 10)
+    watermark = Watermark(airflow.ti("r2"), SCOPE, ById(lambda *_: pytest.fail("it has listed")))
+    result = export_incremental(RecordFile(tmp_path / "r2.jsonl"), watermark, "ticketrz")
+    assert (result["count"], result["first_id"], result["last_id"]) == (0, None, "10")
 
 
 @pytest.mark.parametrize("again", ["r1", "r2"])
 @pytest.mark.parametrize(("step", "nth", "first"), [("write", 1, 0), ("write", 2, 10)])
 def test_killed(airflow, run, again, step, nth, first):
-    """After a kill before or after the file got there, a retry writes what was announced, another run what is left."""
+    """After a kill before or after the file got there, a retry writes what was prepared, another run what is left."""
     die_at(airflow, step, nth)
     with pytest.raises(Killed):
         run("r1", 10)
     if again == "r1":
-        # What was announced is final: an older process that still lives can't do harm then.
+        # What was prepared is final: an older process that still lives can't do harm then.
         assert run("r1", 12) == list(range(1, 13 if nth == 1 else 11))
     else:
         assert run("r2", 12) == list(range(first + 1, 13))
@@ -181,7 +197,7 @@ def test_killed(airflow, run, again, step, nth, first):
 
 @contextmanager
 def dies_before_the_file_is_there(monkeypatch):
-    """Kill a run that has announced its file."""
+    """Kill a run that has prepared its file."""
 
     def die(file):
         raise Killed
@@ -193,12 +209,12 @@ def dies_before_the_file_is_there(monkeypatch):
 
 
 def test_killed_before_the_file_got_there(airflow, run, tmp_path, monkeypatch):
-    """A file that was announced and is not there is not counted; the next run lists its range."""
+    """A file that was prepared and is not there is not counted; the next run lists its range."""
     with dies_before_the_file_is_there(monkeypatch):
         run("r1", 10)
     assert airflow.watermark(KEY)["pending"]["run_id"] == "r1"
     assert run("r2", 12) == list(range(1, 13))
-    assert airflow.watermark(KEY)["runs"] == {"r2": [0, 12]}
+    assert list(airflow.watermark(KEY)["runs"]) == ["r2"]
 
 
 def test_pending_file_that_cannot_be_read(airflow, run, tmp_path, monkeypatch):
@@ -235,12 +251,12 @@ def test_path_taken_meanwhile(airflow, tmp_path):
     """A file that turns up while a run lists is not replaced either."""
     path = tmp_path / "a.jsonl"
 
-    def listing(after, upto):
+    def listing(after, most):
         path.write_text("other")
-        return pages(3)(after, upto)
+        return upto(3)(after, most)
 
     with pytest.raises(OneboxConfigError, match="was not replaced"):
-        export(RecordFile(path), listing, 0, Watermark(airflow.context(), [], SCOPE))
+        export_incremental(RecordFile(path), Watermark(airflow.ti(), SCOPE, ById(listing)), "ticketrz")
     assert path.read_text() == "other"
 
 
@@ -263,24 +279,24 @@ def test_changed_meanwhile(airflow, run, tmp_path, nth, words):
 
     def before(step):
         reads.append(step)
-        if reads.count("read") == nth + 1:  # The first two are the new and the old home.
-            airflow.variables[KEY] = '{"last": 40, "runs": {"other": [0, 40]}}'
+        if reads.count("read") == nth:
+            airflow.variables[KEY] = '{"known": {"last": 40}}'
 
     airflow.before = before
     with pytest.raises(OneboxError, match=words) as caught:
         run("r1", 10)
     assert caught.value.retryable
-    assert airflow.watermark(KEY) == {"last": 40, "runs": {"other": [0, 40]}}
+    assert airflow.watermark(KEY) == {"known": {"last": 40}}
 
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_two_at_once(airflow, run, monkeypatch, counted):
-    """An export waits a minute for another instance of its task to end, and then gives up before it lists anything.
+    """An export waits a minute for another run of its task to end, and then fails before it lists anything.
 
-    Also one that Airflow does not count as running: that of `airflow tasks test`.
+    Also one that Airflow does not count as running: that of `airflow tasks test`. A sibling is none of another run.
     """
     ours, other = ("d", "t", "r1", -1), ("d", "t", "r2", -1)
-    airflow.running = {other, ("d", "t", "r3", 0), ("d", "u", "r2", -1)} | ({ours} if counted else set())
+    airflow.running = {other, ("d", "t", "r1", 0), ("d", "u", "r2", -1)} | ({ours} if counted else set())
     pauses = []
     monkeypatch.setattr(module.time, "monotonic", lambda: 1000 + sum(pauses))
     monkeypatch.setattr(module.time, "sleep", pauses.append)
@@ -293,52 +309,42 @@ def test_two_at_once(airflow, run, monkeypatch, counted):
     assert len(run("r1", 10)) == 10
 
 
-@pytest.mark.parametrize("state", ["running", "restarting"])
-def test_others_on_airflow_2(airflow, monkeypatch, state):
-    """Airflow 2 has no call for it, but lets a task ask the database."""
-    base = declarative_base()
-
-    class TaskInstance(base):
-        __tablename__ = "task_instance"
-        id = Column(Integer, primary_key=True)
-        dag_id, task_id, run_id, map_index, state = (Column(kind) for kind in (String, String, String, Integer, String))
-
-    engine = create_engine("sqlite://")
-    base.metadata.create_all(engine)
-    other = {"dag_id": "d", "task_id": "t", "run_id": "r2", "map_index": -1, "state": "running"}
-    harmless = [{"run_id": "r1"}, {"state": "success"}, {"map_index": 0}, {"task_id": "u"}, {"dag_id": "e"}]
-    with Session(engine) as session:
-        session.add_all([TaskInstance(**{**other, **one}) for one in harmless])
-        session.commit()
-        monkeypatch.setitem(sys.modules, "airflow.models", SimpleNamespace(TaskInstance=TaskInstance))
-        fake = SimpleNamespace(create_session=lambda: Session(engine))
-        monkeypatch.setitem(sys.modules, "airflow.utils.session", fake)
-        context = airflow.context()
-        del context["ti"].get_ti_count
-        watermark = Watermark(context, [], SCOPE)
-        assert not watermark._others_run()
-        session.add(TaskInstance(**{**other, "state": state}))
-        session.commit()
-        assert watermark._others_run()
-    engine.dispose()
-
-
 def test_mapped_instances(airflow, run):
-    """Each map index has a watermark of its own."""
-    assert run("r1", 4, map_index=0) == run("r1", 4, map_index=1) == [1, 2, 3, 4]
-    assert run("r2", 5, map_index=0) == [5]
-    assert run("r2", 6, map_index=1) == [5, 6]
-    assert sorted(airflow.variables) == [f"{KEY}@0", f"{KEY}@1"]
+    """Instances whose sites differ have a watermark each, whatever order they are expanded in."""
+    one, two = ("crm", "169", "ticketrz"), ("crm", "170", "ticketrz")
+    assert run("r1", 4, map_index=0, scope=one) == run("r1", 4, map_index=1, scope=two) == [1, 2, 3, 4]
+    assert run("r2", 5, map_index=0, scope=two) == [5]
+    assert run("r2", 6, map_index=1, scope=one) == [5, 6]
+    assert sorted(airflow.variables) == [KEY, KEY.replace("169", "170")]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_instances_with_one_watermark(airflow, run, is_killed):
+    """A mapped instance that nothing tells apart from another is rejected with the remedy, before it lists anything."""
+    if is_killed:
+        die_at(airflow, "write", 2)
+        with pytest.raises(Killed):
+            run("r1", 4, map_index=0)
+    else:
+        run("r1", 4, map_index=0)
+    reason = r"^The mapped instances 0 and 1 of this task use one watermark, .* nothing was listed\. Give each its own"
+    with pytest.raises(OneboxConfigError, match=reason):
+        run("r1", 4, map_index=1)
+    # Expanded in another order, it is the same file.
+    path = Path(airflow.watermark(KEY).get("path") or airflow.watermark(KEY)["pending"]["path"])
+    assert run("r1", 4, map_index=1, path=path) == [1, 2, 3, 4]
+    # The same instance may write elsewhere.
+    assert run("r1", 4, map_index=1, path=path.with_name("other.jsonl")) == [1, 2, 3, 4]
 
 
 def test_key(airflow):
     """The key is as documented, no two tasks have the same, and it is as long as a Variable's may be."""
 
     def key(scope=SCOPE, **names):
-        return Watermark(airflow.context(**names), [], scope).key
+        return Watermark(airflow.ti(**names), scope, ById(upto(0))).key
 
-    assert key() == KEY
-    assert key(map_index=3) == f"{KEY}@3"
+    assert key() == key(map_index=3) == KEY
+    assert key((*SCOPE, "3")) == f"{KEY}@3"
     assert key(dag_id="crm", task_id="sites.export") != key(dag_id="crm.sites", task_id="export")
     long, other = key(task_id="x" * 250), key(task_id="x" * 249 + "y")
     assert len(long) == MAX_KEY
@@ -348,88 +354,123 @@ def test_key(airflow):
     assert longest.endswith("x@crm@169@ticketrz")
 
 
-def write_old(folder):
-    """Write the file of a run of the first version; return its digest."""
-    export(RecordFile(folder / "old.jsonl"), pages(2), 0)
-    return digest_at(str(folder / "old.jsonl"))
-
-
-OLD = {"last": 10, "runs": {"r0": [4, 10]}}
-
-
-@pytest.mark.parametrize("stores", ["none", "alias", "asset"])
-def test_variable_of_the_first_version(airflow, run, stores):
-    """The watermark that the first version kept in a Variable is found, whatever the outlets are now, with its runs."""
-    airflow.variables[OLD_KEY] = json.dumps(OLD)
-    if stores == "none":
-        airflow.stores = None
-    assets = {"none": ["asset"], "alias": [AssetAlias("alias")], "asset": ["asset", "other"]}[stores]
-    assert run("r1", 12, assets=assets) == [11, 12]
-    assert run("r0", 12, assets=assets) == list(range(5, 11))
-    assert airflow.watermark(KEY)["runs"] == {"r0": [4, 10], "r1": [10, 12]}
-
-
-def test_state_store_of_the_first_version(airflow, run):
-    """The watermark that the first version kept with an asset is found, also when outlets come and go later."""
-    airflow.stores = {"first": StateStore(), "asset": StateStore({OLD_KEY: json.dumps(OLD)})}
-    assert run("r1", 12, assets=["first", "asset"]) == [11, 12]
-    airflow.stores = {"new": StateStore()}
-    assert run("r2", 13, assets=["new"]) == [13]
-    airflow.stores = None
-    assert run("r3", 14, assets=[]) == [14]
-
-
-@pytest.mark.parametrize("further", ["variable", "store"])
-def test_both_homes_of_the_first_version(airflow, run, further):
-    """Of two, the one that came further counts, and the runs of both are known."""
-    behind = json.dumps({"last": 3, "runs": {"r9": [1, 3]}})
-    texts = [json.dumps(OLD), behind] if further == "variable" else [behind, json.dumps(OLD)]
-    airflow.variables[OLD_KEY] = texts[0]
-    airflow.stores = {"asset": StateStore({OLD_KEY: texts[1]})}
-    assert run("r1", 12) == [11, 12]
-    assert run("r9", 12) == [2, 3]
-
-
-@pytest.mark.parametrize("in_place", [True, False])
-def test_pending_of_the_first_version(airflow, run, tmp_path, in_place):
-    """A run of the first version that died is looked into as one of ours."""
-    digest = write_old(tmp_path)
-    pending = {"run_id": "r0", "path": str(tmp_path / "old.jsonl"), "digest": digest, "after": 0, "last": 2}
-    pending |= {} if in_place else {"digest": "other"}
-    airflow.variables[OLD_KEY] = json.dumps({"last": 0, "runs": {}, "pending": pending})
-    assert run("r1", 4) == ([3, 4] if in_place else [1, 2, 3, 4])
-
-
-@pytest.mark.parametrize("in_place", [True, False])
-def test_mapped_instances_of_the_first_version(airflow, run, tmp_path, in_place):
-    """All indexes had one watermark: each goes on behind it, and none writes what a run of theirs wrote then."""
-    digest = write_old(tmp_path) if in_place else "other"
-    pending = {"run_id": "r1", "path": str(tmp_path / "old.jsonl"), "digest": digest, "after": 10, "last": 11}
-    airflow.variables[OLD_KEY] = json.dumps({**OLD, "pending": pending})
-    first = 12 if in_place else 11
-    for index in (0, 1):
-        assert run("r1", 13, map_index=index) == list(range(first, 14))
-    assert run("r2", 14, map_index=0) == [14]
-    airflow.variables[OLD_KEY] = json.dumps(OLD)
-    assert run("r1", 13, map_index=2) == [11, 12, 13]
-
-
-@pytest.mark.parametrize("text", ["12", "[]", "{}", '{"last": "x", "runs": {}}', "soon", '{"last": 1, "runs": 5}'])
-@pytest.mark.parametrize("key", [KEY, OLD_KEY])
-def test_watermark_of_somebody_else(airflow, run, key, text):
+@pytest.mark.parametrize("text", ["12", "[]", "{}", '{"known": {"last": "x"}}', "soon", '{"last": 1, "runs": {}}'])
+def test_watermark_of_somebody_else(airflow, run, text):
     """A watermark that makes no sense is not guessed at, and the remedy works."""
-    airflow.variables[key] = text
-    with pytest.raises(OneboxConfigError, match=r'Set it to {"last": <id>, "runs": {}}') as caught:
+    airflow.variables[KEY] = text
+    with pytest.raises(
+        OneboxConfigError, match=r'Set it to {"known": {"last": <id>}} to begin after that id'
+    ) as caught:
         run("r1", 3)
-    assert repr(key) in str(caught.value)
-    airflow.variables[KEY] = '{"last": 1, "runs": {}}'
-    assert run("r1", 3) == [2, 3]
+    assert repr(KEY) in str(caught.value)
+    airflow.variables[KEY] = '{"known": {"last": 1}}'
+    assert run("r1", 3, overlap=5) == [2, 3]
+
+
+# --- late records
+
+
+def test_late_record(airflow, run):
+    """A record that becomes visible after newer ones is written by the next run, and only by it."""
+    early = [*range(1, 9), 10]
+    assert run("r1", early, overlap=5) == early
+    assert run("r2", range(1, 12), overlap=5) == [9, 11]
+    assert run("r3", range(1, 12), overlap=5) == []
+    for _ in range(2):
+        assert run("r1", range(1, 12), overlap=5) == early
+        assert run("r2", range(1, 12), overlap=5) == [9, 11]
+    assert run("r4", range(1, 13), overlap=5) == [12]
+    assert airflow.watermark(KEY)["known"] == {"last": 12, "width": 5, "seen": "1f"}
+
+
+def test_late_record_alone(airflow, tmp_path):
+    """A late record without newer ones is written, and the watermark stays; the result says where it is."""
+
+    def export_of(run_id, *records):
+        watermark = Watermark(airflow.ti(run_id), SCOPE, ById(pages(*records), 0, 5))
+        return export_incremental(RecordFile(tmp_path / f"{run_id}.jsonl"), watermark, "ticketrz")
+
+    export_of("r1", 1, 2, 4)
+    result = export_of("r2", 1, 2, 3, 4)
+    assert (result["count"], result["first_id"], result["last_id"]) == (1, "3", "4")
+    assert export_of("r2", 1, 2, 3, 4, 5) == result
+    assert airflow.watermark(KEY)["runs"]["r2"][:5] == [1, 3, 4, 4, [3]]
+
+
+def test_late_record_of_a_repeated_run(run):
+    """A record that becomes visible between two tries of a run belongs to the next run; so the file stays the same."""
+    assert run("r1", [1, 3], overlap=5) == [1, 3]
+    assert run("r1", [1, 2, 3], overlap=5) == [1, 3]
+    assert run("r2", [1, 2, 3], overlap=5) == [2]
+
+
+def test_late_record_of_a_prepared_run(airflow, run, monkeypatch):
+    """What a run has prepared is final too: a superseded process of it may still publish it."""
+    with dies_before_the_file_is_there(monkeypatch):
+        run("r1", [1, 3], overlap=5)
+    assert run("r1", [1, 2, 3, 4], overlap=5) == [1, 3]
+    assert run("r2", [1, 2, 3, 4], overlap=5) == [2, 4]
+
+
+def test_window(airflow, run):
+    """Only so many ids before the watermark are listed again, none before the start, and none by a width of 0."""
+    assert run("r1", [4, 10], start=3, overlap=5) == [4, 10]
+    assert run("r2", [*range(1, 11)], overlap=5) == [6, 7, 8, 9]
+    assert run("r3", [*range(1, 11)], overlap=50) == []
+    assert run("r4", [*range(1, 21)], overlap=0) == [*range(11, 21)]
+    assert airflow.watermark(KEY)["known"] == {"last": 20}
+    assert run("r5", [21, 23], overlap=50) == [21, 23]
+    assert airflow.watermark(KEY)["known"] == {"last": 23, "width": 3, "seen": "5"}
+    assert run("r6", [*range(1, 24)], overlap=2) == [22]
+    assert airflow.watermark(KEY)["known"] == {"last": 23, "width": 2, "seen": "3"}
+
+
+def test_far_jump(airflow, run):
+    """An id far away moves the window with it."""
+    run("r1", [1, 2, 10**19], overlap=3)
+    assert airflow.watermark(KEY)["known"] == {"last": 10**19, "width": 3, "seen": "1"}
+
+
+def test_max_records_and_late_ones(airflow, run, tmp_path):
+    """The most records of a run include late ones; what is listed again does not count."""
+    asked = []
+
+    def listing(after, most):
+        asked.append((after, most))
+        return pages(*range(1, 10))(after, most)
+
+    run("r1", [1, 2, 4, 6], overlap=5)
+    for run_id, found in (("r2", [3, 5]), ("r3", [7, 8]), ("r4", [9])):
+        watermark = Watermark(airflow.ti(run_id), SCOPE, ById(listing, 0, 5, 2))
+        export_incremental(RecordFile(tmp_path / f"{run_id}.jsonl"), watermark, "ticketrz")
+        assert ids(tmp_path / f"{run_id}.jsonl") == found
+    assert asked == [(1, 5), (1, 7), (3, 7)]
+
+
+def test_gaps_cost_nothing(airflow, run):
+    """The state stays as small after thousands of gaps that never fill as after the first."""
+    sizes = []
+    for n in range(1, 30):
+        run(f"r{n}", range(2, n * 200, 2), overlap=100)
+        sizes.append(len(json.dumps(airflow.watermark(KEY)["known"])))
+    assert max(sizes) < 80
+
+
+def test_ids():
+    """What is missing in the window, and how it moves."""
+    known = Ids(10).advance(14, [11, 14], 100)
+    assert known == Ids(14, 4, "9")
+    assert known.missing() == known.missing(9) == {12, 13}
+    assert known.missing(2) == {13}
+    assert known.missing(0) == Ids(10).missing() == set()
+    assert known.advance(14, [12], 100) == Ids(14, 4, "d")
+    assert known.advance(15, [15], 3) == Ids(15, 3, "3")
 
 
 def test_round_trips(airflow, run):
     """An export reads the Variable three times and writes it twice, however many runs it knows."""
-    runs = {f"scheduled__2026-11-24T20:{n:03}:00+00:00": [n, n + 1] for n in range(KEPT_RUNS)}
-    airflow.variables[KEY] = json.dumps({"last": KEPT_RUNS, "runs": runs})
+    runs = {f"scheduled__2026-11-24T20:{n:03}:00+00:00": [1, n + 1, n + 1] for n in range(KEPT_RUNS)}
+    airflow.variables[KEY] = json.dumps({"known": {"last": KEPT_RUNS}, "runs": runs})
     steps = []
     airflow.before = steps.append
     run("r1", KEPT_RUNS + 1)
@@ -442,18 +483,42 @@ def test_round_trips(airflow, run):
 CHANGES_KEY = "onebox_changes@d@t@crm@169@ticketrz"
 
 
+class Found:
+    """A policy that goes by changes and finds some ids."""
+
+    kind, example, repeats, state_type = ByChanges.kind, ByChanges.example, False, ByChanges.state_type
+
+    def __init__(self, found):
+        self._found = found
+
+    def start(self):
+        """Know nothing."""
+        return Changes()
+
+    def describe(self, known):
+        """Say so."""
+        return "x"
+
+    def batches(self, known, again, late_elsewhere):
+        """Find them."""
+        assert (again, late_elsewhere) == (None, set())
+        self._known = known
+        return [Batch([{"Id": str(row)} for row in self._found], self._found[-1], None)] if self._found else []
+
+    def result(self):
+        """Know one x more."""
+        first, last = (self._found[0], self._found[-1]) if self._found else (None, None)
+        return Done(len(self._found), first, last), Changes(until=f"{self._known.until}x")
+
+
 @pytest.fixture
 def run_changes(airflow, tmp_path):
     """Run an export of changes that finds some ids; return its result."""
 
     def execute(run_id, found, **names):
-        watermark = Watermark(airflow.context(run_id, **names), [], SCOPE, Changes())
-
-        def listing(after, upto):
-            watermark.changes = Changes(f"{watermark.changes.until}x")
-            return [Batch([{"Id": str(row)} for row in found], found[-1], None)] if found else []
-
-        return export(RecordFile(tmp_path / f"{run_id}.jsonl"), listing, 0, watermark)
+        ti = airflow.ti(run_id, **names)
+        watermark = Watermark(ti, SCOPE, Found(found))
+        return export_incremental(RecordFile(tmp_path / f"{run_id}.jsonl", ti=ti), watermark, "ticketrz")
 
     return execute
 
@@ -462,10 +527,11 @@ def test_cleared_run_keeps_its_changes(airflow, run_changes, tmp_path):
     """A cleared run lists nothing, keeps its file and returns what it returned; an empty one too."""
     first = run_changes("r1", [3, 5])
     second = run_changes("r2", [])
-    assert first == {"path": str(tmp_path / "r1.jsonl"), "count": 2, "first_id": "3", "last_id": "5"}
+    path = str(tmp_path / "r1.jsonl")
+    assert first == {"path": path, "uri": f"file://{path}", "count": 2, "first_id": "3", "last_id": "5"}
     assert (second["count"], second["first_id"], second["last_id"]) == (0, None, None)
     stored = airflow.watermark(CHANGES_KEY)
-    assert stored["changes"] == {"until": "xx"}
+    assert stored["known"] == {"until": "xx"}
     assert run_changes("r1", [3], try_number=2) == first
     assert run_changes("r2", [9], try_number=2) == second
     assert ids(tmp_path / "r1.jsonl") == [3, 5]
@@ -483,7 +549,7 @@ def test_cleared_run_without_its_changes(run_changes, tmp_path):
 
 @pytest.mark.parametrize("try_number", [1, 2])
 @pytest.mark.parametrize("there", ["nothing", "other content"])
-def test_announced_changes_that_are_not_in_place(airflow, run_changes, tmp_path, monkeypatch, there, try_number):
+def test_prepared_changes_that_are_not_in_place(airflow, run_changes, tmp_path, monkeypatch, there, try_number):
     """A retry of a run that died before its file got there lists anew, also if something else stands in that place.
 
     So does a run that was deleted and made anew, whose tries are counted from 1 again.
@@ -500,10 +566,10 @@ def test_announced_changes_that_are_not_in_place(airflow, run_changes, tmp_path,
         (tmp_path / "r1.jsonl").write_text(there)
     assert run_changes("r1", [2, 3], try_number=try_number)["count"] == 2
     assert ids(tmp_path / "r1.jsonl") == [2, 3]
-    assert airflow.watermark(CHANGES_KEY)["changes"] == {"until": "x", "count": 2}
+    assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "x"}
 
 
-def test_announced_changes_that_are_in_place(airflow, run_changes):
+def test_prepared_changes_that_are_in_place(airflow, run_changes):
     """A retry of a run that died after its file got there keeps the file, and counts it."""
     die_at(airflow, "write", 2)
     with pytest.raises(Killed):
@@ -512,11 +578,11 @@ def test_announced_changes_that_are_in_place(airflow, run_changes):
     assert run_changes("r1", [2, 3], try_number=2)["last_id"] == "2"
     assert "pending" not in airflow.watermark(CHANGES_KEY)
     assert run_changes("r2", [4])["count"] == 1
-    assert airflow.watermark(CHANGES_KEY)["changes"] == {"until": "xx", "count": 1}
+    assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "xx"}
 
 
 def test_try_that_begins_too_late(airflow, run_changes, monkeypatch, tmp_path):
-    """A try that Airflow has given up stops if a later one has announced its file; take the number out, and it may."""
+    """A try that is superseded stops if a later one has prepared its file; take the number out, and it may."""
     with dies_before_the_file_is_there(monkeypatch):
         run_changes("r1", [1], try_number=2)
     before = airflow.variables[CHANGES_KEY]
@@ -530,18 +596,11 @@ def test_try_that_begins_too_late(airflow, run_changes, monkeypatch, tmp_path):
     assert run_changes("r1", [1, 2], try_number=1)["count"] == 2
 
 
-def test_pending_with_the_number_of_a_process(airflow, run, tmp_path):
-    """What an earlier version has announced, with a number drawn at random, is taken up as it was meant."""
-    pending = {"run_id": "r1", "path": str(tmp_path / "r1.jsonl"), "digest": "x", "after": 0, "last": 4}
-    airflow.variables[KEY] = json.dumps({"last": 0, "runs": {}, "pending": {**pending, "process": "0badcafe"}})
-    assert run("r1", 9) == [1, 2, 3, 4]
-
-
 def test_changes_that_cannot_be_read(airflow, run_changes):
     """A Variable that somebody has spoilt is rejected, with what to set it to."""
     airflow.variables[CHANGES_KEY] = "spoilt"
-    with pytest.raises(OneboxConfigError, match=r'"changes": \{"until": "[^"]+"\}\} to begin at such a time'):
+    with pytest.raises(OneboxConfigError, match=r'\{"known": \{"begin": "[^"]+"\}\} to begin at such a time'):
         run_changes("r1", [1])
-    airflow.variables[CHANGES_KEY] = '{"last": 0, "runs": {}, "changes": {"until": "a"}}'
+    airflow.variables[CHANGES_KEY] = '{"known": {"until": "a"}}'
     run_changes("r1", [1])
-    assert airflow.watermark(CHANGES_KEY)["changes"] == {"until": "ax", "count": 1}
+    assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "ax"}

@@ -1,39 +1,27 @@
-"""The file of records: whole or not at all, as readable as its predecessor, and nothing left beside it."""
+"""The file of records: its formats, and what is in it."""
 
 from __future__ import annotations
 
 import csv
-import fcntl
-import gc
 import gzip
 import io
 import json
-import multiprocessing
 import os
 import resource
-import signal
-import stat
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.files import NAMES, ROWS, entries, write
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
-from airflow_provider_onebox.files import atomic
 from airflow_provider_onebox.files import records as module
 from airflow_provider_onebox.files.atomic import digest_at
-from airflow_provider_onebox.files.reading import read_rows
 from airflow_provider_onebox.files.records import RecordFile
-from airflow_provider_onebox.files.uploads import read_files
-
-NAMES = ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "a.parquet"]
-ROWS = [{"Id": "1", "Subject": "é\n"}, {"Id": "2", "Subject": None}]
 
 
 @contextmanager
@@ -45,21 +33,6 @@ def small_disk(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def entries(folder):
-    """Return all names in a folder, hidden ones too."""
-    return sorted(os.listdir(folder))  # noqa: PTH208
-
-
-def write(path, rows=ROWS, fields=None):
-    """Write a file as an export does."""
-    with RecordFile(path, fields=fields) as file:
-        file.write(rows)
-        file.finish()
-        digest = file.digest()
-        file.publish()
-    return digest
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
@@ -83,26 +56,6 @@ def test_no_records(tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == b""
 
 
-def test_new_folder(tmp_path):
-    """The folder of a file is made, with those above it."""
-    write(tmp_path / "new" / "newer" / "a.jsonl", [])
-    assert (tmp_path / "new" / "newer" / "a.jsonl").exists()
-
-
-def test_on_the_disk(tmp_path, monkeypatch):
-    """The disk has all of the file before it is put in place, and then the folder that names it."""
-    target, sync, synced = tmp_path / "a.jsonl", os.fsync, []
-
-    def fsync(number):
-        sync(number)
-        synced.append((os.fstat(number).st_ino, os.fstat(number).st_size, target.exists()))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    write(target)
-    file, folder = target.stat(), tmp_path.stat()
-    assert synced == [(file.st_ino, file.st_size, False), (folder.st_ino, folder.st_size, True)]
-
-
 @pytest.mark.parametrize(("name", "text"), [("a.jsonl", ""), ("a.csv", '"Id"\n')])
 def test_nothing_written(tmp_path, name, text):
     """A file that is given nothing, not even a list without records, is the same as one of no records."""
@@ -110,42 +63,6 @@ def test_nothing_written(tmp_path, name, text):
         file.finish()
         file.publish()
     assert (tmp_path / name).read_text() == text
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        ("", "names no file"),
-        (" ", "names no file"),
-        ("None", "names no file"),
-        ("file:/" + "//x/y/", "is a folder"),
-        ("{}/", "is a folder"),
-        ("{}", "is a folder"),
-        ("nosuch://bucket/a.jsonl", "provider for nosuch installed"),
-    ],
-)
-def test_bad_path(tmp_path, monkeypatch, path, reason):
-    """What can't be a file's path is rejected before anything is listed or written."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(OneboxConfigError, match=f"output_path='.*{reason}"):
-        RecordFile(path.format(tmp_path))
-    assert entries(tmp_path) == []
-
-
-def test_relative_path(tmp_path, monkeypatch):
-    """On every Airflow a relative path is one of the working directory, for writing and for reading."""
-    monkeypatch.chdir(tmp_path)
-    name = "folder/a.jsonl"
-    with RecordFile(name) as file:
-        file.write([{"Id": "1"}])
-        file.finish()
-        digest = file.digest()
-        file.publish()
-    assert (tmp_path / name).read_text() == '{"Id":"1"}\n'
-    assert digest_at(name) == digest
-    assert list(read_rows(name)) == [{"Id": "1"}]
-    ((title, content, _),) = read_files(name)
-    assert (title, content) == ("a.jsonl", b'{"Id":"1"}\n')
 
 
 MIXED = [
@@ -290,6 +207,13 @@ def test_bad_fields(tmp_path, name, fields):
         ("a.parquet", None, "is a table and needs columns"),
         ("a.parquet.gz", ["Id"], r"results_path='.*a\.parquet\.gz': Parquet is compressed in itself"),
         ("a.parquet.gz", None, "Parquet is compressed in itself"),
+        ("A.CSV", None, "is a table and needs columns"),
+        ("a.Parquet.GZ", ["Id"], "Parquet is compressed in itself"),
+        ("a.tsv", ["Id"], r"results_path='.*a\.tsv': \.tsv is not a format that is written here: use \.jsonl"),
+        ("a.TSV.gz", ["Id"], r"\.tsv is not a format"),
+        ("a.csv.bz2", ["Id"], r"\.bz2 is not a format"),
+        ("a.jsonl.zst", None, r"\.zst is not a format"),
+        ("a.xlsx", ["Id"], r"\.xlsx is not a format"),
     ],
 )
 def test_bad_table(tmp_path, name, fields, reason):
@@ -351,178 +275,53 @@ def test_full_disk(tmp_path, monkeypatch, name, count):
     assert entries(tmp_path) == [name]
 
 
-def test_permissions(tmp_path):
-    """The target is as readable as any new file, or as its predecessor was, and so is what is not finished yet."""
-    umask = os.umask(0o027)
-    try:
-        write(tmp_path / "a.jsonl")
-    finally:
-        assert os.umask(umask) == 0o027
-    assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o640
-    (tmp_path / "a.jsonl").chmod(0o600)
-    with RecordFile(tmp_path / "a.jsonl") as file:
-        (unfinished,) = tmp_path.glob(".a.jsonl.*.tmp")
-        assert stat.S_IMODE(unfinished.stat().st_mode) == 0o600
-        file.finish()
-        file.publish()
-    assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o600
+@pytest.mark.parametrize("name", ["A.JSONL.GZ", "a.CSV", "A.Csv.Gz", "a.PARQUET"])
+def test_suffix_in_any_case(tmp_path, name):
+    """A suffix means the same in upper case."""
+    write(tmp_path / name, fields=["Id", "Subject"])
+    write(tmp_path / name.lower(), fields=["Id", "Subject"])
+    assert (tmp_path / name).read_bytes() == (tmp_path / name.lower()).read_bytes()
 
 
-def test_local_target_is_renamed(tmp_path):
-    """The temporary file stands beside its target and becomes it: nothing is copied, so no reader sees half of it."""
-    gc.collect()  # What earlier tests have left open is not to be closed meanwhile.
-    opened = entries("/dev/fd")
-    with RecordFile(tmp_path / "a.jsonl") as file:
-        (unfinished,) = tmp_path.iterdir()
-        number = unfinished.stat().st_ino
-        file.finish()
-        file.publish()
-    assert (tmp_path / "a.jsonl").stat().st_ino == number
-    assert len(entries("/dev/fd")) == len(opened)
-    assert entries(tmp_path) == ["a.jsonl"]
+@pytest.mark.parametrize("name", ["a", "a.b", "manual__2026-11-30T07:10:00.123+00:00", "a.json", "tsv"])
+def test_other_suffixes(tmp_path, name):
+    """Any other name is JSON Lines."""
+    write(tmp_path / name)
+    assert [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] == ROWS
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """Make every path one of a remote store, which is this dictionary."""
-    files = {}
-
-    class Remote:
-        """Stands in for a bucket's file system."""
-
-        fails = None
-
-        def exists(self, path):
-            return path in files
-
-        def put_file(self, source, target):
-            if self.fails:
-                raise self.fails
-            assert stat.S_IMODE(Path(source).stat().st_mode) == 0o600
-            files[target] = Path(source).read_bytes()
-
-    remote = Remote()
-    files["fs"] = remote
-    (tmp_path / "worker").mkdir()
-    monkeypatch.setattr(atomic.tempfile, "tempdir", str(tmp_path / "worker"))
-    monkeypatch.setattr(ObjectStoragePath, "protocol", property(lambda self: "s3"))
-    monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda self: remote))
-    return files
-
-
-def test_remote_target_is_one_upload(tmp_path, bucket):
-    """A target that is not local is written once, from a whole and private local file, which is removed."""
-    write("/bucket/a.jsonl.gz")
-    assert len(gzip.decompress(bucket["/bucket/a.jsonl.gz"]).splitlines()) == 2
-    assert entries(tmp_path / "worker") == []
-
-
-def test_failed_upload(tmp_path, bucket):
-    """An upload that fails, with whatever error its library has, is told with path and count."""
-    bucket["fs"].fails = RuntimeError("AccessDenied")
-    with pytest.raises(OneboxError, match=r"/bucket/a.jsonl was not written: AccessDenied \(after 2 records"):
-        write("/bucket/a.jsonl")
-    assert entries(tmp_path / "worker") == []
-
-
-def test_digest_of_nothing(tmp_path):
-    """Where nothing is, there is no digest."""
-    assert digest_at(str(tmp_path / "none")) is None
-
-
-def test_no_false_lineage(tmp_path, monkeypatch):
-    """Our own output is read without ObjectStoragePath.open, which reports what it reads as an input of the task."""
-    digest = write(tmp_path / "a.jsonl")
-    monkeypatch.setattr(ObjectStoragePath, "open", lambda *_, **__: pytest.fail("reported to lineage"))
-    assert digest_at(str(tmp_path / "a.jsonl")) == digest
-
-
-def die_while_writing(path, ready):
-    """Begin a file and be killed."""
-    file = RecordFile(path, fields=["Id"])
-    file.__enter__()
-    file.write(ROWS * 1000)
-    ready.set()
-    signal.alarm(60)  # if the test has ended before it could kill this process
-    signal.pause()
-
-
-@pytest.fixture
-def killed():
-    """Kill a process in the midst of writing a file."""
-
-    def kill(path):
-        spawn = multiprocessing.get_context("fork")
-        ready = spawn.Event()
-        process = spawn.Process(target=die_while_writing, args=(path, ready), daemon=True)
-        process.start()
-        assert ready.wait(30)
-        yield
-        process.kill()
-        process.join()
-        yield
-
-    return kill
-
-
-def test_leftovers(tmp_path, killed):
-    """What a killed process has left is removed by the next for its target, but nothing in use and no other's."""
-    target = tmp_path / "a.jsonl"
-    other, ours = killed(f"{target}.gz"), killed(target)
-    for step in (next(other), next(ours), next(other)):
-        assert step is None
-    assert len(entries(tmp_path)) == 2
-    write(target)
-    assert len(entries(tmp_path)) == 3, "a file in use was removed"
-    next(ours)
-    write(target)
-    (left, _) = entries(tmp_path)
-    assert left.startswith(".a.jsonl.gz.")
-    write(f"{target}.gz")
-    assert entries(tmp_path) == ["a.jsonl", "a.jsonl.gz"]
+NUL = [
+    {"Id": "1", "Subject": "a\0b\0"},
+    {"Id": "2", "Subject": "\\u0000"},
+    {"Id": "3", "Subject": {"k\0": ["\0", None, 1.5, True]}},
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_leftovers_of_uploads(tmp_path, bucket, killed, name):
-    """What is to be uploaded lies in this machine's temporary folder: two live processes, then none, in every form."""
-    one, two = killed(f"/bucket/{name}"), killed(f"/bucket/{name}")
-    next(one)
-    next(two)
-    write(f"/bucket/{name}", fields=["Id"])
-    assert len(entries(tmp_path / "worker")) == 2, "a file in use was removed"
-    next(one)
-    write(f"/bucket/{name}", fields=["Id"])
-    assert len(entries(tmp_path / "worker")) == 1
-    next(two)
-    write(f"/bucket/{name}", fields=["Id"])
-    assert entries(tmp_path / "worker") == []
+def test_nul(tmp_path, caplog, name):
+    """U+0000 is removed from text at any depth; the log counts the records and names the first."""
+    write(tmp_path / name, NUL[1:2] + NUL, ["Id", "Subject"])
+    cleaned = [{"Id": "1", "Subject": "ab"}, NUL[1], {"Id": "3", "Subject": {"k": ["", None, 1.5, True]}}]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == ["Removed U+0000 from the text of 2 records, the first with Id 1."]
+    write(tmp_path / f"b{name}", NUL[1:2] + cleaned, ["Id", "Subject"])
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"b{name}").read_bytes()
+    assert NUL[0]["Subject"] == "a\0b\0"
 
 
-def test_leftovers_without_locks(tmp_path, monkeypatch, killed):
-    """Where there are no locks, files are written and none is removed: it could be in use."""
-    ours = killed(tmp_path / "a.jsonl")
-    next(ours)
-    next(ours)
-
-    def flock(*_):
-        raise OSError("no locks here")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    write(tmp_path / "a.jsonl")
-    assert len(entries(tmp_path)) == 2
+def test_nul_over_pages(tmp_path, caplog):
+    """All pages count, and the first record of the first one is named."""
+    with RecordFile(tmp_path / "a.jsonl") as file:
+        for _ in range(2):
+            file.write(NUL)
+        file.finish()
+    assert "from the text of 4 records, the first with Id 1." in caplog.text
 
 
-def test_taken_for_a_leftover(tmp_path, monkeypatch):
-    """A file that another process removes in the moment before it is locked is made anew."""
-    removed = []
-
-    def flock(file, how):
-        if not removed:
-            removed.extend(tmp_path.glob(".a.jsonl.*"))
-            removed[0].unlink()
-            # The next try makes a file of the same name.
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    write(tmp_path / "a.jsonl")
-    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
-    assert len(removed) == 1
+@pytest.mark.parametrize("name", NAMES)
+def test_nul_is_kept(tmp_path, caplog, name):
+    """With keep_nul the file holds what Onebox sent."""
+    write(tmp_path / name, NUL, ["Id", "Subject"], keep_nul=True)
+    write(tmp_path / f"b{name}", NUL, ["Id", "Subject"])
+    assert (tmp_path / name).read_bytes() != (tmp_path / f"b{name}").read_bytes()
+    assert len(caplog.records) == 1

@@ -107,11 +107,12 @@ def test_list_to_a_file(connected, context, tmp_path, monkeypatch):
     path = tmp_path / "out.jsonl.gz"
     ids = connected.state.ids()
     task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(path), page_size=33)
-    assert task.execute(context()) == {"path": str(path), "count": 250, "first_id": ids[0], "last_id": ids[-1]}
+    where = {"path": str(path), "uri": f"file://{path}"}
+    assert task.execute(context()) == {**where, "count": 250, "first_id": ids[0], "last_id": ids[-1]}
     assert lines(path) == ids
     assert log.lines[-1:] == [("info", f"Wrote 250 ticketrz records to {path}.")]
     task = OneboxListOperator(task_id="t", resource="ticketrz", output_path=str(path), since_id=ids[-1])
-    assert task.execute(context()) == {"path": str(path), "count": 0, "first_id": None, "last_id": ids[-1]}
+    assert task.execute(context()) == {**where, "count": 0, "first_id": None, "last_id": ids[-1]}
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", None])
@@ -124,7 +125,8 @@ def test_fields(connected, context, tmp_path, suffix):
     result = render(task, {"params": {"more": "Category"}}).execute(context())
     ids = connected.state.ids()
     if path:
-        assert result == {"path": path, "count": 2, "first_id": ids[0], "last_id": ids[1]}
+        where = {"path": path, "uri": f"file://{path}"}
+        assert result == {**where, "count": 2, "first_id": ids[0], "last_id": ids[1]}
     if suffix == "jsonl":
         result = [json.loads(line) for line in Path(path).read_text().splitlines()]
     elif suffix == "csv":
@@ -224,9 +226,85 @@ def test_range_is_repeated_as_a_whole(connected, run):
     assert run("r1", max_records=3) == connected.state.ids()[:7]
 
 
-def test_incremental_mapped(connected, run):
-    """Each map index of a mapped task has a watermark of its own."""
-    assert run("r1", map_index=0) == run("r1", map_index=1) == connected.state.ids()
+def test_incremental_mapped(connected, context, run):
+    """Sites that are expanded in another order go on where each was; a state_key tells apart what nothing else does."""
+    old = {site: connected.state.ids(site=site) for site in ("169", "170")}
+    for index, site in enumerate(old):
+        assert run("r1", index, site_id=site) == old[site]
+    (new,) = connected.state.add(1, site="170")
+    assert [run("r2", index, site_id=site) for index, site in enumerate(reversed(old))] == [[new], []]
+    with pytest.raises(OneboxConfigError, match=r"Give each its own state_key, such as {{ ti.map_index }}"):
+        run("r2", 2, site_id="169")
+    assert run("r2", 2, site_id="169", state_key=2) == old["169"]
+    assert list(context.airflow.variables)[-1] == "onebox_watermark@d@t@onebox_default@169@ticketrz@2"
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+def test_mapped_instances_with_one_path(connected, context, tmp_path, incremental):
+    """Of instances that write one path, the second fails before it sends anything, at once and one after the other."""
+    path = tmp_path / "a.jsonl.gz"
+    options = {"resource": "ticketrz", "output_path": str(path), "incremental": incremental}
+    first, second = ("d", "t", "r1", 0), ("d", "t", "r1", 1)
+
+    def execute(site, index):
+        return OneboxListOperator(task_id="t", site_id=site, **options).execute(context("r1", map_index=index))
+
+    def execute_second():
+        requests = len(connected.state.requests)
+        with pytest.raises(OneboxConfigError, match="it was not replaced"):
+            execute("170", 1)
+        assert len(connected.state.requests) == requests
+
+    context.airflow.running = {first, second}
+    batches = OneboxListOperator._list
+
+    def list_beside_a_sibling(task, *args, **names):
+        for batch in batches(task, *args, **names):
+            if task.site_id == "169":
+                execute_second()
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OneboxListOperator, "_list", list_beside_a_sibling)
+        execute("169", 0)
+    context.airflow.running, context.airflow.succeeded = {second}, {first}
+    execute_second()
+    assert lines(path) == connected.state.ids()
+
+
+@pytest.mark.parametrize(("overlap", "limits"), [(None, 1000), (0, 0), ("7", 7)])
+def test_overlap(connected, run, overlap, limits):
+    """So many ids before the watermark are asked for again."""
+    run("r1", overlap=overlap)
+    connected.state.seen.clear()
+    run("r2", overlap=overlap)
+    last = int(connected.state.ids()[-1])
+    first = int(connected.state.ids()[0])
+    assert int(queries(connected)[0]["sinceId"]) == max(last - limits, 0 if limits > last - first else last - limits)
+
+
+@pytest.mark.parametrize("overlap", ["-1", "100001", "soon"])
+def test_bad_overlap(connected, run, overlap):
+    """An overlap that makes no sense is rejected before anything is sent."""
+    with pytest.raises(OneboxConfigError, match=f"^overlap='{overlap}' is not a whole number from 0 to 100000"):
+        run("r1", overlap=overlap)
+    assert not connected.state.requests
+
+
+@pytest.mark.parametrize("keep_nul", [False, True])
+def test_nul(connected, context, caplog, tmp_path, keep_nul):
+    """U+0000 is removed from XComs, and from files unless it is wanted; the log counts the records."""
+    ids = connected.state.ids()
+    connected.state.touch(ids[1:3], Subject="a\0b")
+    options = {"resource": "ticketrz", "max_records": 3, "keep_nul": keep_nul, "fields": ["Subject"]}
+    rows = OneboxListOperator(task_id="t", **options).execute(context())
+    result = OneboxListOperator(task_id="t", output_path=tmp_path / "a.jsonl", **options).execute(context())
+    written = [json.loads(line) for line in Path(result["path"]).read_text().splitlines()]
+    assert [row["Subject"] for row in rows][1:] == ["ab"] * 2
+    assert [row["Subject"] for row in written][1:] == ["a\0b" if keep_nul else "ab"] * 2
+    warned = [record.getMessage() for record in caplog.records if "U+0000" in record.getMessage()]
+    said = f"Removed U+0000 from the text of 2 records, the first with Id {ids[1]}."
+    assert warned == [said] * (1 if keep_nul else 2)
 
 
 class OutletEvents(dict):
@@ -282,22 +360,13 @@ def test_skip_if_empty(connected, context, tmp_path):
     with pytest.raises(AirflowSkipException, match=r"^There are no ticketrz records to list\.$"):
         task.execute({**context(), "outlet_events": events})
     assert path.read_bytes() == b""
-    assert context.airflow.watermark() == {"last": int(last), "runs": {"r1": [int(last)] * 2}, "path": str(path)}
+    stored = context.airflow.watermark()
+    assert (stored["known"], stored["path"]) == ({"last": int(last)}, str(path))
+    assert stored["runs"]["r1"][:4] == [0, None, int(last), int(last)]
     assert events == {}
     with pytest.raises(AirflowSkipException):
         OneboxListOperator(task_id="t", since_id=last, **options).execute(context())
     assert len(OneboxListOperator(task_id="t", max_records=1, **options).execute(context())) == 1
-
-
-@pytest.mark.parametrize("outlets", [[], ["asset"], ["asset", "other"]])
-def test_outlets_do_not_matter(connected, context, run, outlets):
-    """The watermark is the same one whatever the task's outlets are, and an inlet may hold the old one."""
-    context.airflow.stores["asset"]["onebox_mark.d.t.onebox_default.169.ticketrz"] = '{"last": 9, "runs": {}}'
-    connected.state.add(1)
-    first = run("r1", inlets=["asset"])
-    assert first == [row for row in connected.state.ids() if int(row) > 9]
-    (new,) = connected.state.add(1)
-    assert run("r2", outlets=outlets) == [new]
 
 
 def test_constant_path(connected, run, tmp_path):
@@ -412,11 +481,14 @@ def run_changes(context, tmp_path):
     def execute(run_id, try_number=1, **options):
         path = tmp_path / f"{run_id}.jsonl"
         options = {"resource": "ticketrz", "output_path": str(path), "page_size": 50, **options}
+        rendered = options.pop("rendered", options["resource"])
         task = OneboxListOperator(task_id="t", incremental="changes", **options)
+        task.resource = rendered
         result = task.execute(context(run_id, try_number=try_number))
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert result == {
             "path": str(path),
+            "uri": f"file://{path}",
             "count": len(rows),
             "first_id": rows[0]["Id"] if rows else None,
             "last_id": rows[-1]["Id"] if rows else None,
@@ -480,21 +552,36 @@ def test_changes_after_no_time(connected, run_changes):
 
 
 def test_last_update_is_ignored(connected, run_changes, tmp_path):
-    """A server that ignores lastUpdate is found out by one small request, with the remedy; nothing is written."""
+    """A server that ignores lastUpdate is found out by the first page, with the remedy; nothing is written."""
     connected.state.configure(last_update_ignored=True)
     with pytest.raises(OneboxConfigError, match="ignores lastUpdate for this resource"):
         run_changes("r1")
-    assert [query["limit"] for query in queries(connected)] == ["1"]
+    assert {query["lastUpdate"] for query in queries(connected)} == {queries(connected)[0]["lastUpdate"]}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_records_without_dates(connected, run_changes, tmp_path):
-    """Contacts have no ModifyDate, so their changes can't be told: rejected with the remedy."""
-    with pytest.raises(
-        OneboxConfigError, match=r"^contactrz: record \d+ has the ModifyDate 'None', not a time .*incremental=True"
-    ):
-        run_changes("r1", resource="contactrz")
+    """A resource without dates that is named only when the task runs is rejected with the remedy."""
+    with pytest.raises(OneboxConfigError, match=r"^contactrz: record \d+ has no ModifyDate, .*incremental=True"):
+        run_changes("r1", resource="{{ x }}", rendered="contactrz")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("resource", ["contactrz", "prospectrz", "ContactRZ"])
+def test_resources_without_dates(resource):
+    """Contacts and prospects have no dates, so their changes are rejected when the DAG is parsed."""
+    with pytest.raises(ValueError, match=f"can't work for {resource}, whose records have no dates"):
+        OneboxListOperator(task_id="t", resource=resource, incremental="changes", output_path="x")
+
+
+def test_first_log_line(connected, run_changes, caplog):
+    """The first run says that nothing was written yet, the next one until when all was."""
+    with caplog.at_level("INFO"):
+        run_changes("r1")
+        run_changes("r2")
+    said = [line.partition(": ")[2] for line in caplog.messages if line.startswith("The watermark onebox_changes@")]
+    assert said[0] == "nothing was written yet; this run lists all changes."
+    assert re.fullmatch(r"everything changed before \d{4}-\d\d-\d\d \d\d:\d\d:00 was written\.", said[1])
 
 
 @pytest.mark.parametrize(

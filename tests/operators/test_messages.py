@@ -56,7 +56,8 @@ def test_conversations(connected, path, said, monkeypatch, parallelism):
     ids = connected.state.ids()[:40]
     result = execute(ids, path, parallelism=parallelism)
     messages = lines(path)
-    assert result == {"path": str(path), "count": len(messages), "tickets": 40, "missing": 0, "failed": 0}
+    where = {"path": str(path), "uri": f"file://{path}"}
+    assert result == {**where, "count": len(messages), "tickets": 40, "missing": 0, "failed": 0}
     assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
     assert [m["ticketId"] for m in messages] == [m["Id"][:-1] for m in messages]
     words = said()
@@ -79,7 +80,8 @@ def test_of_a_listing(connected, path, tmp_path):
 
 def test_no_tickets(connected, path):
     """No tickets make an empty file, and no calls."""
-    assert execute([], path) == {"path": str(path), "count": 0, "tickets": 0, "missing": 0, "failed": 0}
+    where = {"path": str(path), "uri": f"file://{path}"}
+    assert execute([], path) == {**where, "count": 0, "tickets": 0, "missing": 0, "failed": 0}
     assert lines(path) == []
     assert not connected.state.requests
 

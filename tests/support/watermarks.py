@@ -1,4 +1,4 @@
-"""What an incremental export meets of Airflow: Variables, state stores of assets, and the instances that run."""
+"""The Airflow of an incremental export: its Variables, and the state of task instances."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from typing import Any
 from airflow_provider_onebox.files.watermark import Variable
 
 
-class StateStore(dict[str, str]):
-    """The state store of an asset, as Airflow 3.3 has it."""
-
-
 class Deployment:
-    """One Airflow, shared by all the task runs of a test.
+    """One Airflow, shared by all the task tries of a test.
 
-    :param monkeypatch: puts its Variables in the place of Airflow's own.
+    :param monkeypatch: replaces Airflow's own Variables.
     """
 
     def __init__(self, monkeypatch: Any) -> None:
         self.variables: dict[str, str] = {}
-        self.stores: dict[str, StateStore] | None = {"asset": StateStore()}
         self.running: set[tuple[str, str, str, int]] = set()
-        self.before = lambda step: None  # is told of each step before it is taken
+        self.succeeded: set[tuple[str, str, str, int]] = set()
+        self.before = lambda step: None  # called before each step
         monkeypatch.setattr(Variable, "get", self._get)
         monkeypatch.setattr(Variable, "set", self._set)
         monkeypatch.setattr(Variable, "delete", self._delete)
@@ -42,7 +38,7 @@ class Deployment:
         self.before("delete")
         self.variables.pop(key, None)
 
-    def context(
+    def ti(
         self,
         run_id: str = "r1",
         task_id: str = "t",
@@ -50,23 +46,35 @@ class Deployment:
         map_index: int = -1,
         try_number: int = 1,
         max_tries: int = 2,
-    ) -> dict[str, Any]:
-        """Return the context of a task try."""
+    ) -> Any:
+        """Return a task instance."""
         ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
         ti = SimpleNamespace(**ids, try_number=try_number, max_tries=max_tries)
 
         def get_ti_count(
-            dag_id: str, map_index: int, task_ids: list[str], states: list[str], run_ids: list[str] | None = None
+            dag_id: str,
+            map_index: int | None = None,
+            task_ids: list[str] | None = None,
+            states: list[str] | None = None,
+            run_ids: list[str] | None = None,
         ) -> int:
-            assert states == ["running", "restarting"]
+            assert task_ids is not None
+            assert states in (["running", "restarting"], ["running", "restarting", "success"])
             self.before("count")
-            same = [one for one in self.running if (one[0], one[3]) == (dag_id, map_index) and one[1] in task_ids]
-            return len([one for one in same if run_ids is None or one[2] in run_ids])
+            found = self.running | (self.succeeded if "success" in states else set())
+            found = {one for one in found if one[0] == dag_id and one[1] in task_ids}
+            found = {one for one in found if map_index in (None, one[3])}
+            return len([one for one in found if run_ids is None or one[2] in run_ids])
 
         ti.get_ti_count = get_ti_count
-        return {"ti": ti, "outlet_events": defaultdict(lambda: SimpleNamespace(extra={}))} | (
-            {} if self.stores is None else {"asset_state_store": self.stores}
-        )
+        return ti
+
+    def context(self, *args: Any, **names: Any) -> dict[str, Any]:
+        """Return the context of a task try; the arguments are those of :meth:`ti`."""
+        return {
+            "ti": self.ti(*args, **names),
+            "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
+        }
 
     def watermark(self, key: str = "onebox_watermark@d@t@onebox_default@169@ticketrz") -> dict[str, Any]:
         """Return what is stored."""

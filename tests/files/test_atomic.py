@@ -1,0 +1,317 @@
+"""A file: whole or not at all, as readable as its predecessor, and nothing left beside it."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import gzip
+import multiprocessing
+import os
+import re
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+from support.files import NAMES, ROWS, entries, write
+
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.files import atomic
+from airflow_provider_onebox.files.atomic import digest_at
+from airflow_provider_onebox.files.reading import read_rows
+from airflow_provider_onebox.files.records import RecordFile
+from airflow_provider_onebox.files.uploads import read_files
+
+
+def test_new_folder(tmp_path):
+    """The folder of a file is made, with those above it."""
+    write(tmp_path / "new" / "newer" / "a.jsonl", [])
+    assert (tmp_path / "new" / "newer" / "a.jsonl").exists()
+
+
+def test_on_the_disk(tmp_path, monkeypatch):
+    """The disk has all of the file before it is published, and then the folder that names it."""
+    target, sync, synced = tmp_path / "a.jsonl", os.fsync, []
+
+    def fsync(number):
+        sync(number)
+        synced.append((os.fstat(number).st_ino, os.fstat(number).st_size, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(target)
+    file, folder = target.stat(), tmp_path.stat()
+    assert synced == [(file.st_ino, file.st_size, False), (folder.st_ino, folder.st_size, True)]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "names no file"),
+        (" ", "names no file"),
+        ("None", "names no file"),
+        ("file:/" + "//x/y/", "is a folder"),
+        ("{}/", "is a folder"),
+        ("{}", "is a folder"),
+        ("nosuch://bucket/a.jsonl", "provider for nosuch installed"),
+        ("file://nosuch@/folder/a.jsonl", "names a host"),
+        ("~/a.jsonl", "so write the whole path"),
+        ("file://x/a.jsonl", "names a host: write file:// and then"),
+        ("{}/a.jsonl\n", "has white space at an end, or a line break"),
+        (" {}/a.jsonl", "has white space at an end"),
+        ("{}/a\x7f.jsonl", "or a line break"),
+        ("{}/a\x1f.jsonl", "or a line break"),
+        ("/dev/null", "is a device or a pipe"),
+    ],
+)
+def test_bad_path(tmp_path, monkeypatch, path, reason):
+    """A path that can't be a file's is rejected before anything is listed or written."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OneboxConfigError, match=f"output_path='.*{reason}"):
+        RecordFile(path.format(tmp_path))
+    assert entries(tmp_path) == []
+
+
+def test_pipe(tmp_path):
+    """A named pipe is not replaced by a file, through a link neither."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OneboxConfigError, match="is a device or a pipe, which can't be replaced"):
+            RecordFile(tmp_path / name)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_symbolic_link(tmp_path, exists):
+    """A link stays, and what it names is replaced or made."""
+    (tmp_path / "real").mkdir()
+    target = tmp_path / "real" / "b.jsonl"
+    if exists:
+        target.write_text("old")
+    (tmp_path / "a.jsonl").symlink_to(target)
+    digest = write(tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").is_symlink()
+    assert len(target.read_text().splitlines()) == 2
+    assert digest == digest_at(str(tmp_path / "a.jsonl"))
+    assert entries(tmp_path / "real") == ["b.jsonl"]
+
+
+def test_uri(tmp_path, monkeypatch):
+    """The plain URI has no connection in it."""
+    assert RecordFile(tmp_path / "x" / ".." / "a.jsonl").uri == f"file://{tmp_path}/a.jsonl"
+
+
+def test_object_store(store, monkeypatch):
+    """A key in a bucket is right, a bucket alone is not, and a connection has to exist."""
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", "aws://")
+    assert re.fullmatch(r"memory:/{1,3}bucket/a\.jsonl", RecordFile("memory://lake@bucket/a.jsonl").uri)
+    with pytest.raises(OneboxConfigError, match="names a bucket and no file in it"):
+        RecordFile("memory://lake@bucket")
+    with pytest.raises(OneboxConfigError, match="there is no connection 'nosuch': create it"):
+        RecordFile("memory://nosuch@bucket/a.jsonl")
+
+
+def test_connection_that_cannot_be_looked_up(store, monkeypatch):
+    """Where Airflow can't be asked for the connection, a retry helps; what its backend said is not shown."""
+
+    def fail(conn_id):
+        raise RuntimeError("s3cret")
+
+    monkeypatch.setattr(atomic.BaseHook, "get_connection", fail)
+    with pytest.raises(OneboxError, match=r"'lake' can't be looked up \(RuntimeError\)\.$") as caught:
+        RecordFile("memory://lake@bucket/a.jsonl")
+    assert caught.value.retryable
+    assert caught.value.__context__ is None
+
+
+def test_relative_path(tmp_path, monkeypatch):
+    """On every Airflow a relative path is one of the working directory, for writing and for reading."""
+    monkeypatch.chdir(tmp_path)
+    name = "folder/a.jsonl"
+    with RecordFile(name) as file:
+        file.write([{"Id": "1"}])
+        file.finish()
+        digest = file.digest()
+        file.publish()
+    assert (tmp_path / name).read_text() == '{"Id":"1"}\n'
+    assert digest_at(name) == digest
+    assert list(read_rows(name)) == [{"Id": "1"}]
+    ((title, content, _),) = read_files(name)
+    assert (title, content) == ("a.jsonl", b'{"Id":"1"}\n')
+
+
+def test_permissions(tmp_path):
+    """The target is as readable as any new file, or as its predecessor was, and so is what is not finished yet."""
+    umask = os.umask(0o027)
+    try:
+        write(tmp_path / "a.jsonl")
+    finally:
+        assert os.umask(umask) == 0o027
+    assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o640
+    (tmp_path / "a.jsonl").chmod(0o600)
+    with RecordFile(tmp_path / "a.jsonl") as file:
+        (unfinished,) = tmp_path.glob(".a.jsonl.*.tmp")
+        assert stat.S_IMODE(unfinished.stat().st_mode) == 0o600
+        file.finish()
+        file.publish()
+    assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o600
+
+
+def test_local_target_is_renamed(tmp_path):
+    """The temporary file is beside its target and becomes it: nothing is copied, so no reader sees half of it."""
+    gc.collect()  # What earlier tests have left open is not to be closed meanwhile.
+    opened = entries("/dev/fd")
+    with RecordFile(tmp_path / "a.jsonl") as file:
+        (unfinished,) = tmp_path.iterdir()
+        number = unfinished.stat().st_ino
+        file.finish()
+        file.publish()
+    assert (tmp_path / "a.jsonl").stat().st_ino == number
+    assert len(entries("/dev/fd")) == len(opened)
+    assert entries(tmp_path) == ["a.jsonl"]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """Make every path one of a remote store, which is this dictionary."""
+    files = {}
+
+    class Remote:
+        """Stands in for a bucket's file system."""
+
+        fails = None
+
+        def exists(self, path):
+            return path in files
+
+        def put_file(self, source, target):
+            if self.fails:
+                raise self.fails
+            assert stat.S_IMODE(Path(source).stat().st_mode) == 0o600
+            files[target] = Path(source).read_bytes()
+
+    remote = Remote()
+    files["fs"] = remote
+    (tmp_path / "worker").mkdir()
+    monkeypatch.setattr(atomic.tempfile, "tempdir", str(tmp_path / "worker"))
+    monkeypatch.setattr(ObjectStoragePath, "protocol", property(lambda self: "s3"))
+    monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda self: remote))
+    return files
+
+
+def test_remote_target_is_one_upload(tmp_path, bucket):
+    """A target that is not local is written once, from a whole and private local file, which is removed."""
+    write("/bucket/a.jsonl.gz")
+    assert len(gzip.decompress(bucket["/bucket/a.jsonl.gz"]).splitlines()) == 2
+    assert entries(tmp_path / "worker") == []
+
+
+def test_failed_upload(tmp_path, bucket):
+    """An upload that fails, with any error of its library, is reported with path and count."""
+    bucket["fs"].fails = RuntimeError("AccessDenied")
+    with pytest.raises(OneboxError, match=r"/bucket/a.jsonl was not written: AccessDenied \(after 2 records"):
+        write("/bucket/a.jsonl")
+    assert entries(tmp_path / "worker") == []
+
+
+def test_digest_of_nothing(tmp_path):
+    """Where nothing is, there is no digest."""
+    assert digest_at(str(tmp_path / "none")) is None
+
+
+def test_no_false_lineage(tmp_path, monkeypatch):
+    """Our own output is read without ObjectStoragePath.open, which reports what it reads as an input of the task."""
+    digest = write(tmp_path / "a.jsonl")
+    monkeypatch.setattr(ObjectStoragePath, "open", lambda *_, **__: pytest.fail("reported to lineage"))
+    assert digest_at(str(tmp_path / "a.jsonl")) == digest
+
+
+def die_while_writing(path, ready):
+    """Begin a file and be killed."""
+    file = RecordFile(path, fields=["Id"])
+    file.__enter__()
+    file.write(ROWS * 1000)
+    ready.set()
+    signal.alarm(60)  # if the test has ended before it could kill this process
+    signal.pause()
+
+
+@pytest.fixture
+def killed():
+    """Kill a process in the midst of writing a file."""
+
+    def kill(path):
+        spawn = multiprocessing.get_context("fork")
+        ready = spawn.Event()
+        process = spawn.Process(target=die_while_writing, args=(path, ready), daemon=True)
+        process.start()
+        assert ready.wait(30)
+        yield
+        process.kill()
+        process.join()
+        yield
+
+    return kill
+
+
+def test_leftovers(tmp_path, killed):
+    """What a killed process has left is removed by the next for its target, but nothing in use and no other's."""
+    target = tmp_path / "a.jsonl"
+    other, ours = killed(f"{target}.gz"), killed(target)
+    for step in (next(other), next(ours), next(other)):
+        assert step is None
+    assert len(entries(tmp_path)) == 2
+    write(target)
+    assert len(entries(tmp_path)) == 3, "a file in use was removed"
+    next(ours)
+    write(target)
+    (left, _) = entries(tmp_path)
+    assert left.startswith(".a.jsonl.gz.")
+    write(f"{target}.gz")
+    assert entries(tmp_path) == ["a.jsonl", "a.jsonl.gz"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leftovers_of_uploads(tmp_path, bucket, killed, name):
+    """What is to be uploaded lies in this machine's temporary folder: two live processes, then none, in every form."""
+    one, two = killed(f"/bucket/{name}"), killed(f"/bucket/{name}")
+    next(one)
+    next(two)
+    write(f"/bucket/{name}", fields=["Id"])
+    assert len(entries(tmp_path / "worker")) == 2, "a file in use was removed"
+    next(one)
+    write(f"/bucket/{name}", fields=["Id"])
+    assert len(entries(tmp_path / "worker")) == 1
+    next(two)
+    write(f"/bucket/{name}", fields=["Id"])
+    assert entries(tmp_path / "worker") == []
+
+
+def test_leftovers_without_locks(tmp_path, monkeypatch, killed):
+    """Where there are no locks, files are written and none is removed: it could be in use."""
+    ours = killed(tmp_path / "a.jsonl")
+    next(ours)
+    next(ours)
+
+    def flock(*_):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write(tmp_path / "a.jsonl")
+    assert len(entries(tmp_path)) == 2
+
+
+def test_taken_for_a_leftover(tmp_path, monkeypatch):
+    """A file that another process removes in the moment before it is locked is made anew."""
+    removed = []
+
+    def flock(file, how):
+        if not removed:
+            removed.extend(tmp_path.glob(".a.jsonl.*"))
+            removed[0].unlink()
+            # The next try makes a file of the same name.
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write(tmp_path / "a.jsonl")
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
+    assert len(removed) == 1

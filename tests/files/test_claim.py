@@ -1,0 +1,223 @@
+"""The claim on a path: of two task instances that write it at once, at most one succeeds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.files import entries, write
+from support.watermarks import Deployment
+
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.files.records import RecordFile
+
+
+@pytest.fixture
+def airflow(monkeypatch):
+    """An Airflow that knows which task instances run, or have succeeded."""
+    return Deployment(monkeypatch)
+
+
+@pytest.fixture(params=["local", "store"])
+def folder(request, tmp_path):
+    """Return where to write, and what lists the names there."""
+    if request.param == "local":
+        (tmp_path / "out").mkdir()
+        return str(tmp_path / "out"), lambda: entries(tmp_path / "out")
+    fs = request.getfixturevalue("store")
+    return "memory://bucket", lambda: sorted(path.rpartition("/")[2] for path in fs.store)
+
+
+def begin(path, ti, rows=()):
+    """Enter a file and write to it."""
+    file = RecordFile(path, ti=ti)
+    file.__enter__()
+    file.write([{"Id": str(row)} for row in rows])
+    file.finish()
+    return file
+
+
+def end(file):
+    """Publish a file and leave it."""
+    try:
+        file.publish()
+    finally:
+        file.__exit__()
+
+
+def lines(path):
+    """Read the ids in a file."""
+    from airflow_provider_onebox.files.reading import read_rows
+
+    return [row["Id"] for row in read_rows(path)]
+
+
+ONE, TWO = ("d", "t", "r1", 0), ("d", "t", "r1", 1)
+
+
+@pytest.mark.parametrize("other", [TWO, ("d", "u", "r1", -1), ("d", "u", "r1", 0)])
+def test_two_of_one_run(airflow, folder, other):
+    """The second of two instances of one run fails for good, with the remedy, before it replaces anything."""
+    path = f"{folder[0]}/a.jsonl"
+    airflow.running = {ONE, other}
+    first = begin(path, airflow.ti(map_index=0), [1])
+    dag_id, task_id, run_id, map_index = other
+    with pytest.raises(OneboxConfigError, match=r"also written by task 't', map index 0, of 'd'; it was not replaced"):
+        begin(path, airflow.ti(run_id, task_id, dag_id, map_index))
+    end(first)
+    assert lines(path) == ["1"]
+
+
+def test_two_runs(airflow, folder):
+    """A task of another run fails in a way that a retry mends, and leaves no claim."""
+    path = f"{folder[0]}/a.jsonl"
+    airflow.running = {("d", "t", "r1", -1), ("d", "t", "r2", -1)}
+    first = begin(path, airflow.ti("r1"), [1])
+    with pytest.raises(OneboxError, match="it was not replaced") as caught:
+        begin(path, airflow.ti("r2"))
+    assert not isinstance(caught.value, OneboxConfigError)
+    assert caught.value.retryable
+    end(first)
+    end(begin(path, airflow.ti("r2"), [2]))
+    assert lines(path) == ["2"]
+    assert folder[1]() == ["a.jsonl"]
+
+
+def test_both_at_the_same_moment(airflow, folder, monkeypatch):
+    """Where both find no claim, the earlier notices before it publishes."""
+    path = f"{folder[0]}/a.jsonl"
+    airflow.running = {ONE, TWO}
+    first = begin(path, airflow.ti(map_index=0), [1])
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_provider_onebox.files.claim.Claim._read", lambda claim: None)
+        second = begin(path, airflow.ti(map_index=1), [2])
+    with pytest.raises(OneboxConfigError, match="also written by task 't', map index 1"):
+        end(first)
+    assert "a.jsonl" not in folder[1]()
+    end(second)
+    assert lines(path) == ["2"]
+
+
+def test_claim_that_is_gone(airflow, folder):
+    """A claim that another one has replaced and removed is noticed, too."""
+    path = f"{folder[0]}/a.jsonl"
+    file = begin(path, airflow.ti(), [1])
+    file._claim._fs.rm_file(file._claim._path)
+    with pytest.raises(OneboxError, match="also written by another task; it was not replaced") as caught:
+        end(file)
+    assert caught.value.retryable
+    assert folder[1]() == []
+
+
+def test_one_after_the_other(airflow, folder):
+    """A sibling that begins after an instance of its run has succeeded replaces nothing; another task or run may."""
+    path = f"{folder[0]}/a.jsonl"
+    airflow.running = {ONE}
+    end(begin(path, airflow.ti(map_index=0), [1]))
+    airflow.running, airflow.succeeded = {TWO}, {ONE}
+    with pytest.raises(OneboxConfigError, match="map index 0"):
+        begin(path, airflow.ti(map_index=1))
+    assert lines(path) == ["1"]
+    claim = next(name for name in folder[1]() if name != "a.jsonl")
+    assert claim.startswith(".a.jsonl.")
+    assert claim.endswith(".claim")
+    for ti in (airflow.ti(map_index=0), airflow.ti("r2", map_index=1), airflow.ti("r2", "u")):
+        end(begin(path, ti, [2]))
+    assert lines(path) == ["2"]
+    assert folder[1]() == ["a.jsonl"]
+
+
+def test_cleared_in_another_order(airflow, folder):
+    """What an instance wrote that has been cleared since, its sibling may write."""
+    path = f"{folder[0]}/a.jsonl"
+    end(begin(path, airflow.ti(map_index=0), [1]))
+    end(begin(path, airflow.ti(map_index=1), [2]))
+    assert lines(path) == ["2"]
+
+
+def test_failed_instance(airflow, folder):
+    """An instance that fails leaves no claim, mapped or not."""
+    for index in (-1, 0):
+        begin(f"{folder[0]}/a.jsonl", airflow.ti(map_index=index)).__exit__()
+    assert folder[1]() == []
+
+
+def test_dead_instance(airflow, folder):
+    """The claim of an instance that no longer runs is replaced."""
+    path = f"{folder[0]}/a.jsonl"
+    file = begin(path, airflow.ti("r1"))
+    file._raw.close()
+    end(begin(path, airflow.ti("r2"), [2]))
+    assert lines(path) == ["2"]
+    assert [name for name in folder[1]() if name.endswith(".claim")] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"owner": ["d"], "process": "x"}'])
+def test_claim_of_nobody(airflow, folder, content):
+    """What is no claim is replaced."""
+    path = f"{folder[0]}/a.jsonl"
+    file = begin(path, airflow.ti("r1"))
+    file._claim._fs.pipe_file(file._claim._path, content)
+    file._raw.close()
+    end(begin(path, airflow.ti("r2"), [2]))
+    assert lines(path) == ["2"]
+
+
+def test_superseded_process(airflow, folder):
+    """A process that its own retry has superseded leaves the retry's claim in place."""
+    path = f"{folder[0]}/a.jsonl"
+    airflow.running = {ONE, TWO}
+    old = begin(path, airflow.ti(map_index=0), [1])
+    new = begin(path, airflow.ti(map_index=0, try_number=2), [1])
+    old.__exit__()
+    with pytest.raises(OneboxConfigError):
+        begin(path, airflow.ti(map_index=1))
+    end(new)
+
+
+def test_claim_that_cannot_be_removed(airflow, folder, caplog, monkeypatch):
+    """A claim that can't be removed fails no task; the log says so."""
+    path = f"{folder[0]}/a.jsonl"
+    file = begin(path, airflow.ti(), [1])
+
+    def fail(path):
+        raise OSError("read-only")
+
+    monkeypatch.setattr(type(file._fs), "rm_file", staticmethod(fail))
+    with caplog.at_level("INFO"):
+        end(file)
+    assert [line.partition(".claim ")[2] for line in caplog.messages] == [
+        "could not be removed; the next task that writes the path replaces it."
+    ]
+    assert lines(path) == ["1"]
+
+
+def test_no_task(folder):
+    """Without a task instance, nothing is claimed."""
+    write(f"{folder[0]}/a.jsonl")
+    assert folder[1]() == ["a.jsonl"]
+
+
+def test_probe(airflow, store, monkeypatch):
+    """A bucket that does not exist, or no permission, is found before anything is listed."""
+    asked = []
+
+    def fail(path, content):
+        asked.append((path, json.loads(content)["owner"]))
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(store, "pipe_file", fail)
+    with pytest.raises(OneboxError, match=r"a\.jsonl was not written: The specified bucket does not exist") as caught:
+        RecordFile("memory://bucket/folder/a.jsonl", ti=airflow.ti()).__enter__()
+    assert caught.value.retryable
+    ((path, owner),) = asked
+    assert path.startswith("/bucket/folder/.a.jsonl.")
+    assert owner == ["d", "t", "r1", -1]
+
+
+def test_stale_listing(airflow, store, monkeypatch):
+    """A listing that the file system has kept is not relied on."""
+    calls = []
+    monkeypatch.setattr(store, "invalidate_cache", lambda: calls.append("invalidate"), raising=False)
+    end(begin("memory://bucket/a.jsonl", airflow.ti(), [1]))
+    assert calls == ["invalidate"] * 3
