@@ -17,7 +17,6 @@ NOT_YET = (
     "airflow_provider_onebox/_airflow/masking.py",
     "airflow_provider_onebox/api/client.py",
     "airflow_provider_onebox/api/response.py",
-    "airflow_provider_onebox/assets/onebox.py",
     "airflow_provider_onebox/exceptions.py",
     "airflow_provider_onebox/files/atomic.py",
     "airflow_provider_onebox/files/attachments.py",
