@@ -169,3 +169,17 @@ def test_instances_on_airflow_2(monkeypatch, state, counted):
         assert compat.count_instances(ti, ["success"], **SAME, run_id="r2", map_index=4) == 1
         assert compat.count_instances(ti, ["success"], **SAME, run_id="r2", map_index=5) == 0
     engine.dispose()
+
+
+def test_failed_tasks(monkeypatch):
+    """Airflow 3 is asked for the states of the run, Airflow 2 for its failed instances, and 3.0 for nothing."""
+    states = {"r": {"b": "failed", "a": "failed", "c": "success"}}
+    ti = SimpleNamespace(get_task_states=lambda dag_id, run_ids: states if (dag_id, run_ids) == ("d", ["r"]) else {})
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 1))
+    assert compat.failed_tasks(ti, "d", "r", None) == ["a", "b"]
+    assert compat.failed_tasks(None, "d", "r", None) == []
+    instances = [SimpleNamespace(task_id=name, map_index=index) for name, index in (("b", 0), ("a", -1))]
+    run = SimpleNamespace(get_task_instances=lambda state: instances if state == "failed" else [])
+    assert compat.failed_tasks(None, "d", "r", run) == ["a", "b[0]"]
+    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 0))
+    assert compat.failed_tasks(ti, "d", "r", None) == []
