@@ -8,9 +8,10 @@ The entry is stored before the write is sent, and updated with the result. A lat
 A person who clears the task wants the write made anew. Airflow raises ``max_tries`` for a clear and not for its own
 retries, so an entry with another ``max_tries`` does not count.
 
-On Airflow 3.3 and later, the entry is in the task's state store. Before that it is a Variable, removed once Airflow has
-recorded the task's success. Neither has compare-and-set, which leaves one case open: a process that Airflow has
-superseded, and that was suspended between reading and writing the entry.
+On Airflow 3.3 and later, the entry is in the task's state store. Before that it is a Variable. Airflow 3 removes it
+once the task's success is recorded; Airflow 2 calls back before it records that, so there the Variable stays.
+Neither store has compare-and-set, which leaves one case open: a process that Airflow has superseded, and
+suspended between reading and writing the entry.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import Variable
 
+from airflow_provider_onebox._airflow.compat import AIRFLOW_3
 from airflow_provider_onebox._airflow.variables import shorten_key
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
@@ -204,10 +206,12 @@ def write_once(context: Any, hook: Any, write: Callable[[], Any], *, keep_result
 
 
 def forget_write(context: Any) -> None:
-    """Remove the Variable of a task that has succeeded, as its callback: Airflow has stored its XCom then.
+    """Remove the Variable of a task that has succeeded, as its callback: Airflow 3 has recorded the success then.
 
     :param context: the task's context.
     """
+    if not AIRFLOW_3:  # It could still be killed before the success is recorded, and be retried.
+        return
     variable = _Variable(context["ti"])
     if variable.key in _variables:
         _variables.discard(variable.key)

@@ -107,8 +107,8 @@ def test_kills(tmp_path: Path) -> None:
     killed = {
         file.name.rpartition(".")[0].rpartition(".")[0] for file in tmp_path.glob("*.fate") if "SIG" in file.read_text()
     }
-    assert set(left) <= failed | killed
-    assert set(cleared) <= killed
+    # Airflow 2 calls back before it records the success, so Variables stay there.
+    assert AIRFLOW_VERSION < (3, 0) or (set(left) <= failed | killed and set(cleared) <= killed)
 
 
 def tasks_of(home: AirflowHome, run_id: str) -> list[dict[str, Any]]:
