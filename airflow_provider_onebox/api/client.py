@@ -314,20 +314,18 @@ class OneboxClient:
         raise self._judge(failure, method, endpoint, login, attempt)
 
     def _prepare(self, method: str, endpoint: str, login: bool, body: dict[str, Any]) -> requests.PreparedRequest:
-        if "url" not in body:
-            body = {"url": self.url_for(endpoint), **body}
+        url = self.url_for(endpoint)
         if login:
             settings = self.settings
             form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
             # An auth that adds nothing keeps the session's own away.
             body = {
-                "url": body["url"],
                 "auth": lambda request: request,
                 "data": SecretBody(urlencode(form).encode()),
                 "headers": {"Content-Type": "application/x-www-form-urlencoded"},
             }
         try:
-            prepared = self.session.prepare_request(requests.Request(method, **body))
+            prepared = self.session.prepare_request(requests.Request(method, url, **body))
         except (requests.RequestException, ValueError, TypeError) as failure:
             problem = sanitize(self.redact(str(failure)))
         else:

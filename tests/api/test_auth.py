@@ -210,3 +210,18 @@ def test_broken_call_of_a_user_holds_no_token():
             assert "Bearer ***" in texts
             assert not any(TOKEN in text for text in texts)
             assert caught.value.request.headers["Authorization"] == "Bearer ***"
+
+
+def test_session_is_not_pickled():
+    """A session holds a login."""
+    with pytest.raises(TypeError, match="A session of Onebox is not pickled"):
+        pickle.dumps(client_of("https://dev.example").session)
+
+
+def test_upstream_token_that_has_expired(caplog):
+    """An upstream token that has expired is not sent, and not said to be rejected."""
+    with Peer(script(http_reply())) as peer, caplog.at_level(logging.INFO):
+        client = client_of(peer.url, token=None).with_token(Token(TOKEN, use_until=0.0))
+        assert client.request("GET", "ticketrz") == {}
+        assert peer.tokens() == [NEW_TOKEN]
+        assert "rejected" not in caplog.text

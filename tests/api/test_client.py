@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ import ssl
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from traceback import walk_tb
@@ -1081,3 +1083,18 @@ def test_users_of_one_account_in_several_processes():
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0, 0, 0, 0]
+
+
+def test_hops_to_the_socket(monkeypatch):
+    """A call passes five functions of ours from the client to the socket."""
+    hops, send = [], http.client.HTTPConnection.send
+
+    def spy(self, data):
+        stack = traceback.extract_stack()
+        hops.append([frame.name for frame in stack if "airflow_provider_onebox/api" in frame.filename])
+        send(self, data)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "send", spy)
+    with Peer(script(http_reply())) as peer:
+        read(client_of(peer.url))
+    assert hops == [["request", "_call", "send", "send", "endheaders"]]

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 import jwt
 import pytest
 
-from airflow_provider_onebox.api.token import EXPIRY_MARGIN, Token, TokenSource
+from airflow_provider_onebox.api.token import EXPIRY_MARGIN, SecretBody, Token, TokenSource
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxUnavailableError
 
 KEY = "k" * 32
@@ -234,3 +234,11 @@ def test_life_within_bounds(life):
     """A token of one second has a life, and so has one of a leap year; one of none at all tells nothing."""
     assert Token.read(make(life=life), now=0.0).life == life
     assert Token.read(make(life=0), now=0.0).expires_at is None
+
+
+def test_secret_body():
+    """A body that holds a password does not show it, however it is printed; what is sent is whole."""
+    body = SecretBody(b"password=open+sesame")
+    for shown in (repr(body), str(body), f"{body}", repr((body,))):
+        assert shown in ("***", "(***,)")
+    assert bytes(body) == b"password=open+sesame"
