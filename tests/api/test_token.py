@@ -140,7 +140,7 @@ def test_site_claim_of_another_kind():
 
 
 def test_current():
-    """The token that is there can be looked at, and none is asked for."""
+    """An existing token can be looked at, and none is asked for."""
     issuer = Issuer()
     source = issuer.source()
     assert (source.current, issuer.issued) == (None, [])

@@ -35,7 +35,7 @@ LOGIN = {"response_code": "200", "response_status": "Success", "token": NEW_TOKE
 
 
 class Peer:
-    """A server on loopback that gives each connection to `answer` in a thread of its own."""
+    """A server on loopback that gives each connection to `answer` in a separate thread."""
 
     def __init__(self, answer, context=None):
         self.answer, self.context = answer, context
