@@ -65,8 +65,10 @@ class AtomicFile:
                 f"{where} can't be reached: {sanitize(error)}. Is the Airflow provider for "
                 f"{self.name.partition(':')[0]} installed, and does the connection in the path exist?"
             ) from error
-        if self.path.conn_id:
-            _check_connection(self.path.conn_id, where)
+        # Airflow 2 has it among the options, Airflow 3 as an attribute.
+        conn_id = getattr(self.path, "conn_id", None) or self.path.storage_options.get("conn_id")
+        if conn_id:
+            _check_connection(conn_id, where)
         self._local = self.path.protocol in ("", "file")
         self._target = Path(os.path.realpath(self.path.path))
         if self.name.endswith("/") or (self._local and self._target.is_dir()):
