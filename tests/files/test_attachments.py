@@ -327,7 +327,7 @@ def test_files_that_look_like_rejections(connected, download, own, public, conte
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip", "nonsense"])
-@pytest.mark.parametrize("content", [b"\x01\x02\x03", gzip.compress(b"x" * 1000)])
+@pytest.mark.parametrize("content", [b"\x01\x02\x03", gzip.compress(b"x" * 1000)], ids=["bytes", "gzip"])
 def test_encoded_files(connected, download, own, encoding, content):
     """A file is asked for uncompressed and stored as it is sent, whatever its encoding is called."""
     connected.state.fail("status", path="/files/", status=206, body=content, headers={"Content-Encoding": encoding})
