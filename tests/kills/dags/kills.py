@@ -31,8 +31,9 @@ FATES = {"none": 2, "SIGKILL": 4, "SIGTERM": 2, "timeout": 2, "xcom": 2}
 def live(execute, context, lifetime=1.5):
     """Do what an operator does, until the fate that is drawn for this try; write that down first."""
     ti = context["ti"]
+    is_deadly = ti.try_number <= DEADLY_TRIES and not (FOLDER / "calm").exists()
     chance = random.Random(f"{os.environ['KILLS_SEED']}/{ti.task_id}/{ti.map_index}/{ti.try_number}")  # noqa: S311
-    fate = chance.choices(list(FATES), list(FATES.values()))[0] if ti.try_number <= DEADLY_TRIES else "none"
+    fate = chance.choices(list(FATES), list(FATES.values()))[0] if is_deadly else "none"
     delay = chance.uniform(0.01, lifetime)
     (FOLDER / f"{ti.task_id}.{ti.map_index}.{ti.try_number}.fate").write_text(f"{fate} {delay:.2f}")
     if fate.startswith("SIG"):
