@@ -534,7 +534,8 @@ class Changes(Exports):
     def _check_last(self, site: str) -> None:
         self.each_in_one_place()
         until = self._position(site)
-        floor = str(datetime.fromisoformat(until) - timedelta(minutes=OVERLAP)) if until else ""
+        # No time that a record names ahead of Onebox's clock may hide a later change.
+        floor = str(min(datetime.fromisoformat(until), self.now) - timedelta(minutes=OVERLAP)) if until else ""
         for row, (date, version) in self.records.items():
             is_readable = date and not date.startswith("0000")
             is_written = self.versions.get((site, str(row))) == version
