@@ -46,7 +46,7 @@ def test_failure(tmp_path):
         out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "example_onebox_quick_start: failed" in out
-    assert "Onebox answers this account only within certain hours" in errors
+    assert "Onebox serves this account only within certain hours" in errors
     assert errors.endswith("The demo failed.\n")
     assert len(errors.splitlines()) < 6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 
@@ -35,7 +36,7 @@ def test_reads(ai, connected):
         allowed_methods=["get_records", "count_records"],
         pinned_arguments={"resource": "connection"},
     )
-    run = ai.agent(ai.model(), toolsets=[toolset]).run_sync("How many channels are there?")
+    run = asyncio.run(ai.agent(ai.model(), toolsets=[toolset]).run("How many channels are there?"))
     found = results(run)
     records = json.loads(found["get_records"])
     assert [record["Id"] for record in records] == connected.state.ids("connection")
@@ -49,7 +50,7 @@ def test_schema(ai):
     toolset = ai.toolset(
         OneboxHook(), allowed_methods=["get_records"], pinned_arguments={"resource": "ticketrz", "max_records": 5}
     )
-    ai.agent(model, toolsets=[toolset]).run_sync("Nothing")
+    asyncio.run(ai.agent(model, toolsets=[toolset]).run("Nothing"))
     (tool,) = model.last_model_request_parameters.function_tools
     properties = tool.parameters_json_schema["properties"]
     assert set(properties) == {"since_id", "since", "last_update", "newest"}
@@ -65,6 +66,6 @@ def test_copied_hook(ai, connected, connect):
     assert hook.settings.site_id == "169"
     toolset = ai.toolset(hook, allowed_methods=["get_records"], pinned_arguments={"resource": "ticketrz"})
     toolset.conn_id = "onebox_other"
-    run = ai.agent(ai.model(), toolsets=[toolset]).run_sync("List tickets")
+    run = asyncio.run(ai.agent(ai.model(), toolsets=[toolset]).run("List tickets"))
     records = json.loads(results(run)["get_records"])
     assert [record["Id"] for record in records] == connected.state.ids(site="170")

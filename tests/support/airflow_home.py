@@ -74,10 +74,11 @@ if AIRFLOW_VERSION >= (3, 4):
     TASKS = "(SELECT *, region_index AS map_index FROM task_instance WHERE working_set) AS task"
     _XCOMS = f"(SELECT task.*, key, value FROM xcom_v2 JOIN {TASKS} ON task.id = task_instance_id) AS xcom"  # noqa: S608
 _TAG = "AIRFLOW_HOME_COMPONENT"
-# Seconds between two signals to end. Airflow's handler raises SystemExit, which Python drops in a callback of a weak
-# reference: the component goes on then. A scheduler that has begun to end waits for its tasks and gets no more signals:
-# another one would be the order not to wait, and before the executor has stopped its workers they would never end. The
-# triggerer of Airflow 3 waits 10 s for a runner that has ended, until another signal.
+# Seconds between the first two signals to end; each further pause is ten times as long. Airflow's handler raises
+# SystemExit, which Python drops in a callback of a weak reference: the component goes on then. A scheduler that has
+# begun to end waits for its tasks and gets no more signals: another one would be the order not to wait, and before the
+# executor has stopped its workers they would never end. The triggerer of Airflow 3 waits 10 s for a runner that has
+# ended, until another signal; but each signal makes it begin anew to end the runner, which takes up to 15 s.
 _SIGNALS = {"scheduler": 60, "triggerer": 3, "dag-processor": 10}
 _ENDING = "Shutting down LocalExecutor"
 _JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
@@ -321,11 +322,12 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         last = [name for name in self.processes if name == "api-server"]
         for group in filter(None, ([name for name in self.processes if name not in last], last)):
             # When each component gets its next signal.
-            deadline, due = time.monotonic() + grace, dict.fromkeys(group, 0.0)
+            deadline, due, pauses = time.monotonic() + grace, dict.fromkeys(group, 0.0), dict(_SIGNALS)
             while (left := self.alive(*group)) and (now := time.monotonic()) < deadline:
                 for name in [name for name in group if due[name] <= now]:
                     self.processes[name].terminate()
-                    due[name] = now + _SIGNALS.get(name, PATIENCE)
+                    due[name] = now + pauses.get(name, PATIENCE)
+                    pauses[name] = 10 * pauses.get(name, PATIENCE)
                 if "scheduler" in due and _ENDING in self._read_log("scheduler"):
                     due["scheduler"] = deadline
                 psutil.wait_procs(left, 1)
