@@ -57,8 +57,8 @@ class OneboxError(AirflowException):
     :param server_message: Onebox's own ``userMessage``, shortened and on one line.
     :param retryable: whether the same call can succeed later; by default, what the class says.
     :param retry_after: seconds that the server asked to wait, if it did.
-    :param uncertain: whether Onebox may have acted on the call; by default, what the class says. ``False`` means
-        that it has not: the call was never sent, or was rejected.
+    :param uncertain: whether it is uncertain what Onebox did with the call; by default, what the class says. ``False``
+        means that it did nothing: the call was never sent, or was rejected.
     """
 
     retryable: bool = False

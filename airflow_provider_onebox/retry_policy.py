@@ -20,14 +20,16 @@ class OneboxRetryPolicy(RetryPolicy):
     """Fail at once if a retry can't help; otherwise wait as long as Onebox says.
 
     - The error's ``retryable`` is false: no retry.
-    - The quota: retry one minute after the hours that Onebox names begin. From Airflow 3.4 on, that uses up no retry.
+    - Outside service hours: retry one minute after the hours that Onebox names begin. From Airflow 3.4 on, that uses up
+      no retry.
     - ``Retry-After``: retry after that time, at most :data:`MAX_WAIT`.
     - Anything else: the task's own ``retries`` and ``retry_delay`` apply.
 
     Use it as a task's ``retry_policy``, on Airflow 3.3 and later. It does not change the number of retries.
 
     :param timezone: the time zone of the hours that Onebox names.
-    :param service_hours_timeout: on Airflow 3.4, for how long after a try's first wait the quota uses up no retry.
+    :param service_hours_timeout: on Airflow 3.4, for how long after a try's first wait the service hours use up no
+        retry.
     :raises AirflowOptionalProviderFeatureException: on an older Airflow.
     :raises OneboxConfigError: if there is no such time zone, or ``service_hours_timeout`` is not positive.
     """

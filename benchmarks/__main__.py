@@ -124,7 +124,7 @@ class Measurements:
     def token(self) -> list[Row]:
         """Log in, and ask for the token again."""
         sandbox, rows = self.sandbox, []
-        # On loopback, Airflow's masker takes as long for a token as a login does. It is told once a task.
+        # On loopback, Airflow's masker takes as long for a token as a login does. That happens once a task.
         for latency, where, bars in (
             (LATENCY, f"behind {LATENCY * 1000:g} ms", (1.15, None, None)),
             (0, "on loopback", (None, 1.35, 1.15)),
@@ -133,7 +133,7 @@ class Measurements:
             got = self.bench.child("cold_token", sandbox, repetitions=self.bench.of(25))
             what = f"cold token {where}"
             rows.append(pair(what, got["ours"], got["bare"], REQUESTS, bars[0]))
-            rows.append(pair(f"{what}, before the masker is told", got["unmasked"], got["bare"], REQUESTS, bars[1]))
+            rows.append(pair(f"{what}, before the masker knows it", got["unmasked"], got["bare"], REQUESTS, bars[1]))
             rows.append(pair(what, got["ours"], got["masked"], "requests and mask_secret", bars[2]))
         got = self.bench.child("cached_token", sandbox, repetitions=self.bench.of(31))
         rows.append(Row("cached `get_token()` in a task", wall(got["ours"], 1e6), unit="µs", bar=5))

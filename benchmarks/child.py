@@ -215,7 +215,7 @@ def cold_token(repetitions: int) -> Any:
 
 
 def cached_token(repetitions: int) -> Any:
-    """Ask for a token that is there, as code of a task does."""
+    """Ask for an existing token, as code of a task does."""
     import uuid
 
     from airflow.sdk.execution_time.context import set_current_context
@@ -490,7 +490,7 @@ def waiting(who: str, count: int, interval: float, intervals: int) -> Any:
 def crowd(count: int, sites: int) -> Any:
     """Let very many triggers wait that can't ask together, on one core; tell when all have asked, and what blocked.
 
-    Python stops all threads to collect garbage, the longer the more objects Airflow has: that is told apart.
+    Python stops all threads to collect garbage, the longer the more objects Airflow has: that is measured separately.
     """
     import airflow.jobs.triggerer_job_runner  # noqa: F401 - so that there is what there is in a triggerer
 

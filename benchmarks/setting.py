@@ -1,4 +1,4 @@
-"""Where measurements happen: a Onebox in a process of its own, and an Airflow that reads no file of the user's."""
+"""Where measurements happen: a Onebox in a separate process, and an Airflow that reads no file of the user's."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def airflow_home() -> Iterator[dict[str, str]]:
 
 
 class Bench:
-    """Runs measurements, each in an interpreter of its own.
+    """Runs measurements, each in a separate interpreter.
 
     :param env: the environment for them, from :func:`airflow_home`.
     :param quick: whether to measure little, and once, to see that it works.

@@ -87,7 +87,7 @@ class TestPolicy:
         ],
     )
     def test_quota(self, at, hour, minute, hours, until):
-        """The quota is waited out until its hours begin, and the reason says until when."""
+        """The service hours are waited for until they begin, and the reason says until when."""
         at(hour, minute)
         decision = self.decide(OneboxServiceHoursError("x", server_message=QUOTA, retry_after=5))
         assert decision.action.value == ("retry" if AIRFLOW_VERSION < (3, 4) else "reschedule")
@@ -95,7 +95,7 @@ class TestPolicy:
         assert decision.reason == f"OneboxServiceHoursError: Onebox asks to wait, so the task runs again at {until}"
 
     def test_quota_uses_up_no_retry(self, at, monkeypatch):
-        """Where Airflow can put off a task without using up a retry, the quota does so, for a time that is bounded."""
+        """Where Airflow can put off a task without using up a retry, the service hours do so, for a bounded time."""
         if AIRFLOW_VERSION < (3, 4):
             monkeypatch.setattr(retry_policy, "HAS_RESCHEDULE", True)
             monkeypatch.setattr(retry_policy.RetryDecision, "reschedule", lambda *a, **k: (a, k), raising=False)
@@ -122,7 +122,7 @@ class TestPolicy:
         assert "2026-11-24 18:01 UTC" in decision.reason
 
     def test_quota_without_hours(self):
-        """A quota that names no hours is the task's own matter, unless it says how long to wait."""
+        """A message that names no hours is the task's own matter, unless it says how long to wait."""
         assert self.decide(OneboxServiceHoursError("x", server_message="time limit reached")).action.value == "default"
         assert self.decide(OneboxServiceHoursError("x")).action.value == "default"
         assert self.decide(OneboxServiceHoursError("x", retry_after=5)).retry_delay == timedelta(seconds=5)

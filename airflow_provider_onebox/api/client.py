@@ -189,7 +189,7 @@ class OneboxClient:
         :param files: files to upload, as for :func:`requests.request`.
         :return: the parsed JSON.
         :raises OneboxError: the subclass that fits what went wrong. A write that anything interrupts once it is being
-            sent, a time-out of the task included, is a ``OneboxUncertainWriteError``.
+            sent, a timeout of the task included, is a ``OneboxUncertainWriteError``.
         """
         if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
             raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")
@@ -274,7 +274,7 @@ class OneboxClient:
         elif isinstance(failure, Exception):
             error = error_from_failure(failure, name, self.settings, self.redact, attempt)
         elif is_write and attempt.is_sent:
-            # Such as a time-out of the task, after which Airflow would run it again.
+            # Such as a timeout of the task, after which Airflow would run it again.
             reason = sanitize(self.redact(str(failure))) or type(failure).__name__
             error = OneboxUnavailableError(f"{name}: interrupted before the response: {reason}", uncertain=True)
         else:
@@ -286,7 +286,7 @@ class OneboxClient:
     def _within(
         self, seconds: float, attempt: Attempt, method: str, endpoint: str, login: bool, body: dict[str, Any]
     ) -> Any:
-        """Make a call in a thread of its own: nothing else ends a look-up of a name, for example."""
+        """Make a call in a separate thread: nothing else ends a look-up of a name, for example."""
         future: futures.Future[Any] = futures.Future()
 
         def run() -> None:

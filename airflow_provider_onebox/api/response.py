@@ -230,8 +230,8 @@ def _rejected(
     if rejection.is_expired_token and _carried_token(response):
         return OneboxUnavailableError(
             f"{call}: Onebox rejected a token that it had just issued: {message!r}. The password is right. Probably "
-            "another login of the same user ended this one: give each process that runs at the same time a user of "
-            "its own.",
+            "another login of the same user ended this one: give each process that runs at the same time a "
+            "separate user.",
             **details,
         )
     return OneboxRequestError(
@@ -376,8 +376,8 @@ def _never_sent(
     reasons = {getattr(error, "reason", None) for error in chain if isinstance(error, OSError)}
     if "CERTIFICATE_VERIFY_FAILED" in reasons or re.search("certificate verify failed|doesn't match", reason):
         return OneboxConfigError(
-            f"{call}: the TLS certificate of {where} is not trusted: {reason}. If a proxy or Onebox uses a CA of its "
-            "own, put the path of that CA's file into the connection's extra field 'verify'."
+            f"{call}: the TLS certificate of {where} is not trusted: {reason}. If a proxy or Onebox uses a private "
+            "CA, put the path of that CA's file into the connection's extra field 'verify'."
         )
     if reasons & _PLAIN_HTTP:
         return OneboxConfigError(

@@ -197,7 +197,7 @@ def _check_connection(conn_id: str, where: str) -> None:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         failure = OneboxConfigError(f"{where}: there is no connection {conn_id!r}: create it, or correct the path.")
-    except Exception as error:  # noqa: BLE001 - each secrets backend has errors of its own, whose text can hold secrets
+    except Exception as error:  # noqa: BLE001 - each secrets backend has its own errors, whose text can hold secrets
         failure = OneboxError(
             f"{where}: the connection {conn_id!r} can't be looked up ({type(error).__name__}).", retryable=True
         )

@@ -253,7 +253,7 @@ class Attachments:
         except OneboxError:
             # Of a login, which says nothing about the file.
             raise
-        except Exception as error:  # noqa: BLE001 - each library has errors of its own, and urllib3's come through here
+        except Exception as error:  # noqa: BLE001 - each library has its own errors, and urllib3's come through here
             failure = error
         settings = replace(self._client.settings, base_url=origin_of(url))
         problem = str(error_from_failure(failure, shown, settings, self._client.redact, attempt))
@@ -301,7 +301,7 @@ class _SkippedError(Exception):
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What came of a request: the file, a redirect to follow, or a problem.
+    """The result of a request: the file, a redirect to follow, or a problem.
 
     :param content: the file.
     :param target: where a redirect leads.

@@ -123,7 +123,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         from airflow_provider_onebox.files.reading import read_ids
         from airflow_provider_onebox.files.records import RecordFile
 
-        # Made here: the threads below have no task of their own.
+        # Made here: the threads below belong to no task.
         hook = self.hook
         settings = hook.settings
         skipped = _SkippedTickets(self.max_failed_share)

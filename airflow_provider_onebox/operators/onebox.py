@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _OneboxOperator(BaseOperator):
-    """What all operators that call Onebox share: connection, site, and a token from upstream.
+    """What all operators that call Onebox share: connection, site, and an upstream token.
 
     Not for use in DAGs.
     """
@@ -96,7 +96,7 @@ class OneboxAuthenticateOperator(_OneboxOperator):
 
     Anyone who can read XComs, in the Airflow UI or through its API, can read the token and act as the connection's user
     until it expires. A task that uses :class:`~airflow_provider_onebox.hooks.onebox.OneboxHook` with the connection
-    logs in by itself and needs no token from upstream.
+    logs in by itself and needs no upstream token.
 
     With ``encrypt``, the token is encrypted with the deployment's Fernet key: people who read XComs see ciphertext, and
     :class:`OneboxHook` and every operator decrypt it when you pass it as ``token=``.

@@ -59,7 +59,7 @@ def test_rotation(use_key):
 
 @pytest.mark.parametrize("broken", [PREFIX, f"{PREFIX}abc", f"{PREFIX}the-token"])
 def test_broken_seal(use_key, broken):
-    """A encrypt that was cut is told as such, and its content is not repeated."""
+    """An encrypted token that was cut off is named as such, and its content is not repeated."""
     use_key(NEW)
     with pytest.raises(OneboxConfigError, match="can't be decrypted") as caught:
         decrypt(broken)

@@ -1,4 +1,4 @@
-"""What is told to Airflow's collector of hook lineage, in the tests' own process."""
+"""What is reported to Airflow's collector of hook lineage, in the tests' own process."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_no_records(connected, site, reported):
 
 
 def test_listing_given_up(connected, site, reported):
-    """Of a listing that is given up, the rows that came are told."""
+    """Of an abandoned listing, the records that arrived are reported."""
     batches = OneboxHook().list_batches("contactrz", page_size=20, parallelism=1)
     rows = sum(len(batch.rows) for batch in islice(batches, 2))
     batches.close()
@@ -130,7 +130,7 @@ def test_operators(connected, tmp_path, monkeypatch, reported, kind, options):
 
 @pytest.mark.parametrize("written", ["a.jsonl", "x/../a.jsonl", "file://{}/x/../a.jsonl"])
 def test_one_name_for_a_file(tmp_path, monkeypatch, reported, written):
-    """However the path of a file is written, it is told as the same absolute one."""
+    """However the path of a file is written, it is reported as the same absolute one."""
     monkeypatch.chdir(tmp_path)
     report_file(storage_path(written.format(tmp_path)), is_output=True)
     ((uri, _, _),) = reported()[1]
@@ -138,7 +138,7 @@ def test_one_name_for_a_file(tmp_path, monkeypatch, reported, written):
 
 
 def test_object_store(reported):
-    """An object is told under its own URI, without the connection that its path names."""
+    """An object is reported under its own URI, without the connection that its path names."""
     report_file(ObjectStoragePath("memory://my_conn@bucket/a.jsonl"), is_output=True, count=1)
     ((uri, extra, _),) = reported()[1]
     assert re.fullmatch(r"memory:/{1,3}bucket/a\.jsonl", uri)

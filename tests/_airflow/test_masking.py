@@ -11,7 +11,7 @@ from airflow_provider_onebox._airflow import masking
 
 @pytest.fixture
 def told(monkeypatch):
-    """Collect what is masked in this process alone, and what its supervisor is told of too."""
+    """Collect what is masked in this process alone, and what its supervisor knows too."""
     told = {True: [], False: []}
     monkeypatch.setattr(masking, "secret_masker", lambda local_only: told[local_only].append)
     monkeypatch.setattr(masking, "_unmasked", set())
@@ -49,7 +49,7 @@ def test_too_many_tokens(told, caplog):
 
 
 def test_supervisor_of_a_child(told):
-    """A forked process has a supervisor of its own, which is told anew of what the parent's knows."""
+    """A forked process has another supervisor, which learns again what the parent's knows."""
     masking.mask(["correct-horse"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads

@@ -1,4 +1,4 @@
-"""A service that is down, told from one that only rejects a call."""
+"""A service that is down, distinguished from one that only rejects a call."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_fresh_token_that_is_rejected(make, sandbox):
 
 
 def test_expired_under_200(make, sandbox):
-    """An expired token is told by the envelope, whatever the status."""
+    """An expired token is recognized by the envelope, whatever the status."""
     client = make()
     client.request("GET", "ticketrz")
     sandbox.state.configure(envelope_status=200)
@@ -174,7 +174,7 @@ def test_expired_under_200(make, sandbox):
 
 
 def test_quota_never_causes_a_login(make, sandbox):
-    """The quota's 401 leaves the token alone."""
+    """The 401 of service hours leaves the token alone."""
     client = make()
     client.request("GET", "ticketrz")
     sandbox.state.configure(outside_service_hours=True)
@@ -186,7 +186,7 @@ def test_quota_never_causes_a_login(make, sandbox):
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_passing_faults_are_retried(make, sandbox, status, caplog):
-    """Reads survive passing faults, with growing waits that the log tells."""
+    """Reads survive transient errors, with growing waits that the log tells."""
     sandbox.state.fail("status", path="ticketrz", times=3, status=status)
     client = make()
     with caplog.at_level(logging.WARNING):
@@ -198,7 +198,7 @@ def test_passing_faults_are_retried(make, sandbox, status, caplog):
 
 @pytest.mark.parametrize("kind", ["drop_before", "drop_after", "truncated"])
 def test_dropped_connections_are_retried(make, sandbox, kind):
-    """So are connections that break, before, within or instead of the reply."""
+    """So are connections that break, before, within or instead of the response."""
     sandbox.state.fail(kind, path="GET", times=2)
     client = make()
     assert client.request("GET", "ticketrz")["count"]
@@ -248,7 +248,7 @@ def test_listing_is_told_of_transient_errors(make, sandbox):
 
 
 def test_login_is_retried(make, sandbox):
-    """A login that meets a passing fault is tried again, but not by the call that needs it too."""
+    """A login that meets a transient error is tried again, but not by the call that needs it too."""
     sandbox.state.fail("status", path="authenticate", times=2, status=502)
     client = make()
     assert client.request("GET", "ticketrz")["count"]
@@ -282,7 +282,7 @@ def test_refused_connection_while_handling_another_error(make):
 
 
 def test_timeout(make, sandbox):
-    """A time-out says how long it was and where it is set."""
+    """A timeout says how long it was and where it is set."""
     sandbox.state.configure(latency=2)
     with pytest.raises(OneboxUnavailableError, match=r"no complete response in 0\.2 s .*'timeout' is 0\.2 s"):
         make(timeout=0.2, max_retries=0).login()
@@ -365,7 +365,7 @@ def test_arguments_refused(make, arguments, sandbox):
 
 @pytest.mark.parametrize("proxy", ["http://u:proxypass@[::1", "nonsense://u:proxypass@x y"])
 def test_unusable_proxy_of_the_environment(make, monkeypatch, proxy):
-    """A proxy that makes no sense is told as such, without its password; a write was never sent."""
+    """A proxy that makes no sense is named as such, without its password; a write was never sent."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     client = make(base_url="https://dev.example").with_token(Token("opaque"))
     for call in (client.login, lambda: client.request("POST", "ticket/create", json=TICKET)):
@@ -579,7 +579,7 @@ def test_list_with_gaps(make, data):
 
 
 def test_whole_list_in_any_order(make):
-    """Order does not matter where one page is the whole list; a row that stands there twice comes once."""
+    """Order does not matter where one page is the whole list; a record that is in it twice comes once."""
     client = make()
     with rm.Mocker() as mock:
         mock.post(client.url_for("authenticate"), json={"token": "opaque"})
@@ -621,7 +621,7 @@ def test_many_threads(make, sandbox):
 
 
 def test_client_made_before_a_fork(make, sandbox):
-    """A child has sockets of its own, and its calls and its parent's do not mix."""
+    """A child has its own sockets, and its calls and its parent's do not mix."""
     client = make()
     assert client.request("GET", "ticketrz", params={"limit": 1})["count"] == 1
     reader, writer = os.pipe()
@@ -790,7 +790,7 @@ def end_abandoned_calls():
 
 
 def test_time_limit_of_a_name_that_is_not_found(monkeypatch):
-    """Nor does a resolver that hangs; what was given up on before it began is not done later."""
+    """Nor does a resolver that hangs; what was abandoned before it began is not done later."""
     resolved, look_up = threading.Event(), socket.getaddrinfo
 
     def slow(host, *args, **kwargs):
@@ -809,7 +809,7 @@ def test_time_limit_of_a_name_that_is_not_found(monkeypatch):
 
 
 def test_time_limit_of_a_token_that_comes_too_late():
-    """A call that was given up on while it waited for its token is not made once the token is there."""
+    """A call that was abandoned while it waited for its token is not made once the token is there."""
     issued = threading.Event()
 
     def issue(rejected):
@@ -917,7 +917,7 @@ def test_traceback_holds_no_secret(answer, method, time_limit, monkeypatch):
 
 
 class Interruption(BaseException):
-    """A time-out of a task, Ctrl-C, the end of a greenlet: no Exception."""
+    """A timeout of a task, Ctrl-C, the end of a greenlet: no Exception."""
 
 
 FOLLOWED = re.compile("airflow_provider_onebox/api|/requests/|/urllib3/|/http/client")
@@ -1006,7 +1006,7 @@ def test_interruption_anywhere(method, token):
 @pytest.mark.parametrize("failure", [KeyboardInterrupt("k"), Interruption()])
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_interruption_of_a_call_with_a_time_limit(failure, is_sent, monkeypatch):
-    """The same where the call is made in a thread of its own, and the caller's is the one that is interrupted."""
+    """The same where the call is made in a separate thread, and the caller's is the one that is interrupted."""
     waiting, proceed = threading.Event(), threading.Event()
 
     def interrupt(pending, seconds):

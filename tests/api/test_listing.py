@@ -201,7 +201,7 @@ def test_413_at_the_first_page(lists):
 
 
 def test_413_for_a_single_row(lists):
-    """A row that is too large by itself ends the listing with the server's words."""
+    """A row that is too large by itself ends the listing with the server's message."""
     lists.answer = lambda limit, number: (413, b"<title>Too Large</title>", {})
     with pytest.raises(OneboxRequestError, match="Too Large"):
         listed(lists.client())
@@ -227,7 +227,7 @@ def test_rejection_of_the_first_page_is_not_repeated(lists, error):
 
 
 def test_error_at_a_page_no_larger_than_before(lists):
-    """Rows that came once are not too many, so an error of such a page is one of its own."""
+    """Rows that came once are not too many, so an error of such a page is a different one."""
     lists.answer = lambda limit, number: (200, b"", {}) if number == 3 else None
     with pytest.raises(OneboxResponseError):
         listed(lists.client(), page_size=100)

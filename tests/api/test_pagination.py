@@ -446,13 +446,13 @@ def test_slow_consumer(parallelism, ahead):
 )
 def test_while_records_come_and_go(ids, changes, page_size, parallelism, caps, seconds, quirks):
     """No record twice, none missed that existed from start to end, none invented; the server's limit changes too."""
-    # Where offset is ignored as well, a single record for ever can't be told from a sinceId that is ignored.
+    # Where offset is ignored as well, a single record for ever can't be distinguished from a sinceId that is ignored.
     quirks["since_included"] &= not quirks["offset_ignored"]
     server = Server(ids, **quirks)
     stayed, ever = set(ids), set(ids)
 
     def change(n):
-        # A first page cut short whose repeated row makes it look whole can't be told from a whole list.
+        # A first page cut short whose repeated row makes it look whole can't be distinguished from a whole list.
         server.cap = None if server.repeated else caps.get(n, server.cap)
         gone, come = changes.get(n, (set(), set()))
         stayed.difference_update(gone)

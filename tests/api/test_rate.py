@@ -473,7 +473,7 @@ def test_speed_is_measured_anew_after_a_rejection():
 
 
 class Rate(RateController):
-    """Says what it is told."""
+    """Repeats what it gets."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

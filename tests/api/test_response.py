@@ -1,4 +1,4 @@
-"""What Onebox answers, told apart: data, or the error that says what went wrong."""
+"""What Onebox answers, distinguished: data, or the error that says what went wrong."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_401_of_a_proxy(body):
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_unavailable(status):
-    """The passing faults, with and without an envelope, and an envelope's code under 200."""
+    """The transient errors, with and without an envelope, and an envelope's code under 200."""
     for body in ("", "<html></html>", envelope(status, "busy")):
         error = failure(OneboxUnavailableError, reply(status, body, Retry_After="7"))
         assert (error.status, error.retry_after, error.retryable) == (status, 7.0, True)
@@ -178,7 +178,7 @@ def test_refusal_without_words():
     ("response", "words"),
     [
         (reply(200, ""), "empty body"),
-        (reply(200, "<!DOCTYPE html><html><title>\n Sign\nin </title>"), "HTML page titled 'Sign in'"),
+        (reply(200, "<!DOCTYPE html><html><title>\n Our\nportal </title>"), "HTML page titled 'Our portal'"),
         (reply(200, "  <p>hm", Content_Type="text/html"), "a page (text/html)"),
         (
             reply(200, '{"data": [{"Id": "1"', Content_Type="application/json"),
@@ -209,7 +209,7 @@ def test_nonsense_is_named(response, words):
 
 
 def test_server_words_are_redacted():
-    """Secrets that a server repeats are taken out of its words, wherever they stand."""
+    """Secrets that a server repeats are taken out of its messages, wherever they are."""
     for response in (
         reply(401, envelope(401, "bad password hunter2")),
         reply(200, "<title>hunter2</title>"),
@@ -294,7 +294,7 @@ def test_no_rejection(data):
 @pytest.mark.parametrize("code", ["401", 401, "403", "400", 500, "x"])
 @pytest.mark.parametrize("more", [{}, {"token": "eyJ.a.b"}, {"data": []}])
 def test_response_code_is_read(code, more):
-    """A response_code that is not 2xx rejects the call, whatever stands beside it, also under 200."""
+    """A response_code that is not 2xx rejects the call, whatever else is in it, also under 200."""
     body = json.dumps({"response_code": code, "response_status": "Failed for a reason", **more})
     error = read(reply(200, body))
     assert isinstance(error, OneboxError)
@@ -451,7 +451,7 @@ def test_too_many_values():
 
 @pytest.mark.parametrize("name", ["userMessage", "message", "error", "response_status"])
 def test_words_of_a_response_code(name):
-    """The server's words are shown, whatever it calls them."""
+    """The server's message is shown, whatever it calls them."""
     assert "for a reason" in str(
         failure(OneboxRequestError, reply(200, json.dumps({"response_code": "400", name: "for a reason"})))
     )

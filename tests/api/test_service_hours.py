@@ -23,7 +23,7 @@ def at(hour, minute=0, second=0, *, day=24, month=11, zone=TIMEZONE):
     [
         (at(7), 11),
         (at(17, 59), 1 / 60),
-        # A clock that is ahead of Onebox's is told the quota just after the opening.
+        # A clock that is ahead of Onebox's meets the service hours just after their beginning.
         (at(18), 0),
         (at(18, 0, 59), -59 / 3600),
         (at(18, 1), 24 - 1 / 60),

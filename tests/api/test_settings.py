@@ -30,7 +30,7 @@ LONGEST_HOST = ".".join(["a" * 63] * 3 + ["a" * 61])
 
 
 def connection(extra=None, **fields):
-    """A complete connection, with the given fields in place of its own."""
+    """A complete connection, with the given fields in place of the usual ones."""
     values = {"host": None, "login": "demo@example.com", "password": PASSWORD, **fields}
     if not isinstance(extra, str):
         extra = json.dumps({"site_id": "169", **(extra or {})})
@@ -173,7 +173,7 @@ def test_port_refused():
 
 @pytest.mark.parametrize("value", [True, "true", " True "])
 def test_allow_http(value):
-    """Plain HTTP beyond this machine takes a decision of its own."""
+    """Plain HTTP beyond this machine takes an explicit decision."""
     settings = settings_from_connection(connection({"allow_http": value}, host="http://dev.example"))
     assert settings.base_url == "http://dev.example"
     message = refusal({"allow_http": "yes"}, host="http://dev.example")
@@ -400,7 +400,7 @@ def test_verify_folder(ca, tmp_path):
     ],
 )
 def test_verify_refused(value, words):
-    """Verification is not switched off by accident, and what can't be read is told here."""
+    """Verification is not switched off by accident, and what can't be read is reported here."""
     message = refusal({"verify": value})
     assert "'verify' must be true, false or the path of a CA file" in message
     assert words in message
@@ -509,7 +509,7 @@ def test_socks_needs_pysocks(monkeypatch):
 
 
 def test_secrets():
-    """The password and the proxies' are told, these as they were written, decoded, and as a Basic header has them."""
+    """The password and the proxies' are known, these as they were written, decoded, and as a Basic header has them."""
     given = connection({"proxies": {"https": "http://me:p%40s%2fs@a.example", "all": "http://you@b.example"}})
     settings = settings_from_connection(given)
     assert settings.secrets == (PASSWORD, "p%40s%2fs", "p@s/s", "bWU6cEBzL3M=")

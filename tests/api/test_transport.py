@@ -86,7 +86,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 
 def test_body_comes_whole():
-    """A reply in pieces, compressed or not, is put together; the connection's time-out is the default."""
+    """A reply in pieces, compressed or not, is put together; the connection's timeout is the default."""
     with server(lambda conn: (conn.sendall(HEAD % 4 + b"ab"), time.sleep(0.05), conn.sendall(b"cd"))) as url:
         assert make(url).get(url).content == b"abcd"
         with make(url).get(url, stream=True) as response:
@@ -189,7 +189,7 @@ def test_no_limit_for_a_read():
 
 
 def test_silent_server_times_out():
-    """A server that says nothing is left after the time-out."""
+    """A server that says nothing is left after the timeout."""
     with server(lambda conn: time.sleep(0.5)) as url:
         with pytest.raises(requests.ReadTimeout):
             make(url, timeout=0.1).get(url)
@@ -242,7 +242,7 @@ def test_environment_proxy_and_plain_http(monkeypatch):
 
 
 def test_proxy_of_the_connection(monkeypatch):
-    """The connection's own proxy is used, for plain HTTP too, and its replies are as bounded."""
+    """The connection's own proxy is used, for plain HTTP too, and its responses are as bounded."""
     monkeypatch.setattr(transport, "MAX_RESPONSE_TIMEOUTS", 2)
     with server(lambda conn: drip(conn, b"H", 0.05)) as proxy:
         start = time.monotonic()
@@ -464,7 +464,7 @@ def test_write_to_an_untrusted_certificate(tls):
 
 
 def test_adapter_by_itself(tls):
-    """An adapter that is used without its session checks certificates and reads the reply, too."""
+    """An adapter that is used without its session checks certificates and reads the response, too."""
     with Peer(script(http_reply()), tls) as peer:
         with pytest.raises(requests.exceptions.SSLError):
             OneboxAdapter().send(requests.Request("GET", peer.url).prepare())
@@ -695,13 +695,13 @@ def test_time_is_bounded(secure, head, tls, ca, monkeypatch):
         took = time.monotonic() - start
         assert 0.85 < took < 5
         told = float(re.search("in ([0-9.]+) s", str(caught.value))[1])
-        # On a busy machine the call takes longer than its exchange, which is what is told.
+        # On a busy machine the call takes longer than its exchange, which is what is reported.
         assert 0.85 < told < took + 0.1
         assert "'timeout' is 0.3 s" in str(caught.value)
 
 
 def test_clients_share_connections():
-    """A client with a handed-in token opens no pool of its own."""
+    """A client with a handed-in token opens no separate pool."""
     with Peer(script(http_reply())) as peer:
         client = client_of(peer.url, token=None)
         client.request("GET", "ticketrz")

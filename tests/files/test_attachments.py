@@ -74,7 +74,7 @@ def own(connected):
 
 @pytest.fixture
 def public(own):
-    """The URL of one on another host, which refuses who sends a token."""
+    """The URL of one on another host, which rejects whoever sends a token."""
     return own.replace("127.0.0.1", "localhost").replace("/files/", "/public/")
 
 

@@ -170,7 +170,7 @@ class Exports(RuleBasedStateMachine):
 
     @rule(site=st.sampled_from(["alone", *SITES]), index=st.integers(0, 1), steps=STEPS)
     def start_run(self, site: str, index: int, steps: int) -> None:
-        """A new run begins, with a path of its own; the order of a mapped task's instances is any."""
+        """A new run begins, with a separate path; the order of a mapped task's instances is any."""
         self._new_run(site, steps, index)
 
     def _new_run(self, site: str, steps: int, index: int = 0) -> Run:

@@ -38,7 +38,7 @@ def test_files(tmp_path, name, form):
 
 @pytest.mark.parametrize("source", [None, "", "None", " ", {}, {"count": 0}])
 def test_nothing_handed_in(source):
-    """A template that found nothing is told apart from an empty list."""
+    """A template that found nothing is distinguished from an empty list."""
     with pytest.raises(OneboxConfigError, match="the template found nothing"):
         read_rows(source)
     assert list(read_rows([])) == []

@@ -48,7 +48,7 @@ def task_run(**changes):
 
 @pytest.fixture(autouse=True)
 def _no_earlier_task_run(monkeypatch):
-    """Keep the pretended task runs of other tests out."""
+    """Keep the pretended tasks of other tests out."""
     monkeypatch.setattr(onebox, "_runs", {})
 
 
@@ -65,7 +65,7 @@ def masked(monkeypatch):
 
 @pytest.fixture
 def maskers(masked, monkeypatch):
-    """Collect what is masked in this process alone, and what its supervisor is told of too."""
+    """Collect what is masked in this process alone, and what its supervisor knows too."""
     told = {True: [], False: []}
     monkeypatch.setattr(masking, "secret_masker", lambda local_only: told[local_only].append)
     return told
@@ -294,7 +294,7 @@ def test_token_from_upstream_brings_its_site(connected):
     ],
 )
 def test_bad_token_from_upstream(connected, token, words):
-    """A template that found nothing, or something else than a token, is told and not repeated."""
+    """A template that found nothing, or something else than a token, is reported and not repeated."""
     with pytest.raises(OneboxConfigError, match=words) as caught:
         OneboxHook(token=token).get_token()
     assert len(str(token)) < 5 or str(token) not in str(caught.value)
@@ -550,7 +550,7 @@ def test_wrong_password_is_tried_once(connected, connect):
 
 
 def test_each_site_has_its_own_token(connected):
-    """Sites 170, 169 and 170 in one task try: each gets the token of its own, the third that of the first."""
+    """Sites 170, 169 and 170 in one task try: each gets its own token, the third that of the first."""
     with task_run():
         tokens = [OneboxHook(site_id=site).get_token() for site in (170, 169, "170")]
         sites = [OneboxHook(site_id=site).get_token_details().site_id for site in (170, 169, "170")]

@@ -41,7 +41,7 @@ def test_conversations(connected, hook):
 
 
 def test_conversation_of_no_ticket(connected, hook):
-    """What is no id is asked for nowhere; a ticket that is not there is told from one without messages."""
+    """What is no id is asked for nowhere; a ticket that is not there is distinguished from one without messages."""
     for wrong in ("None", "1/2", -1, None):
         with pytest.raises(OneboxConfigError, match="is not an id: pass up to 20 digits"):
             hook.list_conversations(wrong)
@@ -139,7 +139,7 @@ def test_message_that_cannot_work(connected, hook, fields, match):
 
 
 def test_message_without_an_id(connected, hook):
-    """Onebox calls the reply's body not final: a page without an id is an answer, anything else leaves doubt."""
+    """Onebox calls the response's body not final: a page without an id is an answer, anything else leaves doubt."""
     connected.state.fail("wrong_type", path="message", value={"data": [{"Subject": "x"}]})
     assert hook.send_message(**MESSAGE) is None
     connected.state.fail("wrong_type", path="message", value={"data": {"1": {"Id": "8"}, "3": {"Id": "9"}}})

@@ -254,7 +254,7 @@ def test_over_a_socket(reply):
 
 
 def test_quota_does_not_log_in():
-    """The quota's 401 leaves the token alone, whatever else is in the reply."""
+    """The 401 of service hours leaves the token alone, whatever else is in the response."""
     body = json.dumps({"_meta": {"status": "ERROR"}, "records": {"errorCode": 401, "userMessage": QUOTA}}).encode()
     client, adapter = client_of(LOGIN, http(401, body))
     assert not isinstance(outcome(lambda: client.request("GET", "ticketrz")), OneboxAuthError)

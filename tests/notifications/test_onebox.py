@@ -30,7 +30,7 @@ def logged(monkeypatch):
 
 
 def context(**changes):
-    """Make the context of a failed task, as far as templates need it."""
+    """Make the context of a failed task, where templates need it."""
     facts = {"dag_id": "d", "task_id": "t", "map_index": 3, "run_id": "r", "try_number": 2}
     ti = SimpleNamespace(**{**facts, "log_url": "http://airflow.example/log?x=1&y=2", **changes})
     error = RuntimeError("somebody's secret")
@@ -69,7 +69,7 @@ def test_native_objects(connected):
 
 
 def test_two_failures_in_one_process(connected):
-    """The second failed task is told with its own words, not with those of the first."""
+    """The second failed task is described by its own text, not with those of the first."""
     notifier = OneboxTicketNotifier(**WHO, subject="{{ ti.task_id }}")
     for task_id in ("one", "two"):
         notifier(context(task_id=task_id))
@@ -284,7 +284,7 @@ def test_once_per_without_variables(connected, monkeypatch, caplog, broken, warn
 
 
 def test_once_per_and_a_deadline(connected, monkeypatch):
-    """A missed deadline is told even if a failed task of the run has a ticket."""
+    """A missed deadline is reported even if a failed task of the run has a ticket."""
     Deployment(monkeypatch)
     notifier = OneboxTicketNotifier(**WHO, once_per="run")
     notifier.notify(context())

@@ -823,7 +823,7 @@ def test_native_token(connected, context):
 
 
 def test_token_from_upstream(connected, context):
-    """A token from upstream saves the login."""
+    """An upstream token saves the login."""
     token = OneboxHook(site_id="170").get_token()
     task = OneboxListOperator(task_id="t", resource="ticketrz", token=token, max_records=1)
     assert task.execute(context())[0]["SiteId"] == "170"

@@ -103,7 +103,7 @@ def test_each_run_signs_in(connected, run):
 
 
 def test_refused_credentials(connected, connect, run):
-    """A refused password fails the task for good, after one try."""
+    """A rejected password fails the task for good, after one try."""
     connect(connected.url, login=connected.email, password="wrong password")
     with pytest.raises(OneboxAuthError, match="Check Email, Password and Site ID") as caught:
         run()

@@ -84,7 +84,7 @@ every = pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
 
 @every
 def test_found_at_once(connected, mode):
-    """Records that are there end the wait with their number and last id, without a trigger."""
+    """Existing records end the wait with their number and last id, without a trigger."""
     ids = connected.state.ids()
     assert make(since_id=ids[4], deferrable=True, min_count=245).execute({})["count"] == 245
     assert wait(mode, since_id=ids[4], min_count=245) == {"count": 245, "last_id": ids[-1]}
@@ -356,7 +356,7 @@ def test_bad_argument(connected, argument):
 
 @pytest.mark.parametrize("native", [False, True])
 def test_templates(connected, native):
-    """Every number can be a template or come from upstream, rendered as text or as what it is."""
+    """Every number can be a template or come from an upstream task, rendered as text or as what it is."""
     with DAG("d", schedule=None, render_template_as_native_obj=native):
         upstream = make(task_id="upstream", since_id=0)
         sensor = make(

@@ -70,7 +70,7 @@ def test_defaults():
 
 
 def test_success(connected):
-    """Records that are there already end the wait at once."""
+    """Existing records end the wait at once."""
     ids = connected.state.ids()
     event = asyncio.run(first(rebuilt(OneboxRecordTrigger("ticketrz", since_id=ids[9], **QUICK))))
     assert event == {"status": "success", "count": 240, "last_id": ids[-1]}
@@ -576,7 +576,7 @@ class TestWatcher:
         assert all(seconds <= pause <= seconds + 1 for pause in pauses)
 
     def test_pause_after_what_is_stored(self, monkeypatch):
-        """On Airflow 3.3, too: when Airflow has stored what came of a poll, the next one is as far off."""
+        """On Airflow 3.3, too: when Airflow has stored the result of a poll, the next one is as far off."""
         producer = OneboxNewRecordsTrigger.create_shared_stream_producer({"poll_interval": 40})
         pauses = []
 

@@ -185,7 +185,7 @@ def new_threads(monkeypatch):
 
 
 def test_nothing_heavy_is_imported_in_the_event_loop():
-    """What a poll imports before its look-up, which has a thread of its own, does not block other triggers."""
+    """What a poll imports before its look-up, which has a separate thread, does not block other triggers."""
     code = (
         "import sys, airflow_provider_onebox.triggers._polling\n"
         "there = set(sys.modules)\n"
@@ -196,7 +196,7 @@ def test_nothing_heavy_is_imported_in_the_event_loop():
 
 
 def test_threads_of_each_kind(new_threads):
-    """Polls and look-ups have threads of their own, as many as there may be."""
+    """Polls and look-ups have separate threads, as many as there may be."""
     release, begun = threading.Event(), []
 
     def work(kind):
@@ -216,7 +216,7 @@ def test_threads_of_each_kind(new_threads):
 
 
 def test_fork(new_threads):
-    """A forked process polls in threads of its own, for those of its parent are not there."""
+    """A forked process polls in its own threads, for those of its parent are not there."""
 
     async def ask():
         return await polling.in_thread("polls", int)
@@ -324,7 +324,7 @@ def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
 
 @pytest.mark.parametrize("is_thread_safe", [False, True])
 def test_masked_strings_do_not_grow(connected, monkeypatch, is_thread_safe):
-    """However long triggers poll, renew tokens and look the connection up, Airflow is told of the same few secrets."""
+    """However long triggers poll, renew tokens and look the connection up, Airflow gets the same few secrets."""
     told = []
     monkeypatch.setattr(masking, "secret_masker", lambda local_only: told.append)
     monkeypatch.setattr(masking, "_masked", set())

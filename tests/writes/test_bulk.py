@@ -283,7 +283,7 @@ def test_share(connected, run, share, fails):
 
 
 def test_in_doubt(connected, run, results):
-    """A row whose answer is lost is uncertain, fails the task for good, and is repeated only if told."""
+    """A row whose answer is lost is uncertain, fails the task for good, and is repeated only if asked to."""
     connected.state.fail("drop_after", path="contactrz", after=2)
     with pytest.raises(
         OneboxUncertainWriteError,
@@ -425,7 +425,7 @@ def test_two_processes(connected, run, tmp_path):
 
 
 def test_replaced_between_open_and_lock(connected, run, monkeypatch, tmp_path):
-    """A file that another process has just replaced is not taken for the one that is there now."""
+    """A file that another process has just replaced is not taken for the present one."""
     path = tmp_path / "results.jsonl"
     run()
     lock, locks = fcntl.flock, []
