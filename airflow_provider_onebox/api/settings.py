@@ -508,12 +508,15 @@ def _ca_problem(path: str) -> str:
             if not any(_HASHED_CERTIFICATE.fullmatch(entry.name) for entry in ca.iterdir()):
                 return "the folder holds no hashed certificates, see openssl rehash"
         elif not ca.is_file():
+            ca.stat()  # It raises what else is wrong, such as a name that is too long: Python 3.14 hides that.
             return "there is no such file"
         else:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca)
     except ssl.SSLError:
         return "there is no certificate in it (PEM)"
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return "there is no such file"
+    except OSError as error:
         return reason_of(error)
     return ""
 
