@@ -128,7 +128,7 @@ class OneboxResponseError(OneboxError):
 class OneboxUnusableResultError(OneboxError, AirflowFailException):
     """The call was made, and its result can't be used: a failing ``response_filter``, too much for an XCom, a 407.
 
-    :attr:`uncertain` is true if the call was a write. Fails the task at once: a retry would make the call again.
+    ``uncertain`` is true if the call was a write. Fails the task at once: a retry would make the call again.
     """
 
 

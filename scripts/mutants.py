@@ -119,7 +119,11 @@ def attempt(trials: list[Trial]) -> list[tuple[Trial, int, str]]:
 
 def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[int, list[str]]) -> Trial:
     """Choose the tests for a mutant: those that ran its line, or its module's if none did or it runs at import."""
-    own = {test for test in seconds if is_own(mutant.key[0], test)}
+    module = mutant.key[0]
+    # A module without a test file is tested by those of its folder.
+    own = {test for test in seconds if is_own(module, test)} or {
+        test for test in seconds if test.startswith(f"tests/{Path(module).parent}/")
+    }
     fit = set().union(own if mutant.runs_at_import else (), *(ran.get(line, ()) for line in mutant.lines))
     order = sorted(fit & seconds.keys() or own, key=lambda test: (test not in own, seconds[test]))
     return Trial({test: seconds[test] for test in order[: len(own.intersection(order)) + MOST_OTHERS]}, mutant)
@@ -166,7 +170,9 @@ def main() -> int:
     os.chdir(ROOT)
     listed, keys, began = read_listed(), set(), time.monotonic()
     forks, counts = Forks(), defaultdict[str, Counter[str]](Counter)
-    names = options.modules or sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+    names = options.modules or sorted(
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"
+    )
     for name in [name for name in names if not name.startswith("sandbox/")]:
         mutants = sorted(mutants_of(PACKAGE / name), key=lambda mutant: zlib.crc32(repr(mutant.key).encode()))
         keys |= {mutant.key for mutant in mutants}

@@ -144,7 +144,7 @@ class OneboxAuthenticateOperator(_OneboxOperator):
 class OneboxListOperator(_OneboxOperator):
     """Copy the records of a resource to an XCom or, if there are many, to a file.
 
-    Without ``output_path`` the task returns the records, up to :data:`MAX_XCOM_BYTES` of JSON. With it, the task
+    Without ``output_path`` the task returns the records, up to 1 MiB of JSON. With it, the task
     streams them to a file and returns ``{"path", "uri", "count", "first_id", "last_id"}``; ``uri`` is the path without
     a connection in it. The file is written atomically: a run that fails or is killed leaves an existing file unchanged.
     Of two tasks or mapped instances that write one path at once, at most one succeeds; the other fails before anything
