@@ -99,7 +99,10 @@ class Peer:
         head, _, body = data.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: ([0-9]+)", head)
         while length and len(body) < int(length[1]):
-            body += conn.recv(65536)
+            more = conn.recv(65536)
+            if not more:
+                return None
+            body += more
         self.requests.append(head + b"\r\n\r\n" + body)
         return self.requests[-1]
 
