@@ -117,6 +117,8 @@ class OneboxSession(requests.Session):
         :param kwargs: as for :meth:`requests.Session.send`; ``timeout`` in seconds.
         :return: the response.
         """
+        if isinstance(request, requests.Request):
+            return super().send(request, **kwargs)  # The base class says what is wrong.
         outer = sys.exc_info()[1]
         attempt = attempt or Attempt()
         attempt.is_sent = False

@@ -76,6 +76,10 @@ class Attempt:
         #: The proxy that it went to, without user and password; empty for none.
         self.proxy = ""
 
+    def __reduce__(self) -> tuple[type[Attempt], tuple[int | None]]:
+        # A pickled response takes its request along; what became of that is of no use elsewhere.
+        return Attempt, (self.limit,)
+
     def begin(self) -> None:
         """Note that the first byte is about to be sent.
 

@@ -225,3 +225,18 @@ def test_upstream_token_that_has_expired(caplog):
         assert client.request("GET", "ticketrz") == {}
         assert peer.tokens() == [NEW_TOKEN]
         assert "rejected" not in caplog.text
+
+
+def test_response_can_be_pickled():
+    """As with requests, a response can be pickled; what is known of its request stays behind."""
+    with Peer(script(http_reply(200, {"count": 1}))) as peer:
+        response = client_of(peer.url).session.get(f"{peer.url}/api/ticketrz")
+    copied = pickle.loads(pickle.dumps(response))  # noqa: S301 - our own bytes
+    assert copied.json() == {"count": 1}
+    assert TOKEN not in repr(vars(copied.request))
+
+
+def test_request_that_is_not_prepared():
+    """As with requests, only a prepared request can be sent."""
+    with pytest.raises(ValueError, match="You can only send PreparedRequests"):
+        client_of("https://dev.example").session.send(requests.Request("GET", "https://dev.example"))
