@@ -57,7 +57,7 @@ def places(url):
                         resolved.append(part.rstrip(". \0"))
                 yield "/" + "/".join(resolved)
             # A router that takes the place from its path info or from a parameter.
-            yield from re.findall(r"(?:\.php|=)(/?.*)", spelled)
+            yield from re.findall(r"(?:\.php(?=/)|=)(/?.*)", spelled)
 
 
 def messages_with(*urls):

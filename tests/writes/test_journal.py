@@ -62,7 +62,13 @@ def airflow(monkeypatch):
 
 
 @pytest.fixture(
-    params=["variable", pytest.param("store", marks=pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason=""))]
+    params=[
+        "variable",
+        pytest.param(
+            "store",
+            marks=pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow before 3.3 has no state store of tasks"),
+        ),
+    ]
 )
 def stores(request, airflow):
     """Return what the journal holds, in each of its stores."""
