@@ -10,9 +10,9 @@ if [[ ! -x $root/usr/bin/python3.14 ]]; then
   debootstrap --variant=minbase --include=python3.14,python3.14-venv,git,make,ca-certificates,tzdata forky "$root"
 fi
 # The package index, its certificate and the names of hosts, as pip on this machine has them.
-mkdir -p "$root/root/.config/pip" "$root/opt/src"
+mkdir -p "$root/opt/.config/pip" "$root/opt/src"
 for file in /etc/pip.conf "$HOME/.config/pip/pip.conf"; do
-  [[ ! -e $file ]] || cp "$file" "$root/${file/#$HOME//root}"
+  [[ ! -e $file ]] || cp "$file" "$root/${file/#$HOME//opt}"
 done
 certificates=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-/etc/ssl/certs/ca-certificates.crt}}
 cp -L "$certificates" "$root/etc/ssl/pip.pem"
@@ -22,7 +22,7 @@ mountpoint -q "$root/dev" || mount --bind /dev "$root/dev"
 trap 'umount "$root/proc" "$root/dev"' EXIT
 git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C "$root/opt/src"
 
-chroot "$root" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/opt/venv/bin:/usr/bin:/bin PIP_CERT=/etc/ssl/pip.pem \
+chroot "$root" /usr/bin/env -i HOME=/opt LANG=C.UTF-8 PATH=/opt/venv/bin:/usr/bin:/bin PIP_CERT=/etc/ssl/pip.pem \
   bash -euc '
     cd /opt/src
     [[ -d /opt/venv ]] || python3.14 -m venv /opt/venv
