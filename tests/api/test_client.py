@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import http.client
 import io
 import logging
@@ -941,12 +942,16 @@ def interrupted_at(step):
                 raise Interruption("Timeout, PID: 7")
         return trace
 
+    # The collector's finalizers, of the responses of earlier tests too, run at any line.
+    gc.collect()
+    gc.disable()
     before = sys.gettrace()
     sys.settrace(trace)
     try:
         yield places
     finally:
         sys.settrace(before)
+        gc.enable()
 
 
 def held_by(error, outer=None):
