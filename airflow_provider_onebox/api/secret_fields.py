@@ -10,6 +10,8 @@ from typing import Any
 # channels of that kind have.
 _SECRET = re.compile("(password|token|secret|apikey)s?$")
 
+_CONTAINERS = frozenset((dict, list))
+
 
 def remove_secrets(data: Any) -> Any:
     """Remove the fields that hold secrets from a response, however deep they are.
@@ -20,21 +22,20 @@ def remove_secrets(data: Any) -> Any:
     :param data: the parsed JSON, which is changed.
     :return: the same.
     """
-    pending = [data]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            for name in _secret_names(tuple(item)):
+    # Level by level, because the objects of a level have few names between them, and each name is judged once.
+    level = [data] if type(data) in _CONTAINERS else []
+    while level:
+        objects = [item for item in level if type(item) is dict]
+        secret = set(filter(_is_secret, set().union(*objects)))
+        for item in objects if secret else ():
+            for name in secret.intersection(item):
                 if item[name] is not None and not isinstance(item[name], bool):
                     del item[name]
-            item = item.values()
-        elif not isinstance(item, list):
-            continue
-        pending += [value for value in item if type(value) in (dict, list)]
+        values = (item.values() if type(item) is dict else item for item in level)
+        level = [value for some in values for value in some if type(value) in _CONTAINERS]
     return data
 
 
-# The records of a resource have the same fields, and there can be millions.
 @lru_cache(1024)
-def _secret_names(names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if _SECRET.search(re.sub(r"[\W_]", "", name.casefold()))]
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET.search(re.sub(r"[\W_]", "", name.casefold())))
