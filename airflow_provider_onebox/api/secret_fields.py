@@ -13,27 +13,45 @@ _SECRET = re.compile("(password|token|secret|apikey)s?$")
 _CONTAINERS = frozenset((dict, list))
 
 
-def remove_secrets(data: Any) -> Any:
-    """Remove the fields that hold secrets from a response, however deep they are.
+def without_secrets(data: Any) -> Any:
+    """Leave out the fields of a response that hold secrets, however deep they are.
 
     They are known by their names: ``Password``, ``access_token``, ``appSecret``. A field without a value, or with
     ``true`` or ``false``, stays.
 
-    :param data: the parsed JSON, which is changed.
-    :return: the same.
+    :param data: the parsed JSON; it is not changed.
+    :return: the data itself if it holds no secret, otherwise a copy without them.
     """
     # Level by level, because the objects of a level have few names between them, and each name is judged once.
     level = [data] if type(data) in _CONTAINERS else []
     while level:
         objects = [item for item in level if type(item) is dict]
         secret = set(filter(_is_secret, set().union(*objects)))
-        for item in objects if secret else ():
-            for name in secret.intersection(item):
-                if item[name] is not None and not isinstance(item[name], bool):
-                    del item[name]
+        if any(_is_value(item[name]) for item in (objects if secret else ()) for name in secret.intersection(item)):
+            return _copy_without_secrets(data)
         values = (item.values() if type(item) is dict else item for item in level)
         level = [value for some in values for value in some if type(value) in _CONTAINERS]
     return data
+
+
+def _copy_without_secrets(data: Any) -> Any:
+    result = [data]
+    pending: list[Any] = [result]
+    while pending:
+        copy = pending.pop()
+        for key, value in list(copy.items() if isinstance(copy, dict) else enumerate(copy)):
+            if type(value) is dict:
+                copy[key] = {name: item for name, item in value.items() if not (_is_value(item) and _is_secret(name))}
+            elif type(value) is list:
+                copy[key] = value.copy()
+            else:
+                continue
+            pending.append(copy[key])
+    return result[0]
+
+
+def _is_value(value: Any) -> bool:
+    return value is not None and not isinstance(value, bool)
 
 
 @lru_cache(1024)

@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence  # noqa: TC003 - agents' tools read types at run time
+from dataclasses import replace
 from datetime import datetime  # noqa: TC003 - likewise
 from functools import cache
 from math import isfinite
@@ -227,14 +228,14 @@ class OneboxHook(BaseHook):
         :return: the parsed JSON.
         :raises OneboxError: the subclass that fits what went wrong.
         """
-        from airflow_provider_onebox.api.secret_fields import remove_secrets
+        from airflow_provider_onebox.api.secret_fields import without_secrets
 
         if self.before_send:
             # A login that fails, or during which the process dies, has written nothing.
             self.client.tokens.get()
             self.before_send(f"{method} {endpoint}")
         response = self.client.request(method, endpoint, params=params, json=json, data=data, files=files)
-        return response if include_secrets else remove_secrets(response)
+        return response if include_secrets else without_secrets(response)
 
     def list_records(
         self,
@@ -367,7 +368,7 @@ class OneboxHook(BaseHook):
         :raises OneboxError: while iterating, if a page can't be fetched.
         """
         from airflow_provider_onebox._airflow.lineage import report_listing
-        from airflow_provider_onebox.api.secret_fields import remove_secrets
+        from airflow_provider_onebox.api.secret_fields import without_secrets
 
         batches, settings = self.client.lists.pages(resource, **query), self.settings
 
@@ -375,10 +376,9 @@ class OneboxHook(BaseHook):
             count, is_whole = 0, False
             try:
                 for batch in batches:
-                    if not include_secrets:
-                        remove_secrets(batch.rows)
-                    count += len(batch.rows)
-                    yield batch
+                    rows = batch.rows if include_secrets else without_secrets(batch.rows)
+                    count += len(rows)
+                    yield replace(batch, rows=rows)
                 is_whole = True
             except OneboxRequestError as error:
                 raise _with_known_resources(error, resource) from None

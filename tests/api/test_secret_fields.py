@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
+from copy import deepcopy
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_onebox.api.secret_fields import remove_secrets
+from airflow_provider_onebox.api.secret_fields import without_secrets
 
 DEEP = {"token": "x"}
 for _ in range(3000):
@@ -42,8 +42,8 @@ for _ in range(3000):
 @pytest.mark.parametrize("value", ["x", "", 7, 1, 0, {"value": "x"}, ["x"], {}, []])
 def test_secrets(name, value):
     """Case and separators don't matter, nor what the value is, nor how deep it is."""
-    assert remove_secrets({name: value, "Id": "1"}) == {"Id": "1"}
-    assert remove_secrets([{"Id": "1", "accounts": [{name: value}, [[{"x": {name: value}}]]]}]) == [
+    assert without_secrets({name: value, "Id": "1"}) == {"Id": "1"}
+    assert without_secrets([{"Id": "1", "accounts": [{name: value}, [[{"x": {name: value}}]]]}]) == [
         {"Id": "1", "accounts": [{}, [[{"x": {}}]]]}
     ]
 
@@ -51,13 +51,13 @@ def test_secrets(name, value):
 @pytest.mark.parametrize("name", ["Tokenized", "TokenCount", "PasswordHint", "Secretary", "Keypass", "Id", "", "_"])
 def test_other_names(name):
     """A name that only begins like one of a secret is none."""
-    assert remove_secrets({name: "x"}) == {name: "x"}
+    assert without_secrets({name: "x"}) == {name: "x"}
 
 
 @pytest.mark.parametrize("value", [None, True, False])
 def test_no_value(value):
     """A field without a value, or one that only tells whether there is a secret, is harmless."""
-    assert remove_secrets({"Token": value, "a": [{"HasPassword": value}]}) == {
+    assert without_secrets({"Token": value, "a": [{"HasPassword": value}]}) == {
         "Token": value,
         "a": [{"HasPassword": value}],
     }
@@ -66,13 +66,23 @@ def test_no_value(value):
 @pytest.mark.parametrize("data", [None, "token", 7, [], {}, ["token", None, 1.5]])
 def test_no_fields(data):
     """What holds no fields stays as it is."""
-    assert remove_secrets(data) == data
+    assert without_secrets(data) == data
+
+
+@pytest.mark.parametrize("form", [lambda data: data, lambda data: [data]], ids=["object", "list"])
+def test_not_changed(form):
+    """What holds no secret is the data itself; otherwise the data stays as it was."""
+    clean = form({"Id": "1", "Tags": ["a"]})
+    data = form({"Id": "1", "a": [{"Token": "x", "Tags": ["a"]}], "Token": "y"})
+    before = deepcopy(data)
+    assert without_secrets(clean) is clean
+    assert without_secrets(data) == form({"Id": "1", "a": [{"Tags": ["a"]}]})
+    assert data == before
 
 
 def test_deep():
-    """No depth is too much, and the response itself is changed."""
-    data = remove_secrets(DEEP)
-    assert data is DEEP
+    """No depth is too much."""
+    data = without_secrets(DEEP)
     depth = 0
     while data:
         assert list(data) == ["data"]
@@ -112,14 +122,14 @@ VALUES = st.recursive(
 )
 
 
-def without_secrets(data):
+def field_by_field(data):
     """The rule itself, written for a single field."""
     if isinstance(data, list):
-        return [without_secrets(item) for item in data]
+        return [field_by_field(item) for item in data]
     if not isinstance(data, dict):
         return data
     return {
-        name: without_secrets(value)
+        name: field_by_field(value)
         for name, value in data.items()
         if value is None
         or isinstance(value, bool)
@@ -130,14 +140,15 @@ def without_secrets(data):
 @given(VALUES)
 def test_any_response(data):
     """Whatever the names and the depth, it is what field by field would give, in the same order."""
-    expected = without_secrets(data)
-    assert repr(remove_secrets(copy.deepcopy(data))) == repr(expected)
+    before = deepcopy(data)
+    assert repr(without_secrets(data)) == repr(field_by_field(data))
+    assert repr(data) == repr(before)
 
 
 def test_many_names():
     """Objects with as many different secrets as there are objects take no longer for each."""
     objects = [{f"a{n}Token": "x", "Id": n} for n in range(20_000)]
     begun = time.process_time()
-    remove_secrets(objects)
+    found = without_secrets(objects)
     assert time.process_time() - begun < 20
-    assert objects == [{"Id": n} for n in range(20_000)]
+    assert found == [{"Id": n} for n in range(20_000)]
