@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 
 if TYPE_CHECKING:
     from docutils.nodes import Element, TextElement, document
-    from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
@@ -37,7 +37,7 @@ exclude_patterns = ["inventories"]
 nitpicky = True
 needs_sphinx = "8.1"
 
-myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_enable_extensions = ["alert", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.strikethrough"]
 
@@ -127,6 +127,27 @@ def _own_class(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: 
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
 
 
+def _sphinx_only(_app: Sphinx, _name: str, source: list[str]) -> None:
+    """Show a linked example's code in place of a line with the link alone, and read what is in a comment.
+
+    So the pages read well without Sphinx too: on GitHub, and in an editor.
+    """
+    include = r"```{literalinclude} \2\n:caption: \1\n```"
+    text = re.sub(r"^\[(.+\.py)\]\((.+\.py)\)$", include, source[0], flags=re.MULTILINE)
+    source[0] = re.sub(r"^<!--\n(.*?)^-->$", r"\1", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _class_links(app: Sphinx, doctree: document) -> None:
+    """Link each `OneboxClass` in the text to its place in the reference."""
+    for literal in list(doctree.findall(nodes.literal)):
+        name = literal.astext()
+        linked = isinstance(literal.parent, (nodes.title, nodes.term, nodes.reference, pending_xref))
+        if re.fullmatch("Onebox[A-Z][A-Za-z]+", name) and not linked:
+            place = {"refdoc": app.env.docname, "refdomain": "py", "reftype": "class", "reftarget": name}
+            literal.replace_self(link := pending_xref("", refwarn=True, **place))
+            link += literal
+
+
 def _message_anchors(app: Sphinx, doctree: document) -> None:
     """Give each message on the page about them an anchor: its letters and digits, joined by hyphens."""
     if app.env.docname == "troubleshooting":
@@ -138,6 +159,8 @@ def _message_anchors(app: Sphinx, doctree: document) -> None:
 
 def setup(app: Sphinx) -> None:
     """Connect the above."""
+    app.connect("source-read", _sphinx_only)
+    app.connect("doctree-read", _class_links)
     app.connect("doctree-read", _message_anchors)
     app.connect("missing-reference", _own_class)
     app.connect("autodoc-process-bases", _public_bases)

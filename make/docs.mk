@@ -1,9 +1,12 @@
 .PHONY: docs
-docs: $(INSTALLED) ## Build the site into build/docs and look at it in Chromium; SCREENSHOTS=1 renews the README's pictures
-	@command -v chromium >/dev/null || { echo "make docs needs Chromium: apt-get install chromium" >&2; exit 1; }
+docs: $(INSTALLED) ## Build the site into build/docs
 	rm -rf build/docs build/doctrees
 	$(BIN)/python -m sphinx -b html -W --keep-going -q -j 2 -d build/doctrees docs build/docs
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/site --site=build/docs $(if $(SCREENSHOTS),--screenshots=docs/images)
+
+.PHONY: docs-browser
+docs-browser: docs ## Open every page of the site in Chromium
+	@command -v chromium >/dev/null || { echo "make docs-browser needs Chromium: apt-get install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/site --site=build/docs
 
 # Parts of `make check`.
 .PHONY: check-workflows check-same-wheel

@@ -19,9 +19,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options that `make docs` gives."""
+    """Add the option that `make docs-browser` gives."""
     parser.addoption("--site", type=Path, help="the folder with the built site")
-    parser.addoption("--screenshots", type=Path, help="folder for the pictures of the README")
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +28,7 @@ def site(request: pytest.FixtureRequest) -> Path:
     """Return the folder with the built site."""
     folder: Path | None = request.config.getoption("--site")
     if folder is None:
-        pytest.fail("Run `make docs`: it builds the site and gives --site.")
+        pytest.fail("Run `make docs-browser`: it builds the site and gives --site.")
     return folder.resolve()
 
 

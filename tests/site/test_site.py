@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import zlib
 from html.parser import HTMLParser
-from io import BytesIO
-from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from PIL import Image
 from support.readme import MESSAGES, anchor
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PHONE = {"width": 360, "height": 740}
-MAX_PICTURE = 100_000
-"""Bytes of a picture of the README."""
 
 
 class Page(HTMLParser):
@@ -132,20 +131,3 @@ def test_search(browser, url):
     assert any("reference/hook.html" in link for link in found)
     assert any("how-to/onebox-hook.html" in link for link in found)
     page.close()
-
-
-def test_screenshots(browser, url, request):
-    """The README's pictures of the site can be made, and are small."""
-    folder = request.config.getoption("--screenshots")
-    for scheme in ("light", "dark"):
-        page = browser.new_page(viewport={"width": 1120, "height": 700}, color_scheme=scheme)
-        page.goto(url)
-        page.wait_for_load_state("networkidle")
-        picture = Image.open(BytesIO(page.screenshot())).convert("RGB").quantize(128)
-        if folder:
-            picture.save(folder / f"site-{scheme}.png", optimize=True)
-        kept = Path(__file__).parents[2] / "docs" / "images" / f"site-{scheme}.png"
-        assert kept.stat().st_size < MAX_PICTURE
-        with Image.open(kept) as image:
-            assert image.size == picture.size
-        page.close()
