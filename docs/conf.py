@@ -56,7 +56,6 @@ html_show_sphinx = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 add_module_names = False
 

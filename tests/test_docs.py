@@ -89,6 +89,26 @@ def undocumented(thing):
     return missing
 
 
+def hidden(thing):
+    """Return the parameters that a class documents and does not show in its signature."""
+    shown = inspect.signature(thing).parameters
+    return [name for name in re.findall(r":param (\w+):", thing.__doc__ or "") if name not in shown]
+
+
+@pytest.mark.parametrize("name", [name for name, thing in THINGS.items() if inspect.isclass(thing) and ":param" in thing.__doc__])
+def test_signatures(name):
+    """A class shows every parameter that it documents with its default, in the reference and in editors."""
+    assert hidden(THINGS[name]) == []
+
+
+@pytest.mark.parametrize("name", [name for name, thing in THINGS.items() if hasattr(thing, "template_fields")])
+def test_templated_fields(name):
+    """The docstring says of each field whether it is templated."""
+    thing = THINGS[name]
+    said = re.findall(r":param (\w+):(?:(?!:param|:raises).)*?\(templated\)", thing.__doc__, re.DOTALL)
+    assert sorted(said) == sorted(thing.template_fields)
+
+
 @pytest.mark.parametrize("name", THINGS)
 def test_docstrings(name):
     """Every public thing says what it is, takes and gives back."""
@@ -102,6 +122,14 @@ def test_docstring_check_checks():
         """Say nothing of them."""
 
     assert undocumented(bare) == [":param a:", ":param b:", ":return:"]
+
+    class Bare:
+        """:param a: shown. :param b: not."""
+
+        def __init__(self, a, **rest):
+            """Take more than it shows."""
+
+    assert hidden(Bare) == ["b"]
     assert len(THINGS) > 40
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.airflow_home import AIRFLOW_VERSION, AirflowHome
-from support.readme import python_blocks
+from support.readme import PAGES, python_blocks
 
 from airflow_provider_onebox.sandbox import Sandbox
 
@@ -147,6 +147,21 @@ def test_changes(runs, sandbox):
     assert [json.loads(line)["Id"] for line in changes.splitlines()] == sandbox.state.ids()
     assert changes == everything
     assert run.xcoms["find_deleted", -1, "return_value"] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("operator", "dag", "task"),
+    [
+        ("OneboxListOperator", "example_onebox_list", "list_tickets"),
+        ("OneboxListConversationsOperator", "example_onebox_conversations", "list_conversations"),
+        ("OneboxBulkWriteOperator", "example_onebox_bulk", "create_contacts"),
+    ],
+)
+def test_result_keys(runs, operator, dag, task):
+    """The reference's table names every key of each operator's result."""
+    (row,) = (line for line in PAGES["docs/reference/operators.md"].splitlines() if line.startswith(f"| `{operator}`"))
+    named = re.findall(r'"(\w+)"|and `(\w+)`|also `(\w+)`', row)
+    assert {"".join(name) for name in named} == set(runs[dag].xcoms[task, -1, "return_value"])
 
 
 def test_request(runs, sandbox):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxUncertainWriteError
+from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path
 
 if TYPE_CHECKING:
@@ -73,9 +74,12 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         parallelism: int | str = 4,
         max_failed_share: float = 0.0,
         repeat_uncertain: bool = False,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
         if kind not in WRITES:
             raise ValueError(f"kind={kind!r} is none of {', '.join(WRITES)}.")
         if not 0 <= max_failed_share <= 1:

@@ -11,14 +11,13 @@ from airflow_provider_onebox.exceptions import (
     OneboxResponseError,
     OneboxUnavailableError,
 )
+from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path, _WriteOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.providers.common.compat.sdk import Context
-
-    from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 MIN_TICKETS = 20
 """The fewest tickets of which a share is taken while more are read."""
@@ -93,9 +92,12 @@ class OneboxListConversationsOperator(_OneboxOperator):
         max_failed_attachments: int | str | None = None,
         attachment_hosts: Sequence[str] | str = (),
         include_secrets: bool = False,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
         if not 0 <= max_failed_share <= 1:
             raise ValueError(f"max_failed_share={max_failed_share!r} is not a number from 0 (no ticket) to 1 (all).")
         self.tickets = _path(tickets)
@@ -302,9 +304,13 @@ class OneboxSendMessageOperator(_WriteOperator):
         previous_id: str | int | None = None,
         attachments: Sequence[str] | str | None = None,
         users: Sequence[dict[str, Any]] | None = None,
+        journal: bool = True,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(journal=journal, onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
         self.connection_id = connection_id
         self.body = body
         self.body_text = body_text

@@ -106,12 +106,25 @@ class OneboxAuthenticateOperator(_OneboxOperator):
     :param encrypt: whether to encrypt the token.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
+    :raises TypeError: if a token is passed.
     """
 
     template_fields: Sequence[str] = ("onebox_conn_id", "site_id")
 
-    def __init__(self, *, encrypt: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs, token=None)
+    def __init__(
+        self,
+        *,
+        encrypt: bool = False,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if "token" in kwargs:
+            raise TypeError(
+                "OneboxAuthenticateOperator takes no token, because it logs in to get one: remove token, or use "
+                "another operator."
+            )
+        super().__init__(onebox_conn_id=onebox_conn_id, site_id=site_id, token=None, **kwargs)
         self.encrypt = encrypt
 
     def execute(self, context: Context) -> str:
@@ -234,9 +247,12 @@ class OneboxListOperator(_OneboxOperator):
         keep_nul: bool = False,
         include_secrets: bool = False,
         skip_if_empty: bool = False,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
         self.resource = resource
         self.since_id = since_id
         self.since = since
@@ -412,9 +428,13 @@ class OneboxRequestOperator(_WriteOperator):
         data: dict[str, Any] | str | None = None,
         include_secrets: bool = False,
         response_filter: Callable[[Any], Any] | None = None,
+        journal: bool = True,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(journal=journal, onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
         self.endpoint = endpoint
         self.method = method
         self.query = query
@@ -511,9 +531,13 @@ class OneboxCreateTicketOperator(_WriteOperator):
         coordinate: str | None = None,
         attachment: Sequence[str] | str | None = None,
         file: Sequence[str] | str | None = None,
+        journal: bool = True,
+        onebox_conn_id: str = OneboxHook.default_conn_name,
+        site_id: str | int | None = None,
+        token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(journal=journal, onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
         self.full_name = full_name
         self.contact = contact
         self.subject = subject
