@@ -95,7 +95,9 @@ def hidden(thing):
     return [name for name in re.findall(r":param (\w+):", thing.__doc__ or "") if name not in shown]
 
 
-@pytest.mark.parametrize("name", [name for name, thing in THINGS.items() if inspect.isclass(thing) and ":param" in thing.__doc__])
+@pytest.mark.parametrize(
+    "name", [n for n, thing in THINGS.items() if inspect.isclass(thing) and ":param" in thing.__doc__]
+)
 def test_signatures(name):
     """A class shows every parameter that it documents with its default, in the reference and in editors."""
     assert hidden(THINGS[name]) == []
