@@ -32,7 +32,7 @@ from mutations import PACKAGE, Mutant, mutants_of
 ROOT = PACKAGE.parent
 LISTED = ROOT / "tests" / "equivalent_mutants.txt"
 PYTEST = ["-qs", "-p", "no:cacheprovider", "-m", "not processes", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-KEPT = {"conftest", "airflow_home", "sandbox", "support"}  # when the package and its tests are imported again
+KEPT = {"conftest", "airflow_home", "sandbox"}  # when the package and its tests are imported again
 MOST_OTHERS = 50  # most tests of other modules for a mutant that survives its own
 MIN_KILLED, MIN_OF_SAMPLE = 0.95, 0.9  # of each module, and of a sample of all modules together
 

@@ -240,3 +240,13 @@ def test_request_that_is_not_prepared():
     """As with requests, only a prepared request can be sent."""
     with pytest.raises(ValueError, match="You can only send PreparedRequests"):
         client_of("https://dev.example").session.send(requests.Request("GET", "https://dev.example"))
+
+
+def test_certificates_of_the_environment(monkeypatch, tmp_path):
+    """A prepared request of a user is checked against REQUESTS_CA_BUNDLE, as those of requests' own sessions are."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    with Peer(script(http_reply())) as peer:
+        session = client_of(peer.url.replace("http:", "https:")).session
+        prepared = session.prepare_request(requests.Request("GET", f"{peer.url.replace('http:', 'https:')}/api/x"))
+        with pytest.raises(OSError, match=r"none\.pem"):
+            session.send(prepared)

@@ -34,6 +34,8 @@ from airflow_provider_onebox.api.auth import OneboxSession
 from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.api.token import Token
 from airflow_provider_onebox.api.transport import (
+    AbandonedError,
+    Attempt,
     OneboxAdapter,
     ResponseTooLargeError,
     _TimedSocketReader,
@@ -740,3 +742,13 @@ def test_threads_know_their_own_requests():
         with ThreadPoolExecutor(8) as pool:
             kinds = list(pool.map(error_of, [sent, unsent] * 40))
     assert kinds == [OneboxUncertainWriteError, OneboxUnavailableError] * 40
+
+
+def test_request_that_nobody_waits_for():
+    """It is not sent, and whoever abandoned it can rely on that."""
+    attempt = Attempt()
+    assert not attempt.is_sent
+    attempt.abandoned.set()
+    with pytest.raises(AbandonedError):
+        attempt.begin()
+    assert not attempt.is_sent
