@@ -334,7 +334,7 @@ class Measurements:
         if not self.latency_series:
             return None
         rows = {name: sorted([(0, 0), *points]) for name, points in self.rows_series.items()}
-        facts = {"latency": f"Behind {LATENCY * 1000:g} ms of latency", "rows": f"{self.chart_rows:,} rows"}
+        facts = {"latency": f"At {LATENCY * 1000:g} ms of latency", "rows": f"{self.chart_rows:,} rows"}
         return chart(rows, self.latency_series, facts)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Series = dict[str, list[tuple[float, float]]]
 
-INK = "#7d8590"  # readable on white and on black
+INK = "#57606a"
 WIDTH, HEIGHT, DOTS = 4.6, 3, 12  # inches of a panel, and the most points that get a dot
 
 
@@ -49,7 +49,7 @@ class Panel:
 
 
 STYLES = {
-    "bare": Style("requests, page after page", "#bf8700"),
+    "bare": Style("requests, page after page", "#9a6700"),
     "http": Style("HttpOperator with pagination", "#8250df"),
     "default": Style("list_records", "#1a7f37"),
 }
@@ -94,7 +94,7 @@ def draw(title: str, panels: list[Panel], styles: Mapping[str, Style]) -> str:
         shown = [style.name for style in styles.values() if style.name in lines]
         figure.legend([lines[name] for name in shown], shown, loc="outside lower left", frameon=False)
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Title": title, "Date": None, "Creator": None})
+        figure.savefig(file, format="svg", metadata={"Title": title, "Date": None, "Creator": None})
     return file.getvalue()
 
 

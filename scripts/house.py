@@ -11,10 +11,10 @@ import grimp
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "airflow_provider_onebox"
 PICTURE = ROOT / "docs" / "images" / "house.svg"
-BLUE, GREEN, INK = "#4a8fd6", "#3f9a5a", "#7d8590"  # readable on white and on black
-COLOURS = {"api": GREEN, "files": GREEN, "writes": GREEN, "_airflow": "#8250df", "sandbox": "#bf8700"}
+BLUE, GREEN, INK = "#0550ae", "#116329", "#424a53"
+COLOURS = {"api": GREEN, "files": GREEN, "writes": GREEN, "_airflow": "#6639ba", "sandbox": "#7d4e00"}
 COLOURS |= {"exceptions": INK, "provider_info": INK}
-WIDTH, GAP, LINE, CHARACTER = 640, 14, 18, 7.4
+WIDTH, GAP, LINE, CHARACTER = 440, 10, 17, 7.4
 TITLE = "The parts of the package and what they import: all arrows lead downwards"
 
 Graph = dict[str, set[str]]
@@ -94,9 +94,10 @@ def draw() -> str:
         lines.append(f'<line {place} stroke="{INK}" stroke-width="1.5" marker-end="url(#a)"/>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y - GAP}" width="{WIDTH}" height="{y - GAP}" '
-        f'font-family="system-ui, sans-serif" font-size="14" role="img"><title>{TITLE}</title><defs><marker id="a" '
+        f'font-family="system-ui, sans-serif" font-size="13" role="img"><title>{TITLE}</title><defs><marker id="a" '
         'viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        f'<path d="M0 0 8 4 0 8z" fill="{INK}"/></marker></defs>\n' + "\n".join(lines) + "\n</svg>\n"
+        f'<path d="M0 0 8 4 0 8z" fill="{INK}"/></marker></defs>\n<rect width="{WIDTH}" height="{y - GAP}" rx="8" '
+        'fill="#ffffff"/>\n' + "\n".join(lines) + "\n</svg>\n"
     )
 
 

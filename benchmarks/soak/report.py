@@ -164,7 +164,7 @@ load makes all work slower.
 """
 
 _NAMES = {"triggerer": "triggerer", "task": "task", "task's supervisor": "its supervisor"}
-_COLOURS = {"triggerer": "#1a7f37", "task": "#bf8700", "task's supervisor": "#8250df"}
+_COLOURS = {"triggerer": "#1a7f37", "task": "#9a6700", "task's supervisor": "#8250df"}
 
 
 def picture(results: list[dict[str, Any]]) -> str:
