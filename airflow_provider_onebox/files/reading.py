@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import codecs
+import csv
 import gzip
 from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,17 +21,21 @@ from airflow_provider_onebox.files.atomic import storage_path
 from airflow_provider_onebox.files.records import TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+BEYOND_HEADER = "cells beyond the header"
+"""The column of a CSV file that holds what a row has more than the header."""
 
 
-def read_rows(source: Any) -> Iterator[Any]:
+def read_rows(source: Any, check_header: Callable[[list[str]], None] | None = None) -> Iterator[Any]:
     """Read rows, one at a time.
 
-    :param source: a list, or a list of lists as mapped tasks return them; the path of a JSON Lines file, gzip if it
-        ends in ``.gz``; the result of ``OneboxListOperator``, records or ``{"path": ...}``; or what a template makes of
-        any of these.
-    :return: an iterator over the rows.
-    :raises OneboxConfigError: if it is none of these, or a line is not JSON; at once for the name of a CSV or Parquet
+    :param source: a list, or a list of lists as mapped tasks return them; the path of a JSON Lines or CSV file, gzip if
+        it ends in ``.gz``; the result of ``OneboxListOperator``, records or ``{"path": ...}``; or what a template makes
+        of any of these.
+    :param check_header: called with the header of a CSV file, before its first row.
+    :return: an iterator over the rows; those of a CSV file are dictionaries of text, without the cells that are empty.
+    :raises OneboxConfigError: if it is none of these, or a line is not JSON or CSV; at once for the name of a Parquet
         file.
     :raises OneboxError: if the file can't be read.
     """
@@ -39,15 +47,16 @@ def read_rows(source: Any) -> Iterator[Any]:
         return _flat(source)
     if source is None or str(source).strip() in ("", "None"):
         raise OneboxConfigError(
-            "There are no rows: the template found nothing. Pass a list, the path of a JSON Lines file, or the result "
-            "of a list operator."
+            "There are no rows: the template found nothing. Pass a list, the path of a JSON Lines or CSV file, or the "
+            "result of a list operator."
         )
-    if str(source).lower().endswith(TABLES):
+    name = str(source).lower()
+    if name.endswith(".parquet"):
         raise OneboxConfigError(
-            f"{source} is a table, and rows are read from JSON Lines: write it as .jsonl, or read it in your own task "
-            "and return a list."
+            f"{source} is Parquet, and rows are read from JSON Lines or CSV: write it as .jsonl, or read it in your "
+            "own task and return a list."
         )
-    return _read_lines(str(source))
+    return _read_file(str(source), partial(_parse_csv, check_header) if name.endswith(TABLES) else _parse_json_lines)
 
 
 def _flat(rows: Iterable[Any]) -> Iterator[Any]:
@@ -71,23 +80,60 @@ def _parse(text: str) -> Any:
     )
 
 
-def _read_lines(name: str) -> Iterator[Any]:
-    decode = msgspec.json.Decoder().decode
-    number = 0
+def _read_file(name: str, parse: Callable[[str, Any], Iterator[Any]]) -> Iterator[Any]:
+    count = 0
     try:
         path = storage_path(name)
         # Not path.open(): on Airflow 2, its result can't be read by lines.
         with path.fs.open(path.path, "rb") as raw:
             report_file(path, is_output=False)
-            lines = gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
-            for number, line in enumerate(lines, 1):  # noqa: B007 - for the handlers below
-                if line.strip():
-                    yield decode(line)
-    except msgspec.DecodeError as error:
-        raise OneboxConfigError(f"{name}, line {number}, is not JSON: {sanitize(error)}.") from None
+            for row in parse(name, gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw):
+                yield row
+                count += 1
+    except OneboxConfigError:
+        raise
     except Exception as error:
         problem = reason_of(error)
-        raise OneboxError(f"{name} can't be read (after {number:,} lines): {problem}.", retryable=True) from error
+        raise OneboxError(f"{name} can't be read (after {count:,} rows): {problem}.", retryable=True) from error
+
+
+def _parse_json_lines(name: str, file: Any) -> Iterator[Any]:
+    decode = msgspec.json.Decoder().decode
+    for number, line in enumerate(file, 1):
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if text.strip():
+            try:
+                row = decode(text)
+            except msgspec.DecodeError as error:
+                raise OneboxConfigError(f"{name}, line {number}, is not JSON: {sanitize(error)}.") from None
+            yield row
+
+
+def _parse_csv(check_header: Callable[[list[str]], None] | None, name: str, file: Any) -> Iterator[Any]:
+    text = codecs.iterdecode(file, "utf-8-sig")
+    number = 0
+    try:
+        first = next(text, "")
+        # Excel separates by semicolons where the comma is the decimal separator, as in Indonesia.
+        lines = csv.reader(
+            chain([first], text), delimiter=";" if ";" in first and "," not in first else ",", strict=True
+        )
+        header = [column.strip() for column in next(lines, [])]
+        if check_header:
+            check_header(header)
+        for cells in lines:
+            number = lines.line_num
+            # Of a cell that is empty, the argument has its default.
+            row: dict[str, Any] = {column: cell for column, cell in zip(header, cells, strict=False) if cell}
+            more = [cell for cell in cells[len(header) :] if cell]
+            if more:
+                row[BEYOND_HEADER] = more
+            if row:
+                yield row
+    except csv.Error as error:
+        raise OneboxConfigError(f"{name}, after line {number}, is not CSV: {sanitize(error)}.") from None
+    except UnicodeDecodeError:
+        raise OneboxConfigError(f"{name} is not UTF-8: save it as UTF-8, which Excel calls CSV UTF-8.") from None
 
 
 def read_ids(source: Any) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxUncertainWriteError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path
+from airflow_provider_onebox.writes.columns import Columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
 
     A retried or cleared task resumes: it skips rows that are done, retries rejected rows, and leaves uncertain rows
     alone. To write one of those again, delete its line; to write all of them again, set ``repeat_uncertain``. Then
-    clear the task. A row is identified by its content, so the rows may be reordered.
+    clear the task. A row is identified by what is sent, so the rows may be reordered.
 
     Each row is recorded on disk before it is sent, so the file must be a plain one, on a volume shared by all workers
     that may run the task; object stores can't append and are rejected. Use a different path for each run, with
@@ -41,9 +42,11 @@ class OneboxBulkWriteOperator(_OneboxOperator):
 
     :param kind: ``ticket``, ``contact`` or ``message``.
     :param rows: dictionaries with the arguments of the hook's ``create_ticket``, ``create_contact`` or
-        ``send_message``: a list, a list of such lists, or the path of a JSON Lines file, gzip if it ends in ``.gz``.
-        (templated)
+        ``send_message``, in any spelling (``Full Name`` is ``full_name``): a list, a list of such lists, or the path of
+        a JSON Lines or CSV file, gzip if it ends in ``.gz``. (templated)
     :param results_path: the file of the results. (templated)
+    :param columns: the argument of each column of the rows that is named otherwise, such as ``{"Customer": "name"}``;
+        ``None`` to leave a column out.
     :param attachments_root: the folder below which the files are that rows may name, as for ``ObjectStoragePath``;
         ``None`` for no files. (templated)
     :param parallelism: the most writes in flight, 1 to 32. (templated)
@@ -70,6 +73,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         kind: str,
         rows: Any,
         results_path: Any,
+        columns: dict[str, str | None] | None = None,
         attachments_root: Any = None,
         parallelism: int | str = 4,
         max_failed_share: float = 0.0,
@@ -84,9 +88,12 @@ class OneboxBulkWriteOperator(_OneboxOperator):
             raise ValueError(f"kind={kind!r} is none of {', '.join(WRITES)}.")
         if not 0 <= max_failed_share <= 1:
             raise ValueError(f"max_failed_share={max_failed_share!r} is not a number from 0 (no row) to 1 (all).")
+        if columns:
+            Columns(getattr(OneboxHook, WRITES[kind]), columns)  # Checks them while the DAG is parsed.
         self.kind = kind
         self.rows = _path(rows)
         self.results_path = _path(results_path)
+        self.columns = columns
         self.attachments_root = _path(attachments_root)
         self.parallelism = parallelism
         self.max_failed_share = max_failed_share
@@ -112,11 +119,13 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         ti: Any = context["ti"]
         # Made here, because the threads are in no task.
         settings = self.hook.settings
+        write = getattr(self.hook, WRITES[self.kind])
+        columns = Columns(write, self.columns)
         target = (self.kind, settings.base_url, settings.site_id)
         with ResultsFile(self.results_path, (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)) as file:
             results, first = write_rows(
-                read_rows(self.rows),
-                getattr(self.hook, WRITES[self.kind]),
+                map(columns.rename, read_rows(self.rows, columns.check)),
+                write,
                 target,
                 file,
                 parallelism=self.parallelism,

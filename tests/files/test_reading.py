@@ -7,9 +7,17 @@ import json
 
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
+from support.files import write
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
-from airflow_provider_onebox.files.reading import read_ids, read_rows
+from airflow_provider_onebox.files.reading import BEYOND_HEADER, read_ids, read_rows
+
+
+def save(path, text):
+    """Write a file, compressed if its name ends in .gz; return its path."""
+    path.write_bytes(gzip.compress(text.encode()) if path.name.endswith(".gz") else text.encode())
+    return str(path)
+
 
 ROWS = [{"Id": "7", "Subject": "ø"}, {"Id": "8", "Subject": None}]
 
@@ -60,17 +68,91 @@ def test_bad_line(tmp_path):
         next(found)
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.parquet"])
-def test_tables(tmp_path, name):
-    """A table is rejected by its name, before its first row is asked for."""
-    for source in (tmp_path / name, {"path": str(tmp_path / name)}):
-        with pytest.raises(OneboxConfigError, match=rf"{name} is a table, and rows are read from JSON Lines"):
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.JSONL.gz"])
+def test_byte_order_mark(tmp_path, name):
+    """A file that begins with a byte order mark is read as one without."""
+    assert list(read_rows(save(tmp_path / name, '\ufeff{"Id": "7"}\n{"Id": "8"}\n'))) == [{"Id": "7"}, {"Id": "8"}]
+    assert list(read_rows(save(tmp_path / name, "\ufeff\n"))) == []
+
+
+CSV = 'Full Name, E-mail\r\n"Siti, R""a\nhma",a@example.com\r\n\r\n,,,\r\nBudi,\r\nA,b,,c,d\r\n'
+CSV_ROWS = [
+    {"Full Name": 'Siti, R"a\nhma', "E-mail": "a@example.com"},
+    {"Full Name": "Budi"},
+    {"Full Name": "A", "E-mail": "b", BEYOND_HEADER: ["c", "d"]},
+]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.CSV.gz"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv(tmp_path, name, mark):
+    """A CSV file has a row for each line that is not empty, as text, without the cells that are empty."""
+    headers = []
+    path = save(tmp_path / name, mark + CSV)
+    assert list(read_rows(path, headers.append)) == CSV_ROWS
+    assert headers == [["Full Name", "E-mail"]]
+    assert list(read_rows({"path": path})) == CSV_ROWS
+
+
+def test_csv_header_first(tmp_path):
+    """A header that does not fit is found before the first row."""
+
+    def refuse(header):
+        raise OneboxConfigError(str(header))
+
+    with pytest.raises(OneboxConfigError, match=r"^\['a', 'b'\]$"):
+        next(read_rows(save(tmp_path / "rows.csv", "a,b\n1,2\n"), refuse))
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a;b\n1;2,5\n", [{"a": "1", "b": "2,5"}]),
+        ("a,b;c\n1,2;5\n", [{"a": "1", "b;c": "2;5"}]),
+        ("a\n1;2\n", [{"a": "1;2"}]),
+        ("a,b\n", []),
+        ("", []),
+    ],
+)
+def test_csv_separator(tmp_path, text, rows):
+    """A header that has semicolons and no comma is separated by them."""
+    assert list(read_rows(save(tmp_path / "rows.csv", text))) == rows
+
+
+def test_exported_csv(tmp_path):
+    """What an export has written as CSV is read again."""
+    write(tmp_path / "a.csv", [{"Id": "1", "Subject": 'é\n"x"'}, {"Id": "2", "Subject": None}], ["Id", "Subject"])
+    assert list(read_rows(tmp_path / "a.csv")) == [{"Id": "1", "Subject": 'é\n"x"'}, {"Id": "2"}]
+    assert list(read_ids(tmp_path / "a.csv")) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b'a,b\n1,2\n"1,2\n', "after line 2, is not CSV: unexpected end of data."),
+        (b'"a"b,c\n1,2\n', "after line 0, is not CSV: ',' expected after '\"'."),
+        ("a,b\n1,é\n".encode("latin-1"), "is not UTF-8: save it as UTF-8, which Excel calls CSV UTF-8."),
+    ],
+)
+def test_bad_csv(tmp_path, text, problem):
+    """What is no CSV is named, and not retried."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text)
+    with pytest.raises(OneboxConfigError) as caught:
+        list(read_rows(path))
+    assert str(caught.value) in (f"{path}, {problem}", f"{path} {problem}")
+
+
+def test_parquet(tmp_path):
+    """Parquet is rejected by its name, before its first row is asked for."""
+    for source in (tmp_path / "rows.parquet", {"path": str(tmp_path / "rows.Parquet")}):
+        with pytest.raises(OneboxConfigError, match=r"(?i)rows.parquet is Parquet, and rows are read from JSON Lines"):
             read_rows(source)
 
 
 def test_unreadable(tmp_path):
     """A file that is missing or cut off leaves the task to Airflow's retries."""
-    with pytest.raises(OneboxError, match=r"can't be read \(after 0 lines\): No such file") as caught:
+    with pytest.raises(OneboxError, match=r"can't be read \(after 0 rows\): No such file") as caught:
         list(read_rows(tmp_path / "none.jsonl"))
     assert caught.value.retryable
     cut = tmp_path / "cut.jsonl.gz"

@@ -11,10 +11,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG
+from support.bulk import CONTACTS, TICKET, Bulk, written
 from support.polling import Log
 
 from airflow_provider_onebox.exceptions import (
@@ -31,42 +31,23 @@ from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
 from airflow_provider_onebox.writes import DONE
 from airflow_provider_onebox.writes import results as results_file
 
-TICKET = {"full_name": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
-CONTACTS = [{"name": f"Contact {n}"} for n in range(9)]
-
 
 @pytest.fixture
 def run(tmp_path):
     """Run an operator into a file of the test's own; return its result."""
-
-    def execute(rows=CONTACTS, kind="contact", *, run_id="r1", path=None, **options):
-        path = path or tmp_path / "results.jsonl"
-        task = OneboxBulkWriteOperator(task_id="t", kind=kind, rows=rows, results_path=str(path), **options)
-        ti = SimpleNamespace(dag_id="d", task_id="t", run_id=run_id, map_index=-1)
-        return task.execute({"ti": ti})
-
-    return execute
+    return Bulk(tmp_path).run
 
 
 @pytest.fixture
 def results(tmp_path):
     """Return what is in that file."""
-
-    def read():
-        return [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-
-    return read
+    return Bulk(tmp_path).results
 
 
 def is_open(path):
     """Tell whether this process has a file open, or one that was replaced meanwhile."""
     numbers = os.listdir("/dev/fd")  # noqa: PTH208 - one of them is this listing's own
     return any(os.path.realpath(f"/dev/fd/{number}").startswith(str(path)) for number in numbers)
-
-
-def written(sandbox, field="Name"):
-    """Return what Onebox has of the rows, in order."""
-    return sorted(entry["body"][field] for entry in sandbox.state.books() if entry["id"])
 
 
 def test_arguments():
