@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Any
 
@@ -10,8 +9,6 @@ from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 
 MAX_ID = 2**64 - 1
 """The greatest id: that of a database's largest whole number, 20 digits."""
-
-_DIGITS = re.compile("[0-9]{1,20}")
 
 
 def parse_id(value: Any) -> int | None:
@@ -21,9 +18,10 @@ def parse_id(value: Any) -> int | None:
     :return: the id; ``None`` for anything else: ``1.9``, ``True``, ``1_000``, other alphabets' digits, or more than
         :data:`MAX_ID`.
     """
-    if type(value) not in (int, str) or not _DIGITS.fullmatch(str(value)):
+    text = str(value) if type(value) is int else value
+    if type(text) is not str or not (text.isascii() and text.isdigit()) or len(text) > 20:
         return None
-    number = int(value)
+    number = int(text)
     return number if number <= MAX_ID else None
 
 

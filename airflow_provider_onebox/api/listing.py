@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import operator
 import re
+import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_onebox.api.arguments import MAX_ID, as_id, as_list, format_time, parse_id, whole_number
 from airflow_provider_onebox.api.pagination import Batch, Fetch, Page, page_after, paginate
 from airflow_provider_onebox.api.rate import RateController
+from airflow_provider_onebox.api.secret_fields import without_secrets
 from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxResponseError, sanitize
 
@@ -66,6 +69,7 @@ class Listing:
         page_size: int | None = None,
         max_records: int | None = None,
         parallelism: int | None = None,
+        include_secrets: bool = False,
     ) -> Iterator[Batch]:
         """List the records of a resource page by page; the arguments are those of ``OneboxHook.list_records``.
 
@@ -76,13 +80,16 @@ class Listing:
         :param page_size: the most records per page; adapts if ``None``.
         :param max_records: the most records to return; all if ``None``.
         :param parallelism: the most requests in flight, 1 to 32; 4 if ``None``.
+        :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
         :return: an iterator over batches of records, none empty, with the last id and the total if it is known.
         :raises OneboxConfigError: at once, if an argument is invalid.
         :raises OneboxError: while iterating, if a page can't be fetched.
         """
         # Without this, pages in flight would be retried after the caller has stopped.
         abandoned = threading.Event()
-        fetch = self._fetcher(resource, since=since, last_update=last_update, abandoned=abandoned)
+        fetch = self._fetcher(
+            resource, since=since, last_update=last_update, abandoned=abandoned, include_secrets=include_secrets
+        )
         if page_size is not None:
             page_size = whole_number("page_size", page_size, 1)
         if max_records is not None:
@@ -164,13 +171,14 @@ class Listing:
         since: datetime | str | None,
         last_update: datetime | str | None,
         abandoned: threading.Event | None = None,
+        include_secrets: bool = False,
     ) -> Fetch:
         if not re.fullmatch("[A-Za-z0-9_]+", str(resource)):
             raise OneboxConfigError(f"Resource {sanitize(resource)!r} is not a name such as 'ticketrz'.")
         query = {"since": format_time("since", since), "lastUpdate": format_time("last_update", last_update)}
 
         def fetch(after: int, offset: int, limit: int, on_transient: Callable[[OneboxError], int]) -> Page:
-            size = 0
+            size, objects = 0, sys.maxsize
 
             def params() -> dict[str, Any]:
                 return {"sinceId": after or None, "limit": limit, "offset": offset or None, **query}
@@ -181,8 +189,9 @@ class Listing:
                 return params()
 
             def measure(response: Response, **_: Any) -> None:
-                nonlocal size
-                size = len(response.content)
+                nonlocal size, objects
+                # Texts can hold braces too, so there are no more objects than that.
+                size, objects = len(response.content), response.content.count(b"{")
 
             response = self._call(
                 "GET",
@@ -192,7 +201,9 @@ class Listing:
                 params=params(),
                 hooks={"response": measure},
             )
-            return self._page(resource, response, limit, size)
+            page = self._page(resource, response, limit, size)
+            # Here, because the records are still in the processor's cache. The first object holds them all.
+            return page if include_secrets else replace(page, rows=without_secrets(page.rows, objects - 1))
 
         return fetch
 

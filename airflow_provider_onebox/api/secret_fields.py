@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -13,22 +14,26 @@ _SECRET = re.compile("(password|token|secret|apikey)s?$")
 _CONTAINERS = frozenset((dict, list))
 
 
-def without_secrets(data: Any) -> Any:
+def without_secrets(data: Any, objects: int = sys.maxsize) -> Any:
     """Leave out the fields of a response that hold secrets, however deep they are.
 
     They are known by their names: ``Password``, ``access_token``, ``appSecret``. A field without a value, or with
     ``true`` or ``false``, stays.
 
     :param data: the parsed JSON; it is not changed.
+    :param objects: the most objects that it can have; the search ends when so many are found.
     :return: the data itself if it holds no secret, otherwise a copy without them.
     """
     # Level by level, because the objects of a level have few names between them, and each name is judged once.
     level = [data] if type(data) in _CONTAINERS else []
     while level:
-        objects = [item for item in level if type(item) is dict]
-        secret = set(filter(_is_secret, set().union(*objects)))
-        if any(_is_value(item[name]) for item in (objects if secret else ()) for name in secret.intersection(item)):
+        found = [item for item in level if type(item) is dict]
+        secret = set(filter(_is_secret, set().union(*found)))
+        if any(_is_value(item[name]) for item in (found if secret else ()) for name in secret.intersection(item)):
             return _copy_without_secrets(data)
+        objects -= len(found)
+        if objects <= 0:
+            break
         values = (item.values() if type(item) is dict else item for item in level)
         level = [value for some in values for value in some if type(value) in _CONTAINERS]
     return data

@@ -230,8 +230,8 @@ def read_body(response: requests.Response, most: int | None = None) -> bytes:
                 "the response's Content-Encoding is not one that was asked for"
             )
         size, chunks, most = 0, [], most or MAX_RESPONSE_BYTES
-        # Older urllib3 unpacks a piece in one go, to a thousand times its size.
-        for chunk in response.iter_content(8192 if encoding else 65536):
+        # Older urllib3 unpacks a piece in one go, to a thousand times its size. Of a page, a piece is all there is.
+        for chunk in response.iter_content(8192 if encoding else 2**20):
             size += len(chunk)
             if size > most:
                 response.close()

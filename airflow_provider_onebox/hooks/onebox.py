@@ -8,7 +8,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence  # noqa: TC003 - agents' tools read types at run time
-from dataclasses import replace
 from datetime import datetime  # noqa: TC003 - likewise
 from functools import cache
 from math import isfinite
@@ -357,18 +356,16 @@ class OneboxHook(BaseHook):
         )
         return frame_of(records, df_type, fields)
 
-    def list_batches(self, resource: str, *, include_secrets: bool = False, **query: Any) -> Iterator[Batch]:
+    def list_batches(self, resource: str, **query: Any) -> Iterator[Batch]:
         """List the records of a resource as they come, page by page.
 
         :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
-        :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
         :param query: the other arguments of :meth:`list_records`.
         :return: an iterator over batches of records, none empty, with the last id and the total so far known.
         :raises OneboxConfigError: at once, if an argument is invalid.
         :raises OneboxError: while iterating, if a page can't be fetched.
         """
         from airflow_provider_onebox._airflow.lineage import report_listing
-        from airflow_provider_onebox.api.secret_fields import without_secrets
 
         batches, settings = self.client.lists.pages(resource, **query), self.settings
 
@@ -376,9 +373,8 @@ class OneboxHook(BaseHook):
             count, is_whole = 0, False
             try:
                 for batch in batches:
-                    rows = batch.rows if include_secrets else without_secrets(batch.rows)
-                    count += len(rows)
-                    yield replace(batch, rows=rows)
+                    count += len(batch.rows)
+                    yield batch
                 is_whole = True
             except OneboxRequestError as error:
                 raise _with_known_resources(error, resource) from None

@@ -358,3 +358,30 @@ def test_count_where_totals_ignore_since_id(lists, count):
 
     lists.page = page
     assert lists.client().lists.count("ticketrz", since_id=3000 - count) == (count, 3000 if count else None)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("row", "cleaned"),
+    [
+        ({"Token": "x", "Name": "{"}, {"Name": "{"}),
+        ({"Token": None, "a": [{"b": {"app_secret": "x", "c": 1}}]}, {"Token": None, "a": [{"b": {"c": 1}}]}),
+        ({"a": {"Password": "x"}}, {"a": {}}),
+    ],
+)
+def test_secrets_are_left_out(lists, row, cleaned, packed):
+    """No record of any page has a field that holds a secret, however deep, unless it is asked for."""
+    lists.count, lists.row = 300, row
+
+    def answer(limit, number):
+        page = lists.page(lists.asked[-1])
+        if packed:
+            page["data"] = {str(n): row for n, row in enumerate(page["data"])}
+        return 200, page, {}
+
+    lists.answer = answer
+    client = lists.client()
+    for include_secrets, expected in ((False, cleaned), (True, row)):
+        batches = client.lists.pages("ticketrz", parallelism=1, include_secrets=include_secrets)
+        rows = [row for batch in batches for row in batch.rows]
+        assert rows == [{"Id": str(n + 1), **expected} for n in range(300)]

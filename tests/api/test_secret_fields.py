@@ -137,12 +137,30 @@ def field_by_field(data):
     }
 
 
-@given(VALUES)
-def test_any_response(data):
-    """Whatever the names and the depth, it is what field by field would give, in the same order."""
-    before = deepcopy(data)
-    assert repr(without_secrets(data)) == repr(field_by_field(data))
+def objects_in(data):
+    """Count the objects of a response."""
+    if isinstance(data, dict):
+        return 1 + sum(map(objects_in, data.values()))
+    return sum(map(objects_in, data)) if isinstance(data, list) else 0
+
+
+@given(VALUES, st.integers(0, 2))
+def test_any_response(data, more):
+    """Whatever the names and the depth, it is what field by field would give, in the same order.
+
+    How many objects there are at most changes nothing, as long as it is right.
+    """
+    before, expected = deepcopy(data), repr(field_by_field(data))
+    assert repr(without_secrets(data)) == expected
+    assert repr(without_secrets(data, objects_in(data) + more)) == expected
     assert repr(data) == repr(before)
+
+
+def test_search_ends_with_the_last_object():
+    """Once all objects are found, what is below them is left alone: there are no other fields."""
+    data = [{"Token": None, "a": {"Token": "x"}}, {"a": {"Token": "x"}}]
+    assert without_secrets(data, 2) is data
+    assert without_secrets(data, 3) == [{"Token": None, "a": {}}, {"a": {}}]
 
 
 def test_many_names():
