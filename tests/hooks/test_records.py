@@ -9,7 +9,6 @@ import typing
 import pytest
 
 from airflow_provider_onebox.api.listing import Listing
-from airflow_provider_onebox.api.pagination import Batch
 from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
@@ -67,15 +66,6 @@ def test_refused(connected, arguments):
     with pytest.raises(OneboxConfigError, match="is not a whole number of at least"):
         OneboxHook().get_records("ticketrz", **arguments)
     assert connected.state.logins == 0
-
-
-def test_batches_are_not_changed(connected, monkeypatch):
-    """Secrets are left out of a copy; a batch as the client gave it stays as it was."""
-    given = Batch([{"Id": "1", "Token": "x"}], 1, 7)
-    monkeypatch.setattr(Listing, "pages", lambda *_, **__: iter([given]))
-    (batch,) = OneboxHook().list_batches("connection")
-    assert batch == Batch([{"Id": "1"}], 1, 7)
-    assert given.rows == [{"Id": "1", "Token": "x"}]
 
 
 def test_with_block(connected):
