@@ -257,6 +257,7 @@ class OneboxClient:
                 error.args = (f"{text}. That was try {number} of {number}.",)
                 break
             log.warning("%s. Retrying in %.1f s (%d of %d).", text, wait, number, self.settings.max_retries)
+            error.retry_after = wait
             params = on_transient(error) if on_transient else None
             if params is not None:
                 body["params"] = params

@@ -42,7 +42,7 @@ class Call(Protocol):
         :param method: the HTTP method.
         :param endpoint: a path below ``{host}/api/``.
         :param abandoned: set when nobody waits for the call any more.
-        :param on_transient: called before each retry, returns the query for it.
+        :param on_transient: called before each retry with the error, whose ``retry_after`` is set; returns the query.
         :param body: what else :class:`requests.Request` takes.
         :return: the parsed JSON.
         """

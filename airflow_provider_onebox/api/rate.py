@@ -42,9 +42,10 @@ class RateController:
     kept for :data:`REST` measurements. A page that comes with fewer records than it was asked for shows the server's
     own limit, which is kept as long. :data:`PAGE_BYTES` bounds all this.
 
-    **Start of a request.** Up to ``width`` are in flight. After a rejection (429, 503), they start at equal distances:
-    as those that were accepted since the rejection before would have, or 10 % further apart than so far. This distance
-    is kept for :data:`HOLD_SECONDS` and then shrinks slowly.
+    **Start of a request.** Up to ``width`` are in flight. After a rejection (429, 503), none starts until the rejected
+    one is sent again, and then they start at equal distances: as those that were accepted before the rejection would
+    have. Each further rejection makes the distance 5 to 20 % larger. It is kept for :data:`HOLD_SECONDS` and then
+    shrinks slowly.
 
     Uses no thread and no clock: times are seconds on the caller's.
 
@@ -63,7 +64,7 @@ class RateController:
         self._in_flight = 0
         self._busy = self._now = 0.0  # seconds with a request in flight, up to now
         self._next_start = -math.inf
-        self._rejected, self._accepted = math.inf, 0  # the last rejection or the first start, and pages since
+        self._first, self._accepted = math.inf, 0  # the first start since the last rejection, and pages since
         self._measure()
 
     def _measure(self) -> None:
@@ -86,7 +87,7 @@ class RateController:
         self._advance(now)
         self._in_flight += 1
         self._next_start = now + self.gap
-        self._rejected = min(self._rejected, now)
+        self._first = min(self._first, now)
 
     def end(self, now: float) -> None:
         """Note that a request has ended, with or without a page.
@@ -108,7 +109,7 @@ class RateController:
         """
         self._advance(now)
         self._accepted += 1
-        if now - self._rejected > HOLD_SECONDS:
+        if now - self._first > HOLD_SECONDS:
             self.gap *= 0.995
         self.largest = max(self.largest, received)
         self._arrived += received
@@ -147,19 +148,17 @@ class RateController:
         :param now: the time.
         :param wait: seconds until it is sent again, in which no other request starts.
         """
-        if self._accepted and started >= self._rejected:  # else it was sent before the rate was lowered
-            even = (now - self._rejected) / self._accepted
-            if not self.gap:
+        if self._accepted and started >= self._first:  # else it was sent before the rate was lowered
+            even = (now - self._first) / self._accepted
+            if self.gap:
+                self.gap *= min(max(1.05, even / self.gap), 1.2)
+            else:
                 # No limit is on less than a second, and what is in flight may have been accepted.
                 is_burst = self._accepted > self.width
                 self.gap = max(even, 1 / (self._accepted + 1)) if is_burst else 1.05 * even
-            elif even < 1.2 * self.gap:
-                self.gap *= 1.05
-            else:
-                self.gap = even if self._accepted > self.width else 1.2 * self.gap
-            self._rejected, self._accepted, self._speed = now + wait, 0, 0.0
+            self._first, self._accepted, self._speed = math.inf, 0, 0.0
             self._measure()
-        self._next_start = min(max(self._next_start, now + wait) + self.gap, now + wait + self.width * self.gap)
+        self._next_start = max(self._next_start, now + wait) + self.gap
 
     def shrink(self, asked: int, *, is_too_large: bool = False) -> int:
         """Ask for fewer records, because a page did not arrive.

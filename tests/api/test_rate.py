@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pytest
 
@@ -117,17 +118,21 @@ class Serial:
 
 
 class Limited:
-    """A server that serves so many requests in any span of so many seconds, and rejects all others."""
+    """A server that serves so many requests in any span of so many seconds, and rejects all others.
+
+    Where it does not say how long to wait, the client waits for one to two seconds.
+    """
 
     def __init__(self, requests, span, wait, latency=0.02):
         self.requests, self.span, self.wait, self.latency = requests, span, wait, latency
         self.served = deque()
+        self.backoff = cycle((1.3, 1.9, 1.05, 1.6, 1.95))
 
     def __call__(self, at, rows):
         while self.served and self.served[0] <= at - self.span:
             self.served.popleft()
         if len(self.served) >= self.requests:
-            return self.latency, None, self.wait
+            return self.latency, None, self.wait or next(self.backoff)
         self.served.append(at)
         return self.latency + 0.001, min(rows, 100), 0
 
@@ -193,7 +198,7 @@ def test_limit_of_the_server_is_learnt(cap):
     assert sum(asked == cap for _, asked, _ in outcome.pages) >= 360
 
 
-@pytest.mark.parametrize("wait", [1.0, 2.0])
+@pytest.mark.parametrize("wait", [1.0, 2.0, None])
 @pytest.mark.parametrize("latency", [0.02, 0.1])
 @pytest.mark.parametrize("limit", [2, 10, 25, 50, 100])
 def test_limit_of_pages_a_second(limit, latency, wait):
@@ -208,6 +213,14 @@ def test_limit_of_pages_a_second(limit, latency, wait):
         speed, rejected = outcome.speed()
         assert speed >= (0.9 if wait == 1 else 0.88) * possible
         assert rejected <= 0.005
+
+
+@pytest.mark.parametrize(("pages", "seconds"), [(10, 0.1), (11, 2.0), (20, 3.0), (30, 4.2), (50, 8.0)])
+def test_short_list_at_a_limit(pages, seconds):
+    """A short list at a limit of 10 pages a second takes about two seconds longer than it must, for the rejection."""
+    outcome = play(RateController(), Limited(10, 1, None), 100 * pages)
+    assert outcome.seconds <= seconds
+    assert len(outcome.rejections) <= 4
 
 
 @pytest.mark.parametrize(("requests", "span", "share"), [(200, 10, 0.6), (600, 60, 0.6)])
@@ -395,13 +408,13 @@ def test_rejection_of_a_burst():
     clock.reject(wait=3.0)
     assert clock.rate.gap == pytest.approx(1 / 20)
     assert clock.rate.delay(clock.now) == pytest.approx(3 + 1 / 20)
-    # Another rejection of the same moment only takes a turn for its retry.
-    clock.reject(wait=3.0, started=clock.now - 0.01)
+    # Another rejection of the same moment only takes a turn for its retry, after the longest wait.
+    clock.reject(wait=2.0, started=clock.now - 0.01)
     assert clock.rate.gap == pytest.approx(1 / 20)
     assert clock.rate.delay(clock.now) == pytest.approx(3 + 2 / 20)
-    for _ in range(9):
-        clock.reject(wait=3.0, started=clock.now - 0.01)
-    assert clock.rate.delay(clock.now) == pytest.approx(3 + 4 / 20)
+    clock.reject(wait=4.0, started=clock.now - 0.01)
+    assert clock.rate.gap == pytest.approx(1 / 20)
+    assert clock.rate.delay(clock.now) == pytest.approx(4 + 1 / 20)
 
 
 @pytest.mark.parametrize(("pages", "seconds", "gap"), [(4, 0.01, 0.0105), (5, 0.01, 1 / 6), (5, 0.5, 0.5)])
@@ -415,26 +428,23 @@ def test_first_rejection(pages, seconds, gap):
 
 
 def test_rejections_after_the_first():
-    """The distance grows by 5 %; more, if much less was accepted since; by 20 %, if that was only a few pages."""
+    """The distance grows by 5 %; by up to 20 %, if less was accepted since the first request after the last one."""
     clock = Clock(100, 2)
     clock.page(1.0)
     clock.reject(wait=2.0)
     assert clock.rate.gap == pytest.approx(1.05)
     clock.now += 2
-    clock.page(0.5)
+    gap = 1.05
+    for seconds, growth in ((0.5, 1.05), (1.05, 1.05), (1.1, 1.1), (1.19, 1.19), (1.21, 1.2), (5.0, 1.2)):
+        clock.now += 7  # Until the next request starts, nothing can be accepted.
+        for _ in range(3):
+            clock.page(seconds * gap)
+        clock.reject()
+        gap *= growth
+        assert clock.rate.gap == pytest.approx(gap)
+    # What was sent before the next request says nothing about the new distance.
     clock.reject()
-    assert clock.rate.gap == pytest.approx(1.05**2)
-    clock.page(50.0)
-    clock.reject()
-    assert clock.rate.gap == pytest.approx(1.05**2 * 1.2)
-    for _ in range(3):
-        clock.page(4.0)
-    clock.reject()
-    assert clock.rate.gap == pytest.approx(4.0)
-    for _ in range(3):
-        clock.page(4.0 * 1.19)
-    clock.reject()
-    assert clock.rate.gap == pytest.approx(4.0 * 1.05)
+    assert clock.rate.gap == pytest.approx(gap)
 
 
 def test_rejections_before_anything_arrived():
