@@ -127,6 +127,33 @@ def is_running_elsewhere(ti: Any) -> bool:
     return count_instances(ti, states, **same) > count_instances(ti, states, **same, run_id=ti.run_id)
 
 
+def remove_variables_of_succeeded(ti: Any, prefix: str, key_of: Callable[[Any], str]) -> None:
+    """Remove the Variables of a task's instances whose success, or skip, is committed; for Airflow 2.
+
+    :param ti: an instance of the task.
+    :param prefix: what the keys of the task's Variables begin with.
+    :param key_of: the key for an instance, given its ``dag_id``, ``task_id``, ``run_id`` and ``map_index``.
+    """
+    from airflow.models import TaskInstance, Variable
+    from airflow.utils.session import create_session
+
+    variables, instances = Variable.__table__.c, TaskInstance.__table__.c
+    with create_session() as session:
+        # Before the states: a Variable that a try changes after this is of a later try, and is kept.
+        rows = session.query(variables.key, variables.val).filter(variables.key.startswith(prefix, autoescape=True))
+        texts: dict[str, str] = dict(rows)
+        names = [key.removeprefix(prefix) for key in texts]
+        succeeded = session.query(instances.dag_id, instances.task_id, instances.run_id, instances.map_index).filter(
+            instances.dag_id == ti.dag_id,
+            instances.task_id == ti.task_id,
+            # A mapped instance's name ends with @ and its index.
+            instances.run_id.in_([*names, *(name.rpartition("@")[0] for name in names)]),
+            instances.state.in_(("success", "skipped")),
+        )
+        for key in texts.keys() & set(map(key_of, succeeded)):
+            session.execute(Variable.__table__.delete().where(variables.key == key, variables.val == texts[key]))
+
+
 def failed_tasks(ti: Any, dag_id: str, run_id: str, dag_run: Any) -> list[str]:
     """List the failed tasks of a run, for a callback of its DAG.
 

@@ -8,8 +8,9 @@ The entry is stored before the write is sent, and updated with the result. A lat
 A person who clears the task wants the write made anew. Airflow raises ``max_tries`` for a clear and not for its own
 retries, so an entry with another ``max_tries`` does not count.
 
-On Airflow 3.3 and later, the entry is in the task's state store. Before that it is a Variable. Airflow 3 removes it
-once the task's success is recorded; Airflow 2 calls back before it records that, so there the Variable stays.
+On Airflow 3.3 and later, the entry is in the task's state store. Before that it is a Variable, which is removed once
+the task's success is recorded: on Airflow 3 by the task's callback, on Airflow 2, which calls back before it records
+the success, by the task's next write.
 Neither store has compare-and-set, which leaves one case open: a process that Airflow has superseded, and
 suspended between reading and writing the entry.
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import Variable
 
-from airflow_provider_onebox._airflow.compat import AIRFLOW_3
+from airflow_provider_onebox._airflow.compat import AIRFLOW_3, remove_variables_of_succeeded
 from airflow_provider_onebox._airflow.variables import shorten_key
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
@@ -154,6 +155,8 @@ class Journal:
                 "uncertain.",
                 type(error).__name__,
             )
+        if not AIRFLOW_3:
+            self._remove_succeeded()
 
     def forget(self) -> None:
         """Remove the entry of a write that was not made."""
@@ -167,6 +170,13 @@ class Journal:
                 "retried, it fails as uncertain.",
                 type(error).__name__,
             )
+
+    def _remove_succeeded(self) -> None:
+        ti = self._ti
+        try:
+            remove_variables_of_succeeded(ti, f"{KEY}@{ti.dag_id}@{ti.task_id}@", lambda one: _Variable(one).key)
+        except Exception as error:  # noqa: BLE001 - the write was made, and the next one tries again
+            log.warning("Journal entries of tasks that succeeded can't be removed (%s).", type(error).__name__)
 
     def _error(self, what: str, error: Exception) -> OneboxError:
         # The message of a secrets backend can hold parts of a secret.
@@ -206,7 +216,7 @@ def write_once(context: Any, hook: Any, write: Callable[[], Any], *, keep_result
 
 
 def forget_write(context: Any) -> None:
-    """Remove the Variable of a task that has succeeded, as its callback: Airflow 3 has recorded the success then.
+    """Remove the Variable of a task that succeeded, as its callback: Airflow 3 has recorded the success then.
 
     :param context: the task's context.
     """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import Column, Integer, String, create_engine
-from sqlalchemy.orm import Session, declarative_base
+from sqlalchemy.orm import Session, configure_mappers, declarative_base
 from support.airflow_home import AIRFLOW_VERSION
 
 from airflow_provider_onebox._airflow import compat
@@ -140,10 +141,9 @@ def test_count_instances():
     ]
 
 
-@pytest.mark.parametrize("counted", [True, False])
-@pytest.mark.parametrize("state", ["running", "restarting"])
-def test_instances_on_airflow_2(monkeypatch, state, counted):
-    """Airflow 2 has no call for it, but lets a task ask the database."""
+@pytest.fixture
+def airflow_2(monkeypatch):
+    """A database with the tables of Airflow 2 that tasks are let at, and the names by which they reach it."""
     base = declarative_base()
 
     class TaskInstance(base):
@@ -151,24 +151,94 @@ def test_instances_on_airflow_2(monkeypatch, state, counted):
         id = Column(Integer, primary_key=True)
         dag_id, task_id, run_id, map_index, state = (Column(kind) for kind in (String, String, String, Integer, String))
 
+    class Variable(base):
+        __tablename__ = "variable"
+        key, val = Column(String, primary_key=True), Column(String)
+
     engine = create_engine("sqlite://")
     base.metadata.create_all(engine)
+    configure_mappers()  # Those of the installed Airflow too, which imports what is replaced below.
+
+    @contextmanager
+    def create_session():
+        with Session(engine) as session:
+            yield session
+            session.commit()
+
+    models = SimpleNamespace(TaskInstance=TaskInstance, Variable=Variable, create_session=create_session)
+    monkeypatch.setitem(sys.modules, "airflow.models", models)
+    monkeypatch.setitem(sys.modules, "airflow.utils.session", models)
+    yield models
+    engine.dispose()
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("state", ["running", "restarting"])
+def test_instances_on_airflow_2(airflow_2, state, counted):
+    """Airflow 2 has no call for it, but lets a task ask the database."""
+    task_instance = airflow_2.TaskInstance
     ti = SimpleNamespace(**SAME, run_id="r1", map_index=-1)
     other = {**SAME, "run_id": "r2", "map_index": 4, "state": "running"}
     harmless = [{"run_id": "r1"}, {"state": "success"}, {"task_id": "u"}, {"dag_id": "e"}]
-    with Session(engine) as session:
-        session.add_all([TaskInstance(**{**other, **one}) for one in harmless[not counted :]])
+    with airflow_2.create_session() as session:
+        session.add_all([task_instance(**{**other, **one}) for one in harmless[not counted :]])
         session.commit()
-        monkeypatch.setitem(sys.modules, "airflow.models", SimpleNamespace(TaskInstance=TaskInstance))
-        fake = SimpleNamespace(create_session=lambda: Session(engine))
-        monkeypatch.setitem(sys.modules, "airflow.utils.session", fake)
         assert not compat.is_running_elsewhere(ti)
-        session.add(TaskInstance(**{**other, "state": state}))
+        session.add(task_instance(**{**other, "state": state}))
         session.commit()
         assert compat.is_running_elsewhere(ti)
         assert compat.count_instances(ti, ["success"], **SAME, run_id="r2", map_index=4) == 1
         assert compat.count_instances(ti, ["success"], **SAME, run_id="r2", map_index=5) == 0
-    engine.dispose()
+
+
+def variable_key(one):
+    """Return the key of an instance's Variable."""
+    return "@".join(("w", one.dag_id, one.task_id, one.run_id, *([str(one.map_index)] if one.map_index >= 0 else [])))
+
+
+@pytest.mark.parametrize(
+    ("instance", "removed"),
+    [
+        ({"state": "success"}, True),
+        ({"state": "skipped"}, True),
+        ({"state": "success", "map_index": 12}, True),
+        ({"state": "failed"}, False),
+        ({"state": "running"}, False),
+        ({"state": "up_for_retry"}, False),
+        ({"state": None}, False),
+        ({"state": "success", "task_id": "u"}, False),
+        ({"state": "success", "dag_id": "D"}, False),
+        ({"state": "success", "run_id": "r_", "others": ["w@d@t@rx", "w@d@t@r_@0", "w@d_t@r_", "x"]}, True),
+    ],
+)
+def test_variables_of_succeeded(airflow_2, instance, removed):
+    """A Variable is removed once the success of its instance is committed, and no other is."""
+    instance = {**SAME, "run_id": "r1", "map_index": -1, **instance}
+    others = instance.pop("others", [])
+    with airflow_2.create_session() as session:
+        session.add(airflow_2.TaskInstance(**instance))
+        key = variable_key(SimpleNamespace(**instance))
+        session.add_all([airflow_2.Variable(key=name, val="x") for name in (key, *others)])
+    compat.remove_variables_of_succeeded(SimpleNamespace(**SAME), "w@d@t@", variable_key)
+    with airflow_2.create_session() as session:
+        found = {name for (name,) in session.query(airflow_2.Variable.key)}
+    assert found == {*others, *([] if removed else [key])}
+
+
+def test_variable_of_a_later_try(airflow_2):
+    """A Variable that a try changes after it was looked at is that try's, and stays."""
+    with airflow_2.create_session() as session:
+        session.add(airflow_2.TaskInstance(**SAME, run_id="r1", map_index=-1, state="success"))
+        session.add(airflow_2.Variable(key="w@d@t@r1", val="x"))
+
+    def key_of(one):
+        with airflow_2.create_session() as session:
+            session.get(airflow_2.Variable, variable_key(one)).val = "y"
+        return variable_key(one)
+
+    compat.remove_variables_of_succeeded(SimpleNamespace(**SAME), "w@d@t@", key_of)
+    with airflow_2.create_session() as session:
+        assert session.get(airflow_2.Variable, "w@d@t@r1").val == "y"
 
 
 def test_failed_tasks(monkeypatch):

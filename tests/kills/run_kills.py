@@ -24,6 +24,7 @@ from airflow_provider_onebox.sandbox import Sandbox
 KILLS = int(os.environ.get("KILLS", "60"))
 SINGLE = -(-KILLS // 10)
 ROWS = 20
+PARALLEL = 6
 BULKS = -(-(KILLS - 3 * SINGLE) // ROWS)
 SEED = os.environ.get("KILLS_SEED") or secrets.token_hex(4)
 WRITE_FAULTS = (
@@ -50,7 +51,7 @@ def test_kills(tmp_path: Path) -> None:
         crm = stack.enter_context(Sandbox(records=1, token_life=7200))
         connection = {"conn_type": "onebox", "host": crm.url, "login": crm.email, "password": crm.password}
         connection["extra"] = {"site_id": crm.state.sites[0], "timeout": 5, "max_retries": 1}
-        config: dict[tuple[str, str], Any] = {("core", "parallelism"): 6}
+        config: dict[tuple[str, str], Any] = {("core", "parallelism"): PARALLEL}
         if os.environ.get("KILLS_DATABASE") == "postgresql":
             database = stack.enter_context(postgresql(tmp_path))
             config["database", "sql_alchemy_conn"] = f"postgresql+psycopg2://airflow@{database}"
@@ -108,8 +109,12 @@ def test_kills(tmp_path: Path) -> None:
     killed = {
         file.name.rpartition(".")[0].rpartition(".")[0] for file in tmp_path.glob("*.fate") if "SIG" in file.read_text()
     }
-    # Airflow 2 calls back before it records the success, so Variables stay there.
-    assert AIRFLOW_VERSION < (3, 0) or (set(left) <= failed | killed and set(cleared) <= killed)
+    if AIRFLOW_VERSION < (3, 0):
+        # A task's next write removes them: what is left succeeded after the last one began to look.
+        assert len(set(left) - failed) <= 3 * PARALLEL
+    else:
+        assert set(left) <= failed | killed
+        assert set(cleared) <= killed
 
 
 def tasks_of(home: AirflowHome, run_id: str) -> list[dict[str, Any]]:

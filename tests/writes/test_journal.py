@@ -58,6 +58,8 @@ def airflow(monkeypatch):
     """Make an Airflow with Variables and, if asked, state stores."""
     deployment = Deployment(monkeypatch)
     deployment.task_store = None
+    # Of Airflow 2, whose database these tests don't have.
+    monkeypatch.setattr(journal, "remove_variables_of_succeeded", lambda *_: None)
     return deployment
 
 
@@ -424,6 +426,31 @@ def test_variable_of_airflow_2(connected, run, airflow, monkeypatch):
     run.task.on_success_callback[-1](run.context)
     assert run(try_number=2) == first
     assert written(connected) == 1
+
+
+@pytest.mark.parametrize("is_airflow_2", [True, False])
+def test_next_write_on_airflow_2(run, airflow, monkeypatch, is_airflow_2):
+    """On Airflow 2, the next write of a task removes the Variables of those whose success is recorded by then."""
+    asked = []
+    monkeypatch.setattr(journal, "AIRFLOW_3", not is_airflow_2)
+    monkeypatch.setattr(
+        journal, "remove_variables_of_succeeded", lambda ti, prefix, key_of: asked.append((prefix, key_of(ti)))
+    )
+    first = run(map_index=3)
+    expected = [("onebox_write@d@t@", f"{VARIABLE}@3")] if is_airflow_2 else []
+    assert asked == expected
+    assert run(map_index=3, try_number=2) == first
+    assert asked == expected
+    assert json.loads(airflow.variables[f"{VARIABLE}@3"])["result"] == "done"
+
+
+def test_next_write_that_cannot_remove(run, airflow, monkeypatch, caplog):
+    """That Variables can't be removed does not fail a write that was made."""
+    monkeypatch.setattr(journal, "AIRFLOW_3", False)
+    monkeypatch.setattr(journal, "remove_variables_of_succeeded", lambda *_: 1 / 0)
+    assert run()
+    warnings = [record.getMessage() for record in caplog.records if record.name == journal.log.name]
+    assert warnings == ["Journal entries of tasks that succeeded can't be removed (ZeroDivisionError)."]
 
 
 def test_variable_is_removed_by_a_later_try(run, airflow, monkeypatch):
