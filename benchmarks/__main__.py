@@ -6,7 +6,9 @@ Usage: python -m benchmarks [--quick] [--strict] [--only NAME ...] [--results FI
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from functools import cached_property, partial
@@ -15,8 +17,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chart import chart
-from benchmarks.report import Row, fill, page, progress
-from benchmarks.setting import ROOT, Bench, Onebox, airflow_home, in_turns, onebox
+from benchmarks.report import Row, fill, page, progress, table_in
+from benchmarks.setting import ROOT, Bench, Onebox, airflow_home, described, in_turns, onebox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +50,7 @@ WAYS: Ways = {"bare": {"who": "bare"}, "http": {"who": "http"}, "default": {}}
 # The best of a sweep of page sizes to 2,000 and parallelisms to 8, and the cautious defaults of 0.1.
 TUNED: Ways = {"default": {}, "tuned": {"page_size": 2000, "parallelism": 4}}
 CAUTIOUS: Ways = {"default": {}, "cautious": {"page_size": 100, "parallelism": 2}}
-IDEAL: Ways = {"default": {}, "ideal": {"who": "ideal"}}
+IDEAL: Ways = {"default": {}, "file": {"who": "file"}, "ideal": {"who": "ideal"}}
 
 
 def tail(sandbox: Onebox, rows: int) -> dict[str, Any]:
@@ -177,6 +179,8 @@ class Measurements:
             ours, ideal = ([sample[1] for sample in got[name]] for name in ("default", "ideal"))
             rows.append(pair(what, got["default"], got["ideal"], peer, 1.15))
             rows.append(Row("the same: CPU", ours, ideal, peer, "s", 1.05))
+            what = f"OneboxListOperator to .jsonl, {self.size:,} rows behind {ms} ms"
+            rows.append(pair(what, got["file"], got["ideal"], f"{peer} that writes nothing", 1.25))
         return rows
 
     def servers(self) -> list[Row]:
@@ -248,6 +252,33 @@ class Measurements:
                 (f"OneboxListConversationsOperator, {count:,} tickets", "read", 3.3),
                 (f"OneboxBulkWriteOperator, {count:,} contacts", "written", 3.0),
             )
+        ]
+
+    def journal(self) -> list[Row]:
+        """Make a single write with its journal, in a task that a real Airflow runs."""
+        sys.path.insert(0, str(ROOT / "tests"))
+        from support.airflow_home import AirflowHome
+
+        self.sandbox.control("configure", latency=0)
+        with tempfile.TemporaryDirectory(prefix="onebox-bench-") as folder:
+            file = Path(folder, "samples")
+            env = {
+                **described(self.sandbox),
+                "ONEBOX_BENCH_JOURNAL": str(file),
+                "ONEBOX_BENCH_ROUNDS": str(self.bench.of(51, 5)),
+                "PYTHONPATH": str(ROOT),
+            }
+            with AirflowHome(Path(folder, "home"), [ROOT / "benchmarks/dags/journal.py"], env=env) as home:
+                home.migrate()
+                home.start("api-server", "scheduler", "dag-processor")
+                state = home.wait("journal", home.trigger("journal"))
+                if state != "success":
+                    raise RuntimeError(f"the task that writes with a journal is {state}")
+            got = json.loads(file.read_text())
+        more = [ours - bare for ours, bare in zip(wall(got["ours"]), wall(got["bare"]), strict=True)]
+        return [
+            pair("a single write with its journal", got["ours"], got["bare"], "without", None),
+            Row("the same: longer by", more, bar=30),
         ]
 
     def watermark(self) -> list[Row]:
@@ -344,6 +375,7 @@ NAMES = (
     "servers",
     "files",
     "many",
+    "journal",
     "watermark",
     "triggers",
     "crowd",
@@ -357,6 +389,16 @@ NAMES = (
 )
 
 
+RESULTS = ROOT / "benchmarks/results.md"
+PAGES = (ROOT / "README.md", ROOT / "docs/performance.md")
+
+
+def fill_pages(results: str) -> None:
+    """Put the figures of the page of results into the pages that show some of them."""
+    for shown in PAGES:
+        shown.write_text(fill(shown.read_text(), table_in(results)))
+
+
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What the provider costs.")
@@ -365,11 +407,17 @@ def main() -> int:
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bar is not reached")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument(
+        "--pages", action="store_true", help="measure nothing, put the figures of benchmarks/results.md into the pages"
+    )
     parser.add_argument("--results", type=Path, help="where the table goes; benchmarks/results.md after a whole run")
     parser.add_argument("--chart", type=Path, help="where the chart goes; docs/images/benchmark.svg after a whole run")
     options = parser.parse_args()
+    if options.pages:
+        fill_pages(RESULTS.read_text())
+        return 0
     whole = not options.quick and options.only == NAMES
-    results = options.results or (ROOT / "benchmarks/results.md" if whole else None)
+    results = options.results or (RESULTS if whole else None)
     image = options.chart or (ROOT / "docs/images/benchmark.svg" if whole else None)
     start = time.monotonic()
     rows: list[Row] = []
@@ -383,14 +431,12 @@ def main() -> int:
                 rows.append(row)
         drawn = measurements.draw()
     progress(f"{time.monotonic() - start:4.0f} s  done")
-    # Made even if it is not kept, so that what a quick run can't make does not fail after a whole one.
-    told, shown = page(rows), ROOT / "docs/performance.md"
-    filled = fill(shown.read_text(), rows)
-    sys.stdout.write(told)
+    written = page(rows)
+    sys.stdout.write(written)
     if results:
-        results.write_text(told)
+        results.write_text(written)
     if whole:
-        shown.write_text(filled)
+        fill_pages(written)
     if image and drawn:
         image.write_text(drawn)
     return int(options.strict and not all(row.reached for row in rows))

@@ -153,9 +153,12 @@ def pack(lines: bytes, path: str) -> None:
             file.write(lines[start : start + 2**20])
 
 
-def file_onebox(since_id: str, path: str) -> None:
-    """Write JSON Lines with ``OneboxListOperator``."""
+def file_onebox(since_id: str, path: str, rows: int | None = None) -> None:
+    """Write a file with ``OneboxListOperator``."""
     from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
     operator = OneboxListOperator(task_id="list", resource="ticketrz", since_id=since_id, output_path=path)
-    operator.execute({})
+    result: Any = operator.execute({})
+    written = result["count"]
+    if rows not in (None, written):
+        raise RuntimeError(f"{written} rows instead of {rows}")

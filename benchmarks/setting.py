@@ -137,19 +137,26 @@ class Bench:
         :param arguments: the function's arguments.
         :return: what it returns, as JSON has it.
         """
-        env = dict(self.env)
-        if sandbox:
-            env |= {
-                "AIRFLOW_CONN_ONEBOX_DEFAULT": describe(sandbox.url, "169"),
-                "AIRFLOW_CONN_HTTP_BENCH": json.dumps({"conn_type": "http", "host": sandbox.url}),
-                "BENCH_URL": sandbox.url,
-                "BENCH_TOKEN": sandbox.token(),
-            }
+        env = self.env | (described(sandbox) if sandbox else {})
         command = [sys.executable, "-m", "benchmarks.child", name, json.dumps(arguments)]
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         return json.loads(done.stdout.splitlines()[-1])
+
+
+def described(sandbox: Onebox) -> dict[str, str]:
+    """Describe a sandbox to a process: connections for Airflow, and what :mod:`benchmarks.contenders` reads.
+
+    :param sandbox: where they lead.
+    :return: environment variables.
+    """
+    return {
+        "AIRFLOW_CONN_ONEBOX_DEFAULT": describe(sandbox.url, "169"),
+        "AIRFLOW_CONN_HTTP_BENCH": json.dumps({"conn_type": "http", "host": sandbox.url}),
+        "BENCH_URL": sandbox.url,
+        "BENCH_TOKEN": sandbox.token(),
+    }
 
 
 def describe(url: str, site_id: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -319,6 +320,20 @@ def test_version_in_one_place(tracked):
     assert holders - {"CHANGELOG.md", "benchmarks/results.md", "benchmarks/soak.md"} == {
         "airflow_provider_onebox/__init__.py"
     }
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_figures_are_those_that_were_measured(name):
+    """Every figure comes from the page of results; `make figures` puts them there."""
+    spec = importlib.util.spec_from_file_location("report", ROOT / "benchmarks/report.py")
+    report = sys.modules["report"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    del sys.modules["report"]
+    table = report.table_in((ROOT / "benchmarks/results.md").read_text())
+    page = (ROOT / name).read_text()
+    assert report.fill(page, table) == page
+    # Without the figures it would be another page.
+    assert report.fill(page, [[*cells[:1], "7 ms", "requests: 9 ms", *cells[3:]] for cells in table]) != page
 
 
 def test_nothing_of_a_machine(tracked):
