@@ -87,8 +87,10 @@ CELLS = (
     Cell("3.1", "3.13", NEWEST),
     Cell("3.0", "3.12", NEWEST),
     Cell("2.11", "3.12", NEWEST),
-    # The oldest Python, with the newest Airflow whose whole suite runs on another one (make test), and with the oldest.
+    # The oldest and the newest Python, with the newest Airflow whose whole suite runs on another one (make test); the
+    # oldest with the oldest Airflow too.
     Cell("3.3", "3.10", (*NEWEST, "dags", "processes")),
+    Cell("3.3", "3.14", (*NEWEST, "dags", "processes")),
     Cell("lowest", "3.10", LOWEST),
 )
 """The longest ones first, so that those that run at a time end together."""
@@ -151,6 +153,7 @@ def try_cell(cell: Cell, wheel: Path, folder: Path) -> str:
     """Fill the environment of a cell and run the suite in it; return the suite's output."""
     start = time.monotonic()
     binary = folder / "venv" / "bin" / "python"
+    run(UV, "venv", "--quiet", "--no-project", "--python", cell.python, folder / "venv", env=environment())
     pins = ROOT / "constraints" / f"{cell.constraints}.txt"
     install = (UV, "pip", "install", "--quiet", "--python", binary, "--constraints", pins)
     group = f"{ROOT / 'pyproject.toml'}:test"
@@ -221,10 +224,6 @@ def table(cells: list[Cell]) -> str:
 def try_all(cells: list[Cell], folder: Path, jobs: int) -> None:
     """Build the wheel and try it in every cell, several at a time."""
     folders = {cell.name: folder / cell.name.replace("/", "-") for cell in cells}
-    for cell in cells:
-        # Before all else: this fails where a Python is missing.
-        venv = (UV, "venv", "--quiet", "--no-project", "--python", cell.python)
-        run(*venv, folders[cell.name] / "venv", env=environment())
     run(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT, env=environment())
     (wheel,) = folder.glob("*.whl")
     check_lowest(wheel, ROOT / "constraints" / "lowest.txt")
