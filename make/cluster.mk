@@ -1,8 +1,8 @@
 CLUSTER := .venv-cluster
 CLUSTER_SITES ?= 200
 
-# What 3.3.txt does not pin already: Celery's executor and PostgreSQL.
-CLUSTER_NEEDS := apache-airflow-providers-celery psycopg2-binary asyncpg
+# What 3.3.txt does not pin already: the executors and PostgreSQL.
+CLUSTER_NEEDS := apache-airflow-providers-celery apache-airflow-providers-edge3 psycopg2-binary asyncpg
 
 $(CLUSTER)/.installed: $(INSTALLED) constraints/cluster.txt
 	$(BIN)/uv venv --quiet --clear --no-project --python $(BIN)/python $(CLUSTER)
@@ -11,7 +11,7 @@ $(CLUSTER)/.installed: $(INSTALLED) constraints/cluster.txt
 	@touch $@
 
 .PHONY: cluster
-cluster: $(CLUSTER)/.installed ## Two Celery workers, CLUSTER_SITES=200 sites, one worker killed; needs Redis and PostgreSQL
+cluster: $(CLUSTER)/.installed ## Celery and edge workers, CLUSTER_SITES=200 sites, one worker killed; needs Redis and PostgreSQL
 	CLUSTER_SITES=$(CLUSTER_SITES) $(CLUSTER)/bin/python -m pytest -q -s -p no:cacheprovider tests/cluster/run_cluster.py
 
 .PHONY: cluster-constraints

@@ -1,4 +1,4 @@
-"""Two Celery workers, Redis and PostgreSQL, two hundred sites; one worker is killed half-way.
+"""Two Celery workers, one of the edge executor, Redis, PostgreSQL, two hundred sites; a worker is killed half-way.
 
 Not part of the suite: ``make cluster``. It fails where Redis or PostgreSQL are missing.
 """
@@ -30,8 +30,12 @@ SECONDS = 5400
 """The longest that the run may take."""
 
 WORKERS = [f"celery worker --celery-hostname {name}@%h --concurrency 4 --skip-serve-logs" for name in ("one", "two")]
+EDGE = "edge worker --edge-hostname edge --queues edge --concurrency 1"
 CONFIG = {
-    ("core", "executor"): "CeleryExecutor",
+    ("core", "executor"): "CeleryExecutor,airflow.providers.edge3.executors.EdgeExecutor",
+    ("edge", "api_enabled"): True,
+    # How long a request of the edge worker is valid; it is too short for a busy machine.
+    ("api_auth", "jwt_leeway"): 600,
     ("core", "parallelism"): 16,
     # A worker that dies takes the messages along that it has not acknowledged. Redis gives them to another after the
     # visibility timeout, which has to be longer than any task: a day by default.
@@ -67,7 +71,7 @@ class Onebox:
 def onebox() -> Iterator[Onebox]:
     """Run the sandbox with all the sites; tokens outlive the run on a slow machine."""
     command = [sys.executable, "-m", "airflow_provider_onebox.sandbox", "--password", "open sesame"]
-    command += ["--sites", ",".join(map(str, range(1, SITES + 1))), "--records", str(ROWS), "--token-life", "7200"]
+    command += ["--sites", ",".join(map(str, range(1, SITES + 2))), "--records", str(ROWS), "--token-life", "7200"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
@@ -104,6 +108,7 @@ def test_cluster(tmp_path: Path) -> None:
         home = stack.enter_context(cluster(tmp_path / "home", crm, broker, database))
         home.migrate()
         home.start("api-server", "scheduler", "dag-processor", "triggerer", *WORKERS)
+        home.start(EDGE)
         memory = Memory(home)
         memory.start()
         last = [crm.call("ids", resource="message", site=str(site))[-1] for site in range(1, WAITS + 1)]
@@ -134,7 +139,7 @@ def test_cluster(tmp_path: Path) -> None:
         memory.join()
         counters, tries = crm.call("snapshot"), tries_of(home, run_id)
         xcoms = home.xcoms("cluster", run_id)
-        tickets = [crm.call("ids", resource="ticketrz", site=str(site)) for site in range(1, SITES + 1)]
+        tickets = [crm.call("ids", resource="ticketrz", site=str(site)) for site in range(1, SITES + 2)]
         # Celery's executor can take longer to end than the others.
         assert home.stop(grace=120) == []
         assert home.alive() == []
@@ -155,7 +160,7 @@ def test_cluster(tmp_path: Path) -> None:
 
 @contextmanager
 def cluster(folder: Path, crm: Onebox, broker: str, database: str) -> Iterator[AirflowHome]:
-    """Give an Airflow with Celery's executor."""
+    """Give an Airflow with Celery's executor and the edge executor."""
     config = {
         **CONFIG,
         ("celery", "broker_url"): broker,
@@ -171,6 +176,7 @@ def cluster(folder: Path, crm: Onebox, broker: str, database: str) -> Iterator[A
         connections={"crm": crm_connection},
         env={"CLUSTER_SITES": str(SITES)},
     ) as home:
+        home.env["AIRFLOW__EDGE__API_URL"] = f"{home.url}/edge_worker/v1/rpcapi"
         yield home
 
 
@@ -184,13 +190,13 @@ def check_rows(output: Path, tickets: list[list[str]]) -> int:
     """See that each site's file holds its tickets, each once, and that nothing else lies there."""
     # What a killed task was writing is removed by its next try. A mapped task leaves its claim to the path.
     names = [file.name for file in output.iterdir() if not file.name.endswith(".claim")]
-    assert sorted(names) == sorted(f"{n}.jsonl" for n in range(SITES))
+    assert sorted(names) == sorted(f"{n}.jsonl" for n in range(len(tickets)))
     rows = 0
     for index, ids in enumerate(tickets):
         written = [str(json.loads(line)["Id"]) for line in (output / f"{index}.jsonl").read_text().splitlines()]
         assert written == ids, f"site {index + 1}"
         rows += len(written)
-    assert rows == SITES * ROWS
+    assert rows == len(tickets) * ROWS
     return rows
 
 

@@ -1,4 +1,7 @@
-"""Log in to every site, list its tickets with that token, and wait for messages at the first half of the sites."""
+"""Log in to every site, list its tickets with that token, and wait for messages at the first half of the sites.
+
+The last site is listed by a worker of the edge executor.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +33,11 @@ with DAG(
         poke_interval=5,
         timeout=3600,
     ).expand(site_id=SITES[: len(SITES) // 2])
+    OneboxListOperator(
+        task_id="edge",
+        resource="ticketrz",
+        output_path=f"{{{{ dag_run.conf['folder'] }}}}/{len(SITES)}.jsonl",
+        site_id=str(len(SITES) + 1),
+        queue="edge",
+        executor="EdgeExecutor",
+    )
