@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the tests on Python 3.14, which this machine's distribution does not have: in a folder with Debian's testing.
-# Needs root, and debootstrap (apt-get install debootstrap). Arguments go to pytest.
+# Run the matrix's cell for Python 3.14 where the distribution does not have it: in a folder with Debian's testing.
+# Needs root, and debootstrap (apt-get install debootstrap). What is not committed is not tried.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${PY314_ROOT:-/var/tmp/onebox-python-3.14}
@@ -20,12 +20,12 @@ cp -L /etc/hosts /etc/resolv.conf "$root/etc/"
 mountpoint -q "$root/proc" || mount --bind /proc "$root/proc"
 mountpoint -q "$root/dev" || mount --bind /dev "$root/dev"
 trap 'umount "$root/proc" "$root/dev"' EXIT
-git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C "$root/opt/src"
+rm -rf "$root/opt/src"
+git clone --quiet . "$root/opt/src"
 
 chroot "$root" /usr/bin/env -i HOME=/opt LANG=C.UTF-8 PATH=/opt/venv/bin:/usr/bin:/bin PIP_CERT=/etc/ssl/pip.pem \
   bash -euc '
     cd /opt/src
     [[ -d /opt/venv ]] || python3.14 -m venv /opt/venv
-    pip install --quiet --disable-pip-version-check uv
-    pip install --quiet --disable-pip-version-check -e ".[sandbox,parquet]" --group test -c constraints/3.3.txt
-    python -m pytest -q -n 2 --dist loadfile -m "not processes" "$@"' bash "$@"
+    pip install --quiet --disable-pip-version-check uv packaging psutil -c constraints/3.3.txt
+    python scripts/matrix.py 3.3/3.14'

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -151,7 +151,9 @@ class RecordFile(AtomicFile):
     def __exit__(self, *_: object) -> None:
         """Remove the temporary file, if it has not become the target."""
         self._form.abandon()
-        with suppress(OSError):
+        if self._is_gzip and not self._file.closed:
+            # What it still buffers goes nowhere. On a full disk, Python 3.14 would write it when the file is finalized.
+            self._file.fileobj = io.BytesIO()
             self._file.close()
         super().__exit__()
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import sys
 from contextlib import contextmanager
@@ -268,7 +269,8 @@ def test_full_disk(tmp_path, monkeypatch, name, count):
     with small_disk(50_000), pytest.raises(OneboxError, match="room for the whole file") as caught:
         fill()
     assert str(target) in str(caught.value)
-    assert "after 0" in str(caught.value) or "after 100" in str(caught.value)
+    # Python 3.14 buffers more before the disk is reached.
+    assert re.search(r"after (0|[1-4]00) records", str(caught.value))
     assert "\n" not in str(caught.value)
     assert caught.value.retryable
     assert target.read_bytes() == before
