@@ -12,6 +12,11 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         # It would turn a mistyped number below a minimum into the minimum, which is another site.
         "schema": {"type": "integer"},
     },
+    "timezone": {
+        "label": "Time zone",
+        "description": "Onebox's own zone, such as Asia/Jakarta. Needed for times with an offset; no default.",
+        "schema": {"type": ["string", "null"]},
+    },
     "timeout": {
         "label": "Timeout (seconds)",
         "description": "For connecting and for each read; a whole response may take ten times as long. Default: 30.",

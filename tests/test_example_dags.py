@@ -31,6 +31,7 @@ CALLS = {
     "onebox_refused": [LOGIN],
     "onebox_rendered_nothing": [],
     "example_onebox_list": [LOGIN, *[TICKETS] * 3],
+    "example_onebox_interval": [LOGIN, *[TICKETS] * 2],
     "example_onebox_ticket": [LOGIN, "POST /api/ticket/create", LOGIN, TICKETS + "/N", LOGIN, "DELETE /api/ticketrz/N"],
     "example_onebox_request": [LOGIN, "GET /api/VocWorklist", LOGIN, "GET /api/news/get"],
     # Without the attachments, which are asked for in between.
@@ -52,11 +53,17 @@ def sandbox():
         yield running
 
 
+def interval(sandbox):
+    """Return when the 101st ticket was created, and the 201st."""
+    rows, _ = sandbox.state.table("ticketrz").page(size=250)
+    return [json.loads(rows[at])["CreateDate"] for at in (100, 200)]
+
+
 @pytest.fixture(scope="module")
 def runs(sandbox, airflow_template, tmp_path_factory):
     """Every DAG, run once, one after the other in one process."""
     fields = {"conn_type": "onebox", "host": sandbox.url, "login": sandbox.email, "password": sandbox.password}
-    fields["extra"] = {"site_id": "169"}
+    fields["extra"] = {"site_id": "169", "timezone": "Asia/Jakarta"}
     connections = {"onebox_default": fields, "onebox_wrong": {**fields, "password": "wrong password"}}
     listed = tmp_path_factory.mktemp("listed") / "all.jsonl.gz"
     ids = [*sandbox.state.ids(), "1", "2"]
@@ -71,8 +78,11 @@ def runs(sandbox, airflow_template, tmp_path_factory):
         env={"PYTHONWARNINGS": "default", "AIRFLOW_VAR_ONEBOX_LISTINGS": last},
     ) as home:
         home.migrate(airflow_template)
-        answer = {"ticket_id": sandbox.state.ids()[0], "connection_id": "1"}
-        yield home.test_dags(CALLS, {"example_onebox_answer": answer})
+        confs = {
+            "example_onebox_answer": {"ticket_id": sandbox.state.ids()[0], "connection_id": "1"},
+            "example_onebox_interval": dict(zip(("since", "until"), interval(sandbox), strict=True)),
+        }
+        yield home.test_dags(CALLS, confs)
 
 
 def test_every_example_is_run():
@@ -132,6 +142,24 @@ def test_list(runs, sandbox):
         path.unlink()
     assert rows == sandbox.state.ids()[:250]
     assert (written["count"], written["last_id"]) == (250, rows[-1])
+
+
+def test_interval(runs, sandbox):
+    """The file has the tickets of the interval: its beginning is included, its end is not."""
+    run = runs["example_onebox_interval"]
+    assert run.state == "success"
+    written = run.xcoms["list_tickets", -1, "return_value"]
+    path = Path(written["path"])
+    assert path.name == f"tickets_{interval(sandbox)[0]}.jsonl.gz"
+    try:
+        rows = [json.loads(line)["Id"] for line in gzip.decompress(path.read_bytes()).splitlines()]
+    finally:
+        path.unlink()
+    assert rows == sandbox.state.ids()[100:200]
+    # A minute before the interval is read too.
+    assert re.search(
+        r"Of 15\d ticketrz records read, 100 were created .*; left out: [1-9] earlier, 50 later", run.output
+    )
 
 
 def test_changes(runs, sandbox):

@@ -185,6 +185,7 @@ def test_words_of_the_form():
     labels = {name: field["label"] for name, field in CONN_FIELDS.items()}
     assert labels == {
         "site_id": "Site ID",
+        "timezone": "Time zone",
         "timeout": "Timeout (seconds)",
         "max_retries": "Retries",
         "verify": "TLS verification",

@@ -10,6 +10,9 @@ from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 MAX_ID = 2**64 - 1
 """The greatest id: that of a database's largest whole number, 20 digits."""
 
+UNDATED = ("contactrz", "prospectrz")
+"""Resources whose records have no dates."""
+
 
 def parse_id(value: Any) -> int | None:
     """Read an id.
@@ -69,26 +72,29 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     return number
 
 
-def format_time(name: str, value: datetime | str | None) -> str | None:
-    """Bring a time into the form that Onebox reads.
+def parse_time(name: str, value: datetime | str | None) -> datetime | None:
+    """Read a time that a template may have rendered.
 
     :param name: the argument, for the message.
-    :param value: a time without a zone: a ``datetime`` or text such as ``2026-11-24 08:30``.
-    :return: ``YYYY-MM-DD HH:MM``, or ``None`` for ``None``.
-    :raises OneboxConfigError: if it is not a time, or has a zone.
+    :param value: a ``datetime``, or text such as ``2026-11-24 08:30`` or ``2026-11-24T01:30:00+00:00``.
+    :return: the time, with its zone if it has one; ``None`` for ``None``.
+    :raises OneboxConfigError: if it is not a time.
     """
-    if value is None:
-        return None
+    if value is None or isinstance(value, datetime):
+        return value
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+        # Before Python 3.11, fromisoformat does not know Z.
+        return datetime.fromisoformat(str(value).strip().replace("Z", "+00:00"))
     except ValueError:
         raise OneboxConfigError(
             f"{name}={sanitize(value)!r} is not a time: write it like '2026-11-24 08:30'."
         ) from None
-    if moment.tzinfo is not None:
-        raise OneboxConfigError(
-            f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: convert it to your "
-            "Onebox's zone first, for example {{ dag_run.start_date.astimezone(macros.dateutil.tz.gettz("
-            "'Asia/Jakarta')).strftime('%Y-%m-%d %H:%M') }}, which works in every run."
-        )
-    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def format_time(moment: datetime | None) -> str | None:
+    """Write a time as Onebox reads it, which is to the minute.
+
+    :param moment: a time, usually in Onebox's own zone and without saying so, or ``None``.
+    :return: ``YYYY-MM-DD HH:MM``, followed by the offset if there is one, or ``None`` for ``None``.
+    """
+    return None if moment is None else moment.isoformat(" ", "minutes")

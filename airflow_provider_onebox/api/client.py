@@ -88,7 +88,7 @@ class OneboxClient:
         self._adapter = adapter or OneboxAdapter()
         self._time_limit = time_limit
         self._pause = pause
-        self.lists = Listing(self._call, self._name)
+        self.lists = Listing(self._call, self._name, settings)
         _clients.add(self)
 
     def with_token(self, token: Token) -> OneboxClient:

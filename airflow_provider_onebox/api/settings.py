@@ -20,12 +20,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo
 
-from airflow_provider_onebox.api.arguments import parse_id
+from airflow_provider_onebox.api.arguments import parse_id, parse_time
 from airflow_provider_onebox.exceptions import OneboxConfigError, reason_of, sanitize
 from airflow_provider_onebox.provider_info import CONN_FIELDS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.providers.common.compat.sdk import Connection
 
 
@@ -66,6 +69,7 @@ class Settings:
     :param max_retries: retries of a call.
     :param verify: ``True``, ``False``, or the path of a CA file or of a folder of hashed certificates.
     :param proxies: proxy addresses by scheme.
+    :param timezone: the zone of Onebox's times, ``None`` if that is not known.
     """
 
     conn_id: str
@@ -77,6 +81,26 @@ class Settings:
     max_retries: int = DEFAULT_MAX_RETRIES
     verify: bool | str = True
     proxies: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    timezone: ZoneInfo | None = None
+
+    def local_time(self, name: str, value: datetime | str | None) -> datetime | None:
+        """Read a time, and convert it to Onebox's own zone.
+
+        :param name: the argument, for the message.
+        :param value: a time, as for :func:`.arguments.parse_time`; without a zone, it is in Onebox's own.
+        :return: the time in that zone, without saying so, as Onebox's times are.
+        :raises OneboxConfigError: if it is not a time, or has a zone and Onebox's own is not known.
+        """
+        moment = parse_time(name, value)
+        if moment is None or moment.tzinfo is None:
+            return moment
+        if self.timezone is None:
+            raise OneboxConfigError(
+                f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: enter the zone of this "
+                f"Onebox, such as Asia/Jakarta, as Time zone of connection {self.conn_id!r} (extra field 'timezone'), "
+                "or pass a time in that zone, without offset."
+            )
+        return moment.astimezone(self.timezone).replace(tzinfo=None)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -261,6 +285,7 @@ class ConnectionParser:
             max_retries=self._max_retries(),
             verify=self._verify(),
             proxies=self._proxies(),
+            timezone=self._timezone(),
         )
         self._check_environment(settings)
         return settings
@@ -393,6 +418,15 @@ class ConnectionParser:
                 raise self._error("proxies", f"has for {key!r} {problem}")
             proxies.append((key, address))
         return tuple(proxies)
+
+    def _timezone(self) -> ZoneInfo | None:
+        value = self.extra.get("timezone")
+        try:
+            return None if value is None else ZoneInfo(str(value).strip())
+        except (KeyError, OSError, ValueError):
+            raise self._error(
+                "timezone", f"is {sanitize(value, 60)!r}, which is not a time zone: enter a name such as Asia/Jakarta"
+            ) from None
 
     def _check_environment(self, settings: Settings) -> None:
         """Check what requests takes from the environment where the connection says nothing."""

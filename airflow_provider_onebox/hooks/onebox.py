@@ -242,6 +242,7 @@ class OneboxHook(BaseHook):
         *,
         since_id: int | str | None = None,
         since: datetime | str | None = None,
+        until: datetime | str | None = None,
         last_update: datetime | str | None = None,
         page_size: int | None = None,
         max_records: int | None = None,
@@ -256,8 +257,11 @@ class OneboxHook(BaseHook):
 
         :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
         :param since_id: only records with a greater id.
-        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
-        :param last_update: only records changed after this time, in the same form.
+        :param since: only records created at this time or later. Text such as ``2026-11-24 08:30`` or a ``datetime``,
+            in Onebox's own time zone, or with an offset if the connection has a time zone.
+        :param until: only records created before this time, by each record's ``CreateDate``. Onebox has no such
+            filter, so later records are read too and left out; the log says how many.
+        :param last_update: only records changed after this time, to the minute; not with ``until``.
         :param page_size: the most records per page; adapts if ``None``.
         :param max_records: the most records to return; all if ``None``.
         :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``.
@@ -270,6 +274,7 @@ class OneboxHook(BaseHook):
             resource,
             since_id=since_id,
             since=since,
+            until=until,
             last_update=last_update,
             page_size=page_size,
             max_records=max_records,
@@ -283,8 +288,9 @@ class OneboxHook(BaseHook):
         resource: str,
         *,
         since_id: int | str | None = None,
-        since: str | None = None,
-        last_update: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        last_update: datetime | str | None = None,
         max_records: int = 1000,
         newest: int | None = None,
     ) -> list[dict[str, Any]]:
@@ -295,8 +301,11 @@ class OneboxHook(BaseHook):
         :param resource: ``ticketrz`` (tickets), ``contactrz`` (contacts), ``prospectrz`` (prospects), ``message`` or
             ``connection`` (channels).
         :param since_id: only records with a greater id.
-        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
-        :param last_update: only records changed after this time, in the same form.
+        :param since: only records created at this time or later. Text such as ``2026-11-24 08:30`` or a ``datetime``,
+            in Onebox's own time zone, or with an offset if the connection has a time zone.
+        :param until: only records created before this time, by each record's ``CreateDate``. Onebox has no such
+            filter, so later records are read too and left out; the log says how many.
+        :param last_update: only records changed after this time, to the minute; not with ``until``.
         :param max_records: the most records to return.
         :param newest: return this many records from the end of the list, ``max_records`` at most.
         :return: the records, ascending by id.
@@ -305,13 +314,14 @@ class OneboxHook(BaseHook):
         """
         from airflow_provider_onebox.api.arguments import whole_number
 
-        query: dict[str, Any] = {"since_id": since_id, "since": since, "last_update": last_update}
+        query: dict[str, Any] = {"since_id": since_id, "last_update": last_update}
         most = whole_number("max_records", max_records, 0)
         if newest is None:
-            return list(self.list_records(resource, **query, max_records=most))
+            return list(self.list_records(resource, **query, since=since, until=until, max_records=most))
         most = min(most, whole_number("newest", newest, 1))
-        query["since_id"] = self.client.lists.id_before_newest(resource, most, **query)
-        return list(deque(self.list_records(resource, **query), maxlen=most))
+        if since is until is None:
+            query["since_id"] = self.client.lists.id_before_newest(resource, most, **query)
+        return list(deque(self.list_records(resource, **query, since=since, until=until), maxlen=most))
 
     def get_df(
         self,
@@ -320,8 +330,9 @@ class OneboxHook(BaseHook):
         df_type: Literal["pandas", "polars"] = "pandas",
         fields: Sequence[str] | None = None,
         since_id: int | str | None = None,
-        since: str | None = None,
-        last_update: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        last_update: datetime | str | None = None,
         max_records: int | None = None,
         include_secrets: bool = False,
     ) -> Any:
@@ -333,8 +344,11 @@ class OneboxHook(BaseHook):
         :param df_type: ``"pandas"`` or ``"polars"``; the one that you name has to be installed, and pyarrow.
         :param fields: the columns, in this order; all fields that a record has if ``None``.
         :param since_id: only records with a greater id.
-        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
-        :param last_update: only records changed after this time, in the same form.
+        :param since: only records created at this time or later. Text such as ``2026-11-24 08:30`` or a ``datetime``,
+            in Onebox's own time zone, or with an offset if the connection has a time zone.
+        :param until: only records created before this time, by each record's ``CreateDate``. Onebox has no such
+            filter, so later records are read too and left out; the log says how many.
+        :param last_update: only records changed after this time, to the minute; not with ``until``.
         :param max_records: the most records to get; all if ``None``.
         :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
         :return: the frame. Its columns are text, as Onebox sends it; lists and objects are JSON.
@@ -350,6 +364,7 @@ class OneboxHook(BaseHook):
             resource,
             since_id=since_id,
             since=since,
+            until=until,
             last_update=last_update,
             max_records=max_records,
             include_secrets=include_secrets,
@@ -390,22 +405,27 @@ class OneboxHook(BaseHook):
         *,
         since_id: int | str | None = None,
         since: datetime | str | None = None,
+        until: datetime | str | None = None,
         last_update: datetime | str | None = None,
     ) -> tuple[int, int | None]:
-        """Count the records that match, with one or two small requests.
+        """Count the records that match, with one or two small requests; with ``until``, by listing them.
 
         API pages: those of :meth:`list_records`.
 
         :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
         :param since_id: only records with a greater id.
-        :param since: only records created after this time, ``YYYY-MM-DD HH:MM`` in Onebox's own time zone.
-        :param last_update: only records changed after this time, in the same form.
+        :param since: only records created after this time, to the minute; with ``until``, at this time or later. The
+            form is that of :meth:`list_records`.
+        :param until: only records created before this time.
+        :param last_update: only records changed after this time, to the minute; not with ``until``.
         :return: how many there are, and the id of the last one, ``None`` if there is none.
         :raises OneboxConfigError: if an argument is invalid.
         :raises OneboxError: if the call fails.
         """
         try:
-            return self.client.lists.count(resource, since_id=since_id, since=since, last_update=last_update)
+            return self.client.lists.count(
+                resource, since_id=since_id, since=since, until=until, last_update=last_update
+            )
         except OneboxRequestError as error:
             raise _with_known_resources(error, resource) from None
 

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_onebox import exceptions
-from airflow_provider_onebox.api.arguments import as_id, format_time, whole_number
+from airflow_provider_onebox.api.arguments import as_id, format_time, parse_time, whole_number
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError, OneboxServiceHoursError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
@@ -51,7 +51,8 @@ class OneboxRecordSensor(BaseSensorOperator):
 
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``. (templated)
     :param since_id: only records with a greater id count. (templated)
-    :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone. (templated)
+    :param since: only records created after this time count, to the minute. Without an offset, the time is in Onebox's
+        own zone; with one, the connection needs a time zone. (templated)
     :param last_update: only records changed after this time count, in the same form. (templated)
     :param min_count: how many such records there must be, at least 1. (templated)
     :param deferrable: whether to wait in the triggerer; by default, the deployment's ``[operators]
@@ -106,8 +107,8 @@ class OneboxRecordSensor(BaseSensorOperator):
         self._require_reference()
         checks: dict[str, Callable[[str, Any], Any]] = {
             "since_id": as_id,
-            "since": format_time,
-            "last_update": format_time,
+            "since": parse_time,
+            "last_update": parse_time,
             "min_count": lambda name, value: whole_number(name, value, 1),
         }
         for name, check in checks.items():
@@ -184,8 +185,8 @@ class OneboxRecordSensor(BaseSensorOperator):
             trigger=OneboxRecordTrigger(
                 self.resource,
                 since_id=self.since_id,
-                since=format_time("since", self.since),
-                last_update=format_time("last_update", self.last_update),
+                since=format_time(parse_time("since", self.since)),
+                last_update=format_time(parse_time("last_update", self.last_update)),
                 min_count=whole_number("min_count", self.min_count, 1),
                 poke_interval=self.poke_interval,
                 exponential_backoff=bool(self.exponential_backoff),

@@ -69,7 +69,8 @@ class OneboxRecordTrigger(_OneboxTrigger):
 
     :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
     :param since_id: only records with a greater id count.
-    :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone.
+    :param since: only records created after this time count, ``YYYY-MM-DD HH:MM`` in Onebox's own zone, or followed
+        by an offset if the connection has a time zone.
     :param last_update: only records changed after this time count, in the same form.
     :param min_count: how many there must be.
     :param poke_interval: seconds between polls, plus up to one, so that triggers poll together. Outside Onebox's

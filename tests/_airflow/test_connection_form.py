@@ -60,6 +60,7 @@ def test_form_of_older_airflow():
     }
     assert {name: w.field_class.__name__ for name, w in widgets.items()} == {
         "site_id": "IntegerField",
+        "timezone": "StringField",
         "timeout": "StringField",
         "max_retries": "IntegerField",
         "verify": "StringField",

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
-from airflow_provider_onebox.api.arguments import MAX_ID, as_id, as_list, parse_id, whole_number
+from airflow_provider_onebox.api.arguments import (
+    MAX_ID,
+    as_id,
+    as_list,
+    format_time,
+    parse_id,
+    parse_time,
+    whole_number,
+)
 from airflow_provider_onebox.exceptions import OneboxConfigError
 
 
@@ -66,3 +76,47 @@ def test_no_whole_numbers(value):
 def test_lists(value, expected):
     """A list is a list, and so is the object that PHP makes of one with gaps; nothing else is."""
     assert as_list(value) == expected
+
+
+UTC = timezone.utc
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("2026-11-24 08:30", datetime(2026, 11, 24, 8, 30)),
+        (" 2026-11-24T08:30:59 ", datetime(2026, 11, 24, 8, 30, 59)),
+        ("2026-11-24", datetime(2026, 11, 24)),
+        (datetime(2026, 11, 24, 8, 30), datetime(2026, 11, 24, 8, 30)),
+        ("2026-11-24 08:30:00+00:00", datetime(2026, 11, 24, 8, 30, tzinfo=UTC)),
+        ("2026-11-24T08:30:00.250000+07:00", datetime(2026, 11, 24, 1, 30, 0, 250000, tzinfo=UTC)),
+        ("2026-11-24T08:30:00Z", datetime(2026, 11, 24, 8, 30, tzinfo=UTC)),
+        (datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)),
+    ],
+)
+def test_times(value, expected):
+    """Times come in the forms that templates give, with and without an offset."""
+    assert parse_time("since", value) == expected
+
+
+@pytest.mark.parametrize("value", ["", "None", "Z", "soon", "2026-13-01", "08:30", 20261124.5])
+def test_no_times(value):
+    """What is not a time is refused, with an example."""
+    with pytest.raises(OneboxConfigError) as caught:
+        parse_time("until", value)
+    assert str(caught.value) == f"until={str(value)!r} is not a time: write it like '2026-11-24 08:30'."
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (None, None),
+        (datetime(2026, 11, 24, 8, 30, 59), "2026-11-24 08:30"),
+        (datetime(1, 1, 1), "0001-01-01 00:00"),
+        (datetime(2026, 11, 24, 8, 30, tzinfo=timezone(timedelta(hours=7))), "2026-11-24 08:30+07:00"),
+    ],
+)
+def test_written_times(moment, text):
+    """Onebox reads times to the minute; a trigger's argument keeps the offset."""
+    assert format_time(moment) == text

@@ -6,7 +6,9 @@ import json
 import logging
 import socket
 from dataclasses import replace
+from datetime import datetime, timezone
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 import trustme
@@ -53,6 +55,7 @@ def test_defaults():
     assert settings.base_url == "https://cloud.onebox.co.id"
     assert (settings.email, settings.password, settings.site_id) == ("demo@example.com", PASSWORD, "169")
     assert (settings.timeout, settings.max_retries, settings.verify, settings.proxies) == (30.0, 3, True, ())
+    assert settings.timezone is None
     assert Settings("crm", "https://cloud.onebox.co.id", "demo@example.com", PASSWORD, "169") == settings
 
 
@@ -164,6 +167,43 @@ def test_host_refused(host, words):
     assert "the connection's host " in message
     assert words in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize("value", ["Asia/Jakarta", " Asia/Jakarta "])
+def test_timezone(value):
+    """Onebox's own zone goes by its name in the database of zones."""
+    settings = settings_from_connection(connection({"timezone": value}))
+    assert settings.timezone == ZoneInfo("Asia/Jakarta")
+
+
+@pytest.mark.parametrize("value", ["WIB", "+07:00", " ", "Asia", "../Asia/Jakarta", "/etc/localtime", "a\0b", 7, True])
+def test_timezone_refused(value):
+    """What is not the name of a zone is refused."""
+    message = refusal({"timezone": value})
+    assert "the connection's extra field 'timezone' is " in message
+    assert message.endswith(", which is not a time zone: enter a name such as Asia/Jakarta.")
+
+
+def test_local_time():
+    """A time with an offset is converted to Onebox's zone; one without is in it already."""
+    settings = settings_from_connection(connection({"timezone": "Asia/Jakarta"}))
+    assert settings.local_time("since", None) is None
+    assert settings.local_time("since", "2026-11-24 08:30") == datetime(2026, 11, 24, 8, 30)
+    for value in ("2026-11-24T08:30:15+00:00", datetime(2026, 11, 24, 8, 30, 15, tzinfo=timezone.utc)):
+        assert settings.local_time("since", value) == datetime(2026, 11, 24, 15, 30, 15)
+
+
+def test_local_time_without_zone():
+    """Where Onebox's zone is not known, a time with an offset is refused, with what to change where."""
+    settings = settings_from_connection(connection())
+    assert settings.local_time("since", "2026-11-24 08:30") == datetime(2026, 11, 24, 8, 30)
+    with pytest.raises(OneboxConfigError) as caught:
+        settings.local_time("until", "2026-11-24T08:30:15Z")
+    assert str(caught.value) == (
+        "until='2026-11-24T08:30:15Z' has a time zone, and Onebox's times have none: enter the zone of this Onebox, "
+        "such as Asia/Jakarta, as Time zone of connection 'crm' (extra field 'timezone'), or pass a time in that zone, "
+        "without offset."
+    )
 
 
 def test_port_refused():
@@ -559,7 +599,7 @@ def test_unknown_extras_are_named(caplog):
     """A misspelt field is named, without its value: in the log, and in the error if no site is left."""
     with caplog.at_level(logging.WARNING):
         settings_from_connection(connection({"time_limit": "secret-value", "Alt": 1}))
-    assert "extra fields that this provider ignores: Alt, time_limit. It knows only: site_id, timeout" in caplog.text
+    assert "extra fields that this provider ignores: Alt, time_limit. It knows only: site_id, timezone" in caplog.text
     message = refusal(json.dumps({"site": "secret-value", "x": 1}))
     assert message.endswith("as Site ID; its other fields are ignored: site, x.")
     assert "secret-value" not in caplog.text + message

@@ -60,6 +60,7 @@ def test_form(page, home):
         "#login": ("Email", "name@example.com"),
         "#password": ("Password", "Required too: Site ID, in the section below"),
         "[name=extra__onebox__site_id]": ("Site ID", "169"),
+        "[name=extra__onebox__timezone]": ("Time zone", ""),
         "[name=extra__onebox__timeout]": ("Timeout (seconds)", "30"),
         "[name=extra__onebox__max_retries]": ("Retries", "3"),
         "[name=extra__onebox__verify]": ("TLS verification", "true"),

@@ -175,7 +175,7 @@ def test_add(page, home, onebox, stored, picture):
 
     saved = stored(home, "onebox_default")
     assert saved[:4] == (onebox.url, onebox.email, onebox.password, port)
-    empty = dict.fromkeys(("timeout", "max_retries", "verify", "proxies"))
+    empty = dict.fromkeys(("timezone", "timeout", "max_retries", "verify", "proxies"))
     assert saved.extra == {"site_id": 169, "allow_http": False, **empty}
 
 

@@ -53,7 +53,7 @@ def test_schema(ai):
     asyncio.run(ai.agent(model, toolsets=[toolset]).run("Nothing"))
     (tool,) = model.last_model_request_parameters.function_tools
     properties = tool.parameters_json_schema["properties"]
-    assert set(properties) == {"since_id", "since", "last_update", "newest"}
+    assert set(properties) == {"since_id", "since", "until", "last_update", "newest"}
     assert [name for name, schema in properties.items() if not {"type", "anyOf"} & set(schema)] == []
     assert [name for name, schema in properties.items() if not schema.get("description")] == []
     assert "Get records of a resource" in tool.description

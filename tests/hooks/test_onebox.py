@@ -7,19 +7,16 @@ import copy
 import json
 import os
 import pickle
-import re
 import socket
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from datetime import datetime, timezone
 from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
-from jinja2.sandbox import SandboxedEnvironment
 
 from airflow_provider_onebox._airflow import masking
 from airflow_provider_onebox._airflow.masking import MAX_MASKED_TOKENS
@@ -574,20 +571,6 @@ def test_times_reach_the_server(connected):
     assert hook.count_records("ticketrz", last_update="2099-01-01 00:00") == (0, None)
     assert list(hook.list_records("ticketrz", since="2099-01-01 00:00")) == []
     assert list(hook.list_records("ticketrz", last_update="2099-01-01 00:00")) == []
-
-
-def test_example_of_a_time_without_a_zone(connected):
-    """The message for a time with a zone has an example that works in every run, also without a logical date."""
-    try:
-        from airflow.sdk.execution_time import macros
-    except ImportError:
-        from airflow import macros
-    started = datetime(2026, 11, 24, 1, 30, tzinfo=timezone.utc)
-    with pytest.raises(OneboxConfigError) as caught:
-        OneboxHook().count_records("ticketrz", since=started)
-    (example,) = re.findall(r"{{.*}}", str(caught.value))
-    context = {"dag_run": SimpleNamespace(start_date=started), "macros": macros}
-    assert SandboxedEnvironment().from_string(example).render(context) == "2026-11-24 08:30"
 
 
 def test_secrets_of_connection_records(connected):

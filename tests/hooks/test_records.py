@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import time
 import typing
+from datetime import datetime
 
 import pytest
 
 from airflow_provider_onebox.api.listing import Listing
+from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.exceptions import OneboxConfigError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
@@ -56,8 +58,9 @@ def test_newest_of_an_odd_server(connected, settings):
 
 def test_newest_without_total():
     """Where Onebox does not say how many there are, the whole list is read."""
-    listing = Listing(lambda *_, **__: {"data": [{"Id": "7"}]}, lambda *call: " ".join(call))
-    assert listing.id_before_newest("ticketrz", 3, since_id=5, since=None, last_update=None) == 5
+    settings = Settings("crm", "https://onebox.example", "agent@example.com", "open sesame", "169")
+    listing = Listing(lambda *_, **__: {"data": [{"Id": "7"}]}, lambda *call: " ".join(call), settings)
+    assert listing.id_before_newest("ticketrz", 3, since_id=5) == 5
 
 
 @pytest.mark.parametrize("arguments", [{"newest": 0}, {"newest": "many"}, {"max_records": -1}])
@@ -89,3 +92,16 @@ def test_types_at_run_time(name):
     method = getattr(OneboxHook, name)
     hints = typing.get_type_hints(method)
     assert set(inspect.signature(method).parameters) - {"self"} <= set(hints)
+
+
+def test_newest_of_an_interval(connected):
+    """The newest of an interval are found by listing it, also where Onebox's own total counts later ones."""
+    table = connected.state.table("ticketrz")
+    days = [datetime(2026, 11, day) for day in (24, 24, 24, 25)]
+    new = [table.add(1, day)[0] for day in days]
+    hook = OneboxHook()
+    assert ids(hook.get_records("ticketrz", until="2026-11-25", newest=2)) == new[1:3]
+    assert ids(hook.get_records("ticketrz", since="2026-11-24", newest=2)) == new[2:]
+    assert ids(hook.get_records("ticketrz", since="2026-11-24", until="2026-11-25")) == new[:3]
+    assert list(hook.get_df("ticketrz", since="2026-11-24", until="2026-11-25").Id) == new[:3]
+    assert hook.count_records("ticketrz", since="2026-11-24", until="2026-11-25") == (3, int(new[2]))

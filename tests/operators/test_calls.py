@@ -471,7 +471,7 @@ def test_times_reach_onebox(connected, context):
     """What was created or changed since a time is asked for by that time, as text and as a datetime."""
     options = {"since": "2026-01-02 03:04", "last_update": datetime(2026, 5, 6, 7, 8)}
     OneboxListOperator(task_id="t", resource="ticketrz", max_records=1, **options).execute(context())
-    assert queries(connected)[0].items() >= {"since": "2026-01-02 03:04", "lastUpdate": "2026-05-06 07:08"}.items()
+    assert queries(connected)[0].items() >= {"since": "2026-01-02 03:03", "lastUpdate": "2026-05-06 07:08"}.items()
 
 
 @pytest.fixture
@@ -591,6 +591,7 @@ def test_first_log_line(connected, run_changes, caplog):
         ("changes", {"output_path": "x", "since_id": 1}, "begin with last_update"),
         ("changes", {"output_path": "x", "since": "2026-01-01 00:00"}, "begin with last_update"),
         ("changes", {"output_path": "x", "max_records": 1}, "begin with last_update"),
+        ("changes", {"output_path": "x", "until": "2026-01-01"}, "incremental='changes' goes by a watermark"),
         ("change", {"output_path": "x"}, "incremental='change' is none of"),
     ],
 )
@@ -600,7 +601,14 @@ def test_bad_changes(incremental, options, reason):
         OneboxListOperator(task_id="t", resource="ticketrz", incremental=incremental, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"output_path": "x", "last_update": "2026-01-01 00:00"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"output_path": "x", "last_update": "2026-01-01 00:00"},
+        {"output_path": "x", "until": "{{ data_interval_end }}"},
+    ],
+)
 def test_incremental_refused(options):
     """What can't be incremental is refused when the DAG is parsed."""
     with pytest.raises(ValueError, match="incremental=True"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import time
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
@@ -369,6 +371,20 @@ def test_templates(connected, native):
         sensor.since = None
     sensor.since_id = type(sensor.since_id)(connected.state.ids()[4])
     assert sensor.execute({})["count"] == 245
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_time_with_an_offset(connected, mode, monkeypatch):
+    """A time with an offset is read in the connection's zone, in the task and in the triggerer."""
+    connection = json.loads(os.environ["AIRFLOW_CONN_ONEBOX_DEFAULT"])
+    connection["extra"]["timezone"] = "Asia/Jakarta"
+    monkeypatch.setenv("AIRFLOW_CONN_ONEBOX_DEFAULT", json.dumps(connection))
+    asked = wait(mode, since="2017-01-01T00:00:00+00:00", min_count=1)
+    assert asked["count"] == 250
+    assert connected.state.seen[-1].query.endswith("since=2017-01-01+07%3A00")
+    with pytest.raises(TaskDeferred) as caught:
+        make(deferrable=True, since="2099-01-01T00:00:00Z").execute({})
+    assert caught.value.trigger.serialize()[1]["since"] == "2099-01-01 00:00+00:00"
 
 
 def test_what_is_deferred(connected):
