@@ -23,7 +23,7 @@ trap 'umount "$root/proc" "$root/dev"' EXIT
 rm -rf "$root/opt/src"
 git clone --quiet . "$root/opt/src"
 
-chroot "$root" /usr/bin/env -i HOME=/opt LANG=C.UTF-8 PATH=/opt/venv/bin:/usr/bin:/bin PIP_CERT=/etc/ssl/pip.pem \
+chroot "$root" /usr/bin/env -i HOME=/opt LANG=C.UTF-8 PATH=/opt/venv/bin:/usr/bin:/bin PIP_CERT=/etc/ssl/pip.pem SSL_CERT_FILE=/etc/ssl/pip.pem \
   bash -euc '
     cd /opt/src
     [[ -d /opt/venv ]] || python3.14 -m venv /opt/venv
