@@ -28,8 +28,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 install: $(INSTALLED) ## Make the environment in .venv, or bring it up to date
 
 .PHONY: demo
-demo: $(INSTALLED) ## Run the example DAG in a real Airflow against a local Onebox; SANDBOX='...' goes to the latter
-	@$(BIN)/python scripts/demo.py $(SANDBOX)
+demo: $(INSTALLED) ## Run the example DAG in a real Airflow against a local Onebox; KEEP=1 keeps both, SANDBOX='...' goes to the latter
+	@$(BIN)/python scripts/demo.py $(if $(KEEP),--keep) $(SANDBOX)
 
 .PHONY: test
 test: $(INSTALLED) ## Run the whole test suite with branch coverage

@@ -1,6 +1,7 @@
 """Run the quick start's DAG in a real Airflow against a local Onebox, and show the file that it writes.
 
-Arguments go to the sandbox: ``--records 5``, or ``--set outside_service_hours=true`` to see a failure.
+With ``--keep``, Airflow and Onebox go on until Ctrl-C, with a page to look at. Other arguments go to the sandbox:
+``--records 5``, or ``--set outside_service_hours=true`` to see a failure.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import json
 import os
 import platform
 import re
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,8 @@ from support.airflow_home import AirflowHome, AirflowHomeError  # noqa: E402 - a
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from support.airflow_home import Run
 
 DAG = "example_onebox_quick_start"
 EMAIL, PASSWORD, SITE = "demo@example.com", "demo p&ss=w%rd", "169"
@@ -61,8 +66,8 @@ def counters(url: str) -> dict[str, Any]:
     return seen
 
 
-def demo(folder: Path, url: str) -> None:
-    """Run the DAG and print the report.
+def demo(folder: Path, url: str, *, keep: bool) -> None:
+    """Run the DAG and print the report; to keep Airflow, wait for Ctrl-C then.
 
     :raises AirflowHomeError: if anything goes wrong; the message has the end of Airflow's output.
     """
@@ -70,10 +75,29 @@ def demo(folder: Path, url: str) -> None:
     say("Onebox", f"a sandbox at {url}")
     connection = {"conn_type": "onebox", "host": url, "login": EMAIL, "password": PASSWORD}
     connection["extra"] = json.dumps({"site_id": SITE})
-    dags = [ROOT / "example_dags" / f"{DAG}.py"]
-    with AirflowHome(folder, dags, connections={"onebox_default": json.dumps(connection)}) as home:
+    connections = {"onebox_default": json.dumps(connection)}
+    examples = ROOT / "example_dags"
+    # The examples write where temporary files go.
+    options: dict[str, Any] = {"env": {"TMPDIR": str(folder)}}
+    if keep:
+        options |= {"password": secrets.token_urlsafe(12), "config": {("core", "dags_are_paused_at_creation"): True}}
+    with AirflowHome(folder, [examples / f"{DAG}.py"], connections=connections, **options) as home:
         home.migrate()
-        run = home.test_dag(DAG, {"folder": str(folder)})
+        report(home.test_dag(DAG, {"folder": str(folder)}), url)
+        if keep:
+            shutil.copytree(examples, home.home / "dags", dirs_exist_ok=True)
+            home.start("api-server", "scheduler", "dag-processor", "triggerer")
+            say("Page", f"{home.url}, user admin, password {options['password']}")
+            say("", "It has all examples. Press Ctrl-C to end Airflow and Onebox.")
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+
+
+def report(run: Run, url: str) -> None:
+    """Print what a run did.
+
+    :raises AirflowHomeError: if it failed, or Onebox got other calls than expected.
+    """
     states = ", ".join(f"{task} {state}" for (task, _), state in sorted(run.tasks.items()))
     say("DAG", f"{DAG}: {run.state} ({states})")
     if run.state != "success":
@@ -113,9 +137,10 @@ def main() -> int:
         signal.signal(number, interrupt)
     # A ticket's subject may have characters that a plain terminal can't print.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    keep, options = "--keep" in sys.argv, [option for option in sys.argv[1:] if option != "--keep"]
     try:
-        with tempfile.TemporaryDirectory(prefix="onebox-demo-") as folder, sandbox(sys.argv[1:]) as url:
-            demo(Path(folder), url)
+        with tempfile.TemporaryDirectory(prefix="onebox-demo-") as folder, sandbox(options) as url:
+            demo(Path(folder), url, keep=keep)
     except (AirflowHomeError, subprocess.TimeoutExpired, OSError, KeyError, ValueError) as problem:
         print(f"{type(problem).__name__}: {problem}\nThe demo failed.", file=sys.stderr)  # noqa: T201
         return 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 from support.processes import PATIENCE, started
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
@@ -49,6 +50,24 @@ def test_failure(tmp_path):
     assert "Onebox serves this account only within certain hours" in errors
     assert errors.endswith("The demo failed.\n")
     assert len(errors.splitlines()) < 6
+
+
+@pytest.mark.processes
+def test_keep(tmp_path):
+    """Airflow and Onebox go on until Ctrl-C; the page wants the password that the demo prints."""
+    with demo(tmp_path, "--keep", "--records", "3") as process:
+        while not (line := process.stdout.readline()).startswith("Page"):
+            assert process.poll() is None
+        url, password = re.search(r"(http://\S+), user admin, password (\S+)$", line).groups()
+        with requests.Session() as session:
+            session.trust_env = False
+            for given, status in ((password, 201), ("wrong", 401)):
+                login = {"username": "admin", "password": given}
+                assert session.post(f"{url}/auth/token", json=login, timeout=PATIENCE).status_code == status
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, "")
+    assert out.splitlines()[-1].startswith("Took")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

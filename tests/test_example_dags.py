@@ -25,7 +25,7 @@ CALLS = {
     "example_onebox_quick_start": [LOGIN, TICKETS],
     "example_onebox_sites": [LOGIN, *[TICKETS] * 3] * 2,
     "example_onebox_hook": [LOGIN, CONTACTS, LOGIN, *[CONTACTS + "/N"] * 3],
-    "onebox_tickets": [LOGIN, TICKETS],
+    "onebox_tickets": [LOGIN, *[TICKETS] * 3],
     "onebox_template": [LOGIN, TICKETS],
     "onebox_no_push": [LOGIN],
     "onebox_refused": [LOGIN],
@@ -70,7 +70,8 @@ def runs(sandbox, airflow_template, tmp_path_factory):
     listed.write_bytes(gzip.compress("\n".join(json.dumps({"Id": row_id}) for row_id in ids).encode()))
     last = json.dumps({"last": str(listed)})
     readme = tmp_path_factory.mktemp("readme") / "readme.py"
-    readme.write_text(next(block for block in python_blocks() if "@dag" in block))
+    (block,) = python_blocks()
+    readme.write_text(block.replace("/data/onebox", str(readme.parent)))
     with AirflowHome(
         tmp_path_factory.mktemp("dags"),
         [*EXAMPLES, OWN, readme],
@@ -258,11 +259,14 @@ def test_ticket(runs, sandbox):
     assert ticket["ticketId"] not in sandbox.state.ids()
 
 
-def test_readme(runs):
+def test_readme(runs, sandbox):
     """The DAG of the README's first screen does what it says."""
     run = runs["onebox_tickets"]
     assert run.state == "success"
-    assert len(run.xcoms["list_tickets", -1, "return_value"]) == 5
+    written = run.xcoms["list_tickets", -1, "return_value"]
+    assert f"250 new tickets in {written['path']}" in run.output
+    rows = gzip.decompress(Path(written["path"]).read_bytes()).splitlines()
+    assert [json.loads(row)["Id"] for row in rows] == sandbox.state.ids()
 
 
 def test_sites(runs, sandbox):

@@ -10,12 +10,13 @@ pytest_plugins = ["pytester"]
 
 
 def test_page(pytester):
-    """A conftest and tests as on the page pass in a project that has nothing else."""
-    conftest, tests, _ = python_blocks(PAGES["docs/how-to/testing.md"])
+    """A conftest, a DAG and tests as on the page pass in a project that has nothing else."""
+    conftest, hook_tests, dag, dag_tests = python_blocks(PAGES["docs/how-to/testing.md"])
     pytester.makeconftest(conftest)
-    pytester.makepyfile(tests)
+    (pytester.mkdir("dags") / "closed_tickets.py").write_text(dag)
+    pytester.makepyfile(test_hook=hook_tests, test_closed_tickets=dag_tests)
     result = pytester.run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", timeout=300)
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=4)
 
 
 def test_site(onebox_connection, onebox_sandbox):

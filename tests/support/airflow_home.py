@@ -137,6 +137,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
     :param connections: connection id to URI or JSON, for ``AIRFLOW_CONN_*``.
     :param env: more environment variables.
     :param config: ``(section, key)`` to value, on top of the settings of this module.
+    :param password: the password of the user ``admin``, on Airflow 3; if ``None``, nobody has to log in.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         connections: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         config: Mapping[tuple[str, str], Any] | None = None,
+        password: str | None = None,
     ) -> None:
         self.home = home.resolve()
         self.port = free_port()
@@ -160,6 +162,10 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         # A page without login, for the browser; Airflow 3 has a setting for it.
         (self.home / "webserver_config.py").write_text("AUTH_ROLE_PUBLIC = 'Admin'\n")
         self.config = _settings(self.home, self.port) | dict(config or {})
+        self._login = {"username": "admin", "password": password} if password else None
+        if password:
+            self.config["core", "simple_auth_manager_all_admins"] = "False"
+            (self.home / "simple_auth_manager_passwords.json.generated").write_text(json.dumps({"admin": password}))
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW_")}
         self.env |= {f"AIRFLOW__{s}__{k}".upper(): str(value) for (s, k), value in self.config.items()}
         self.env |= {f"AIRFLOW_CONN_{name.upper()}": uri for name, uri in (connections or {}).items()}
@@ -353,7 +359,8 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         with requests.Session() as session:
             session.trust_env = False  # no proxy
             if AIRFLOW_3:
-                login = session.get(f"{self.url}/auth/token", timeout=PATIENCE)
+                how = "POST" if self._login else "GET"
+                login = session.request(how, f"{self.url}/auth/token", json=self._login, timeout=PATIENCE)
                 login.raise_for_status()
                 session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
             url = f"{self.url}/api/v{2 if AIRFLOW_3 else 1}{path}"
