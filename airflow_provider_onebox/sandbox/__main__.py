@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import threading
+from datetime import datetime
 from typing import Any
 
 from .app import CALLS
@@ -76,6 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--password", default=PASSWORD, help="it is printed at the start")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the data and the random faults")
     parser.add_argument(
+        "--until",
+        type=datetime.fromisoformat,
+        metavar="TIME",
+        help="when the last record was created, such as '2026-11-24 08:30'; default the end of yesterday",
+    )
+    parser.add_argument(
         "--token-life", type=float, default=900, metavar="S", help="seconds until a token expires; default 900"
     )
     parser.add_argument("--latency", type=float, default=0, metavar="MS", help="milliseconds before each response")
@@ -116,14 +123,23 @@ def main(arguments: list[str] | None = None) -> int:
             host=options.host,
             port=options.port,
             seed=options.seed,
+            until=options.until,
             **settings,
         )
     except (TypeError, ValueError) as problem:
         parser.error(str(problem))
-    with sandbox:
+    try:
+        sandbox.start()
+    except (OSError, OverflowError) as problem:
+        reason = str(getattr(problem, "strerror", None) or problem).rstrip(".")
+        sys.stderr.write(f"The sandbox can't listen on {options.host}, port {options.port}: {reason}.\n")
+        return 1
+    try:
         sys.stdout.write(_welcome(sandbox))
         sys.stdout.flush()
         stop.wait()
+    finally:
+        sandbox.stop()
     return 0
 
 

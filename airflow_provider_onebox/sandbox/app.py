@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from .data import RESOURCES, attachment, conversation, integer_id, record
+from .data import RESOURCES, as_row, attachment, conversation, integer_id, record
 from .state import Grant, Seen, State
 
 if TYPE_CHECKING:
@@ -41,6 +41,14 @@ CALLS = (
     "configure", "fail", "calm", "add", "delete", "touch", "ids", "warm", "revoke", "reset", "snapshot", "books",
 )
 # fmt: on
+# The writes that a page of the API describes; the others are reported of a generic router.
+DOCUMENTED = {
+    "/api/contactrz": ["POST"],
+    "/api/message": ["POST"],
+    "/api/connection": ["POST"],
+    "/api/connection/{id}": ["PATCH"],
+    "/api/ticketrz/{id}": ["DELETE"],
+}
 # Other names in paths: the login's, and those below /api/v1.
 ALIASES = {
     "Authenticate": "authenticate",
@@ -49,6 +57,7 @@ ALIASES = {
     "Message": "message",
     "Connection": "connection",
 }
+UPLOADED = "sandbox:/files"  # in place of what the client calls the server
 SCALAR = (str, int, float, type(None))
 NESTED: dict[str, Any] = {"Attachments": list, "Tags": list, "Users": list, "Content": (dict, str)}
 SUCCESS = {"response_code": "200", "response_status": "Success"}
@@ -115,13 +124,19 @@ class App:
 
     def __init__(self, state: State, base_path: str = "") -> None:
         self.state, self.base_path = state, base_path
-        self.inner = Starlette(
+        self.documented, self.all = self.routed(DOCUMENTED), self.routed({})
+
+    def routed(self, writes: Mapping[str, list[str]]) -> Starlette:
+        """Return the application with these writes of resources, with all if there are none."""
+
+        def of_resource(path: str, endpoint: Any, *every: str) -> list[Route]:
+            paths = [path.replace("*", name) for name in RESOURCES]
+            return [Route(p, endpoint, methods=["GET", *(writes.get(p, []) if writes else every)]) for p in paths]
+
+        return Starlette(
             routes=[
-                *(Route(f"/api/{name}", self.rows, methods=["GET", "POST"]) for name in RESOURCES),
-                *(
-                    Route(f"/api/{name}/{{id}}", self.one, methods=["GET", "PUT", "PATCH", "DELETE"])
-                    for name in RESOURCES
-                ),
+                *of_resource("/api/*", self.rows, "POST"),
+                *of_resource("/api/*/{id}", self.one, "PUT", "PATCH", "DELETE"),
                 Route("/api/ticket/create", self.create, methods=["POST"]),
                 Route("/api/ticket/conversations/{id}", self.conversations),
                 Route("/api/ticket/{id}", self.record),
@@ -142,9 +157,12 @@ class App:
         inside = path[len(self.base_path) :] if path.startswith(self.base_path + "/") else ""
         for own in (inside, path):
             if own.startswith("/sandbox/"):
-                await self.inner({**scope, "path": own}, receive, send)
+                await self.all({**scope, "path": own}, receive, send)
                 return
-        inside = path if path.startswith("/public/") else plain(inside)
+        if path.startswith("/public/"):
+            inside = path
+        elif method in ("GET", "HEAD") or state.undocumented_writes or plain(inside) == "/api/authenticate":
+            inside = plain(inside)
         query = scope["query_string"].decode("latin-1")
         with state.lock:
             state.requests[f"{method} {kind_of(inside)}"] += 1
@@ -170,7 +188,7 @@ class App:
     async def process(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Process a request; its path is without the base path."""
         if scope["path"].startswith(("/api/", "/files/", "/public/")):
-            await self.inner(scope, receive, send)
+            await (self.all if self.state.undocumented_writes else self.documented)(scope, receive, send)
         elif scope["path"] == "/Login":
             await HTMLResponse(LOGIN_PAGE)(scope, receive, send)
         else:
@@ -281,20 +299,20 @@ class App:
             rows = [integer_id(row) for row in rows]
         head = json.dumps({"limit": query.get("limit", 20), "offset": query.get("offset", 0), "count": len(rows)})
         body = b'%b, "total": %d, "data": [%b]}' % (head[:-1].encode(), total, b",".join(rows))
-        return Response(body, media_type=JSON)
+        return self.response(request, body)
 
     async def record(self, request: Request) -> Response:
         """Return one record."""
         name = request.scope["path"].split("/")[2]
         row = self.row(request, name if name in RESOURCES else "ticketrz")
-        return Response(row if name in RESOURCES[1:] else record(row), media_type=JSON)
+        return self.response(request, row if name in RESOURCES[1:] else record(row))
 
     async def conversations(self, request: Request) -> Response:
         """Return a ticket's conversation."""
         ticket = json.loads(self.row(request, "ticketrz")) | {"Id": request.path_params["id"]}
         data = conversation(ticket, *self.urls(request))
         data += self.state.replies[request.scope["entry"]["site"], ticket["Id"]]
-        return JSONResponse({**SUCCESS, "type": "message", "ticketId": ticket["Id"], "data": data})
+        return self.response(request, {**SUCCESS, "type": "message", "ticketId": ticket["Id"], "data": data})
 
     async def file(self, request: Request) -> Response:
         """Return an attachment's file; a public one only without a token."""
@@ -335,6 +353,13 @@ class App:
         own = request.url.replace(path=f"{self.base_path}/files", query="")
         return str(own), str(own.replace(hostname=other, path="/public"))
 
+    def response(self, request: Request, body: Any) -> Response:
+        """Return JSON, in which uploaded files have the URL by which this client knows the server."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        if self.state.files:
+            data = data.replace(UPLOADED.encode(), self.urls(request)[0].encode())
+        return Response(data, media_type=JSON)
+
     def find(self, resource: str, site: str, row_id: Any) -> bytes | None:
         """Return a record by the text of its Id, or None."""
         if not re.fullmatch("[0-9]{1,18}", str(row_id)):
@@ -361,7 +386,7 @@ class App:
             raise Refusal(400, f"missing {', '.join(missing)}")
         if not isinstance(body.get("coordinate", ""), str):
             raise Refusal(400, "coordinate is not a text")
-        files = [self.keep(request, name, content) for name, content in request.scope["files"]]
+        files = [self.keep(name, content) for name, content in request.scope["files"]]
         row = {"Subject": body["subject"], "Category": body["category"], "Content": body["content"]}
         row |= {"Requestor": body["fullName"], "Status": "New", "Attachments": files}
         return JSONResponse({**SUCCESS, "ticketId": self.add(request, "ticketrz", row)})
@@ -374,17 +399,17 @@ class App:
             entry["id"] = state.table(resource, entry["site"]).add(1, state.local(), **fields)[0]
         return str(entry["id"])
 
-    def keep(self, request: Request, name: str, content: bytes) -> dict[str, Any]:
+    def keep(self, name: str, content: bytes) -> dict[str, Any]:
         """Store an uploaded file and return it as an attachment."""
         key = f"{len(self.state.files) + 1}/{name}"
         self.state.files[key] = content
-        return attachment(f"{self.urls(request)[0]}/{quote(key)}", str(self.state.local()), name)
+        return attachment(f"{UPLOADED}/{quote(key)}", str(self.state.local()), name)
 
     async def store(self, request: Request) -> Response:
         """Create a record and return it."""
         resource, site = request.scope["path"].split("/")[2], self.grant(request).site
         row_id = self.add(request, resource, await self.json(request, resource))
-        return Response(self.find(resource, site, row_id), media_type=JSON)
+        return self.response(request, self.find(resource, site, row_id))
 
     async def edit(self, request: Request) -> Response:
         """Change a record and return it, or delete it."""
@@ -398,7 +423,7 @@ class App:
             with self.state.lock:
                 self.state.table(resource, site).touch(int(row_id), self.state.local(), **fields)
         request.scope["entry"]["id"] = row_id
-        return Response(self.find(resource, site, row_id) or b"{}", media_type=JSON)
+        return self.response(request, self.find(resource, site, row_id) or b"{}")
 
     async def send(self, request: Request) -> Response:
         """Send a message or a reply."""
@@ -415,7 +440,7 @@ class App:
             text = content.get("BodyText") or content.get("Body")
             method_is_known = body.get("MethodId") in METHOD_IDS
             roles = [user["RoleId"] for user in body.get("Users") or []]
-            files = [self.attached(request, item["File"]) for item in body.get("Attachments") or []]
+            files = [self.attached(item["File"]) for item in body.get("Attachments") or []]
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise Refusal(400, "Content, Users or Attachments is not valid") from problem
         if not method_is_known or not all(role in ROLES for role in roles):
@@ -427,9 +452,9 @@ class App:
         ids = state.ids("message", site)
         rows = [json.loads(self.find("message", site, i) or b"{}") for i in ids[-state.message_page :]]
         # As in the example of Onebox's page: 2 for one message.
-        return JSONResponse({"limit": 20, "offset": 0, "count": 2, "total": len(ids), "data": rows})
+        return self.response(request, {"limit": 20, "offset": 0, "count": 2, "total": len(ids), "data": rows})
 
-    def attached(self, request: Request, file: dict[str, Any]) -> dict[str, Any]:
+    def attached(self, file: dict[str, Any]) -> dict[str, Any]:
         """Return a message's attachment; its file is stored, unless it is at a public URL."""
         if not re.fullmatch("[^/]+", file["Name"]):
             raise ValueError(file["Name"])
@@ -437,7 +462,7 @@ class App:
             return attachment(str(file["Path"]), file.get("Date"), file["Name"])
         content = b64decode(file.pop("Content"), validate=True)
         file |= {"size": len(content), "sha256": sha256(content).hexdigest()}
-        return self.keep(request, file["Name"], content)
+        return self.keep(file["Name"], content)
 
     async def create_news(self, request: Request) -> Response:
         """Create news."""
@@ -458,6 +483,11 @@ class App:
         # Records are read again, so their fields must have valid types.
         if resource and not all(isinstance(value, NESTED.get(name, SCALAR)) for name, value in body.items()):
             raise Refusal(400, "the fields are not valid")
+        if resource == "ticketrz":
+            try:
+                body = as_row(body)
+            except ValueError as problem:
+                raise Refusal(400, f"{problem} is not valid") from problem
         for name in ("Name", "Type") if resource == "connection" else ():
             if not isinstance(body.get(name, None if request.method == "POST" else ""), str):
                 raise Refusal(401, f"{name} is missing", form="error")

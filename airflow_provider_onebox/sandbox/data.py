@@ -101,13 +101,16 @@ _WORDS, _MEDIA, _STATUS, _PRIORITY, _NAMES = (
     )
 )
 # Of these TS2, TS7 and the priorities are reported.
-_CODES = {"New": "TS2", "Open": "TS3", "Pending": "TS4", "Closed": "TS7", "Low": "TP1", "Medium": "TP2", "High": "TP3"}
+_CODES = {
+    "Status": {"New": "TS2", "Open": "TS3", "Pending": "TS4", "Closed": "TS7"},
+    "Priority": {"Low": "TP1", "Medium": "TP2", "High": "TP3"},
+}
 # What a listed ticket has in place of Ids.
 _NAMED = ("Assignee", "Media", "Product", "Region", "Category", "Status", "Priority", "Attachments", "Tags")
 
 
 def _lag(row_id: int) -> int:
-    """Seconds from a record's creation to its last change."""
+    """Return a number of seconds that looks random."""
     return row_id * 7919 % (30 * _DAY)
 
 
@@ -134,13 +137,14 @@ class Table:
     :param site: the site that owns the rows
     :param count: rows to begin with
     :param seed: the same seed gives the same rows
+    :param until: when the last of them was created
     """
 
-    def __init__(self, resource: str, site: str, count: int, seed: int) -> None:
+    def __init__(self, resource: str, site: str, count: int, seed: int, until: datetime) -> None:
         draw = random.Random(f"{seed}/{site}/{resource}")  # noqa: S311 - repeatable on purpose
         self._template, self._site = _TEMPLATES[resource], site
         self._gaps = cycle(draw.choices((1, 1, 1, 2, 3, 5), k=997))
-        self._first = self._last = 12000 + draw.randrange(500)
+        self._last = 12000 + draw.randrange(500)
         self.ids: list[int] = []
         self._rows: list[bytes | None] = []
         # Seconds from START, of records made or changed while the sandbox runs.
@@ -148,6 +152,7 @@ class Table:
         self._changed: dict[int, int] = {}
         self._recent: tuple[datetime | None, list[int]] = (None, [])
         self.add(count)
+        self._end, self._end_id = int((until - START).total_seconds()), self._last
 
     def add(self, count: int, when: datetime | None = None, /, **fields: Any) -> list[str]:
         """Append records, made at a time and with ``fields`` replacing generated ones; return their Ids."""
@@ -223,11 +228,14 @@ class Table:
 
     def _changed_at(self, row_id: int) -> int:
         """Seconds from START to the record's last change."""
-        return self._changed.get(row_id, (row_id - self._first) * STEP + _lag(row_id))
+        if row_id in self._changed:
+            return self._changed[row_id]
+        created = self._created_at(row_id)
+        return created + _lag(row_id) % (self._end - created + 1)
 
     def _created_at(self, row_id: int) -> int:
         """Seconds from START to the record's creation."""
-        return self._created.get(row_id, (row_id - self._first) * STEP)
+        return self._created.get(row_id, self._end - (self._end_id - row_id) * STEP)
 
     def _slice(self, start: int, end: int) -> list[bytes]:
         """Return encoded records, making those that were never read."""
@@ -256,6 +264,20 @@ class Table:
         return (self._template % values).encode()
 
 
+def as_row(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a ticket's fields, also those of a record, as its row has them; raise ValueError for one that is wrong."""
+    row = dict(fields)
+    for name, codes in _CODES.items():
+        if f"{name}Id" in row:
+            code = row.pop(f"{name}Id")
+            row[name] = next((label for label in codes if codes[label] == code), None)
+        if name in row and row[name] not in codes:
+            raise ValueError(name)
+    if derived := sorted(row.keys() & {"AssigneeList", "CategoryId", "ContactId", "ExpireDate", "MessageId"}):
+        raise ValueError(derived[0])
+    return row
+
+
 def record(row: bytes) -> bytes:
     """Return a single ticket, which has Ids where a listed one has names."""
     values = json.loads(row)
@@ -263,8 +285,8 @@ def record(row: bytes) -> bytes:
     ids = {
         "Requestor": contact,
         "ContactId": contact,
-        "StatusId": _CODES.get(str(values["Status"]), "TS2"),
-        "PriorityId": _CODES.get(str(values["Priority"]), "TP1"),
+        "StatusId": _CODES["Status"].get(str(values["Status"]), "TS2"),
+        "PriorityId": _CODES["Priority"].get(str(values["Priority"]), "TP1"),
         "CategoryId": str(len(str(values["Category"]))),
         "MessageId": f"{values['Id']}0",
         "AssigneeList": [{"Id": "55", "Name": values["Assignee"]}],

@@ -14,6 +14,7 @@ from .state import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
     from types import TracebackType
 
 EMAIL = "care@example.com"
@@ -100,6 +101,7 @@ class Sandbox:
     :param host: address to bind
     :param port: port to bind; 0 takes a free one
     :param seed: for the data and for random faults
+    :param until: when the last of those records was created, in the server's time; the end of yesterday if None
     :param http: ``h11``, or ``auto`` for httptools where it is installed
     :param settings: fields of :class:`~airflow_provider_onebox.sandbox.state.Settings`
     """
@@ -115,10 +117,11 @@ class Sandbox:
         host: str = "127.0.0.1",
         port: int = 0,
         seed: int = 0,
+        until: datetime | None = None,
         http: str = "auto",
         **settings: Any,
     ) -> None:
-        self.state = State(records, sites, {email: password}, seed, **settings)
+        self.state = State(records, sites, {email: password}, seed, until, **settings)
         self.email, self.password = email, password
         self._address, self._http = (host, port), http
         self.base_path = "/" + base_path.strip("/") if base_path.strip("/") else ""
@@ -136,7 +139,7 @@ class Sandbox:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind(self._address)
-        except OSError:
+        except (OSError, OverflowError):
             self._socket.close()
             raise
         self.host, self.port = self._socket.getsockname()[:2]

@@ -67,6 +67,7 @@ class Settings:
     utc_offset: float = 7  # hours; dates are local to the server, without saying so
     times_inclusive: bool = False  # since and lastUpdate include records of that second
     last_update_ignored: bool = False
+    undocumented_writes: bool = False  # POST, PUT, PATCH and DELETE of every resource, as reported
     message_page: int = 1  # messages in the response to a new message, which is the last
     attachment_size: int = 1000  # bytes of each file that was not uploaded
     envelope_status: int = 0  # HTTP status of every error envelope; 0 is its usual status
@@ -114,14 +115,21 @@ class State(Settings):
     :param sites: Ids of the sites
     :param accounts: passwords by e-mail
     :param seed: for the data and for random faults
+    :param until: when the last of those records was created, without a zone; the end of yesterday if None
     :param settings: fields of :class:`Settings`
     """
 
     def __init__(
-        self, records: int, sites: Iterable[str], accounts: Mapping[str, str], seed: int = 0, **settings: Any
+        self,
+        records: int,
+        sites: Iterable[str],
+        accounts: Mapping[str, str],
+        seed: int = 0,
+        until: datetime | None = None,
+        **settings: Any,
     ) -> None:
         self._begin: dict[str, Any] = settings
-        self.records, self.sites, self.seed = records, [str(site) for site in sites], seed
+        self.records, self.sites, self.seed, self.until = records, [str(site) for site in sites], seed, until
         self.accounts = dict(accounts)
         self.secret = secrets.token_hex(32)
         self.transports: set[asyncio.Transport] = set()
@@ -208,7 +216,8 @@ class State(Settings):
             raise KeyError(f"no {resource} at site {key[1]}")
         with self.lock:
             if key not in self._tables:
-                self._tables[key] = Table(*key, count=self.records, seed=self.seed)
+                until = self.until or self.local().replace(hour=0, minute=0, second=0) - timedelta(seconds=1)
+                self._tables[key] = Table(*key, count=self.records, seed=self.seed, until=until)
             return self._tables[key]
 
     def add(self, count: int, resource: str = "ticketrz", site: str | None = None, **fields: Any) -> list[str]:

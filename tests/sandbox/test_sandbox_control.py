@@ -290,6 +290,7 @@ def test_churn(user, sandbox):
 
 def test_books(user, sandbox):
     """The books have each write as it was sent, with the Id of what was done and the fault that it met."""
+    sandbox.state.configure(undocumented_writes=True)
     sandbox.state.fail("drop_before", path="create")
     with pytest.raises(Dropped):
         user.post("/api/ticket/create", json=TICKET)

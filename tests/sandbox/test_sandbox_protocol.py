@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 import jwt
@@ -145,6 +146,33 @@ def test_rows_are_plausible(user):
     assert 400 <= len(json.dumps(rows)) / 60 <= 650
 
 
+def test_dates_end_yesterday(user, sandbox):
+    """The newest row is of yesterday's last second, on the server's own clock, and no change is later."""
+    rows = user.page(limit=60)["data"]
+    midnight = f"{sandbox.state.local():%Y-%m-%d} 00:00:00"
+    assert datetime.fromisoformat(rows[-1]["CreateDate"]) == datetime.fromisoformat(midnight) - timedelta(seconds=1)
+    assert max(row["ModifyDate"] for row in rows) < midnight
+    yesterday = (sandbox.state.local() - timedelta(days=1)).strftime("%Y-%m-%d 00:00")
+    assert user.page(since=yesterday, limit=60)["total"] == 60
+    assert len({row["ModifyDate"] for row in rows}) > 30
+
+
+def test_dates_end_at_a_time():
+    """With a time of the newest row, the same seed gives the same bytes on any day."""
+    until = datetime(2026, 11, 24, 8, 30)
+    tables = [Sandbox(records=count, until=until).state.table() for count in (60, 1, 2)]
+    rows = [[json.loads(row) for row in table.page(size=60)[0]] for table in tables]
+    assert [row[-1]["CreateDate"] for row in rows] == ["2026-11-24 08:30:00"] * 3
+    assert {name: rows[0][0][name] for name in ("Id", "CreateDate", "ModifyDate")} == {
+        "Id": "12045",
+        "CreateDate": "2026-11-24 07:05:31",
+        "ModifyDate": "2026-11-24 08:08:46",
+    }
+    assert [row["Id"] for row in rows[1] + rows[2]] == [row["Id"] for row in rows[0][:1] + rows[0][:2]]
+    early = Sandbox(records=1, until=datetime(1999, 12, 31)).state.table().page()[0]
+    assert json.loads(early[0])["CreateDate"] == json.loads(early[0])["ModifyDate"] == "1999-12-31 00:00:00"
+
+
 def test_since_and_last_update(user):
     """Both times filter strictly, and total counts what is left."""
     rows = user.page(limit=60)["data"]
@@ -273,7 +301,30 @@ def test_attachments(user, sandbox):
     assert user.get("/files/1/0.txt").status_code == 404
     url = sandbox.url.replace("127.0.0.1", "localhost")
     reply = requests.get(f"{url}/api/ticket/conversations/{ticket}", headers=headers, timeout=60)
-    assert "http://127.0.0.1:" in reply.text
+    assert f"{url}/files/" in reply.text
+    assert f"{sandbox.url}/public/" in reply.text
+
+
+def test_host_of_uploaded_files(user, sandbox):
+    """An uploaded file has the host by which the server is asked now, in each place that names it."""
+    ticket = user.post("/api/ticket/create", data=TICKET, files={"file": ("a.txt", b"hello")}).json()["ticketId"]
+    file = {"Name": "b.txt", "Content": b64encode(b"world").decode()}
+    message = user.post("/api/message", json={"ConversationId": ticket, "Attachments": [{"File": file}]}).json()
+    paths = [
+        f"ticket/conversations/{ticket}",
+        f"ticketrz?sinceId={int(ticket) - 1}",
+        f"message/{message['data'][0]['Id']}",
+    ]
+    for host in ("127.0.0.1", "localhost"):
+        url = sandbox.url.replace("127.0.0.1", host)
+        headers = {"Authorization": user.headers["Authorization"]}
+        texts = [requests.get(f"{url}/api/{path}", headers=headers, timeout=60).text for path in paths]
+        assert [re.findall(r"\w+:[/\w.:]*/files/\d/[ab].txt", text) for text in texts] == [
+            [f"{url}/files/1/a.txt", f"{url}/files/2/b.txt"],
+            [f"{url}/files/1/a.txt"],
+            [f"{url}/files/2/b.txt"],
+        ]
+    assert message["data"][0]["Attachments"][0]["File"]["Path"] == f"{sandbox.url}/files/2/b.txt"
 
 
 TICKET = {
@@ -451,6 +502,77 @@ def test_delete_ticket(user, sandbox):
     assert ticket not in sandbox.state.ids()
     assert user.delete(f"/api/ticketrz/{ticket}").status_code == 404
     assert user.page(limit=1)["total"] == 59
+
+
+UNDOCUMENTED = [
+    ("POST", "/api/ticketrz", 405),
+    ("POST", "/api/prospectrz", 405),
+    ("PUT", "/api/ticketrz/{ticketrz}", 405),
+    ("PATCH", "/api/ticketrz/{ticketrz}", 405),
+    ("PATCH", "/api/contactrz/{contactrz}", 405),
+    ("DELETE", "/api/contactrz/{contactrz}", 405),
+    ("DELETE", "/api/connection/{connection}", 405),
+    ("POST", "/api/v1/contactrz", 404),
+    ("POST", "/api/Contact", 404),
+    ("DELETE", "/api/v1/Ticket/{ticketrz}", 404),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), UNDOCUMENTED)
+def test_undocumented_writes(user, sandbox, method, path, status):
+    """A write that no page describes is there only if it is switched on."""
+    path = path.format(**{resource: sandbox.state.ids(resource)[0] for resource in RESOURCES})
+    body = None if method == "DELETE" else {"Email": "a@example.com"}
+    reply = user.request(method, path, json=body)
+    assert (reply.status_code, error(reply)[0]) == (status, str(status))
+    assert sandbox.state.books()[-1]["id"] is None
+    sandbox.state.configure(undocumented_writes=True)
+    assert user.request(method, path, json=body).status_code == 200
+    assert sandbox.state.books()[-1]["id"]
+
+
+def test_written_record(user, sandbox):
+    """After a write, a ticket's record and its row say the same, whichever form was written."""
+    sandbox.state.configure(undocumented_writes=True)
+    ticket = sandbox.state.ids()[0]
+    for fields, status, priority in [
+        ({"StatusId": "TS7"}, ("Closed", "TS7"), None),
+        ({"Status": "Pending", "Priority": "Low"}, ("Pending", "TS4"), ("Low", "TP1")),
+        ({"PriorityId": "TP3", "Subject": "new"}, ("Pending", "TS4"), ("High", "TP3")),
+    ]:
+        user.patch(f"/api/ticketrz/{ticket}", json=fields)
+        row, record = user.page(limit=1)["data"][0], user.get(f"/api/ticketrz/{ticket}").json()
+        assert (row["Status"], record["StatusId"]) == status
+        assert priority in (None, (row["Priority"], record["PriorityId"]))
+        assert not {"StatusId", "PriorityId"} & set(row)
+        both = row.keys() & record.keys() - {"Requestor"}
+        assert {name: row[name] for name in both} == {name: record[name] for name in both}
+    assert row["Subject"] == "new"
+    new = user.post("/api/ticketrz", json={"StatusId": "TS7"}).json()
+    assert new["Status"] == "Closed"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"StatusId": "TP1"},
+        {"StatusId": 7},
+        {"Status": "Done"},
+        {"Priority": None},
+        {"ContactId": "5"},
+        {"PriorityId": ""},
+    ],
+)
+def test_field_of_a_record_that_is_refused(user, sandbox, fields):
+    """A code that is none, and an Id that the row does not have, change nothing."""
+    sandbox.state.configure(undocumented_writes=True)
+    ticket = sandbox.state.ids()[0]
+    before = user.get(f"/api/ticketrz/{ticket}").json()
+    reply = user.patch(f"/api/ticketrz/{ticket}", json=fields)
+    (name,) = fields
+    message = f"{name if name == 'ContactId' else name.removesuffix('Id')} is not valid"
+    assert (reply.status_code, error(reply)) == (400, ("400", message))
+    assert user.get(f"/api/ticketrz/{ticket}").json() == before
 
 
 def test_unknown_paths(user):

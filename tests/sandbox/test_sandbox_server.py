@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
 import signal
 import socket
@@ -36,6 +37,7 @@ def test_command_line(number):
         "5",
     ]
     options += ["--latency", "1", "--base-path", "/feature/voc", "--seed", "3", "--set", "page_cap=2"]
+    options += ["--until", "2026-11-24 08:30"]
     with started(*COMMAND, *options) as process:
         assert process.stdout is not None
         url, email, password, sites, connection = (process.stdout.readline().rstrip("\n") for _ in range(5))
@@ -46,7 +48,10 @@ def test_command_line(number):
             token = session.post(f"{url}/api/authenticate", data=form, timeout=PATIENCE).json()["token"]
             headers = {"Authorization": f"Bearer {token}"}
             page = session.get(f"{url}/api/ticketrz", headers=headers, timeout=PATIENCE).json()
+            query = {"since": "2026-11-24 08:29"}
+            last = session.get(f"{url}/api/ticketrz", params=query, headers=headers, timeout=PATIENCE).json()
         assert (page["count"], page["total"]) == (2, 1_000_000)
+        assert last["data"][-1]["CreateDate"] == "2026-11-24 08:30:00"
         process.send_signal(number)
         out, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out, errors) == (0, "", "")
@@ -75,7 +80,9 @@ def test_without_its_extra(missing):
     assert done.stderr.endswith("the sandbox needs: pip install 'airflow-provider-onebox[sandbox]'\n")
 
 
-@pytest.mark.parametrize("option", [["--set", "nosuch=1"], ["--set", "latency"], ["--fault-kinds", "nosuch"]])
+@pytest.mark.parametrize(
+    "option", [["--set", "nosuch=1"], ["--set", "latency"], ["--fault-kinds", "nosuch"], ["--until", "x"]]
+)
 def test_command_line_refuses(option):
     """A setting that does not exist is a usage error, without a traceback."""
     done = run(*COMMAND, *option)
@@ -101,8 +108,20 @@ def test_port_in_use():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
+        port = taken.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
-            Sandbox(port=taken.getsockname()[1]).start()
+            Sandbox(port=port).start()
+        done = run(*COMMAND, "--port", str(port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"The sandbox can't listen on 127.0.0.1, port {port}: Address already in use.\n"
+
+
+@pytest.mark.parametrize("option", [["--host", "192.0.2.1"], ["--host", "no.such.invalid"], ["--port", "70000"]])
+def test_address_that_cannot_be(option):
+    """An address that this machine does not have is one line, too."""
+    done = run(*COMMAND, *option)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"The sandbox can't listen on [\w.]+, port \d+: .+\.\n", done.stderr)
 
 
 def test_stop_waits_for_no_request():
