@@ -1,12 +1,21 @@
-"""Rows come as people have them, and the columns of a table are checked before anything is sent."""
+"""Many writes by one task: its arguments, its rows as people have them, and its result."""
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 from airflow.providers.common.compat.sdk import DAG
-from support.bulk import CONTACTS, Bulk, written
+from support.bulk import CONTACTS, TICKET, Bulk, written
+from support.polling import Log
 
-from airflow_provider_onebox.exceptions import OneboxConfigError
+from airflow_provider_onebox.exceptions import (
+    OneboxConfigError,
+    OneboxRequestError,
+    OneboxUncertainWriteError,
+)
 from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
 from airflow_provider_onebox.operators.onebox import OneboxListOperator
 
@@ -21,6 +30,116 @@ def run(tmp_path):
 def results(tmp_path):
     """Return what is in that file."""
     return Bulk(tmp_path).results
+
+
+def test_arguments():
+    """Plain arguments are checked when the DAG is read, and nothing is looked up."""
+    options = {"task_id": "t", "rows": [], "results_path": "x"}
+    with pytest.raises(ValueError, match="kind='case' is none of ticket, contact, message"):
+        OneboxBulkWriteOperator(kind="case", **options)
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="is not a number from 0"):
+            OneboxBulkWriteOperator(kind="ticket", max_failed_share=share, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("contact", CONTACTS),
+        ("ticket", [{**TICKET, "subject": str(n)} for n in range(5)]),
+        ("message", [{"connection_id": "1", "body": str(n)} for n in range(5)]),
+    ],
+)
+def test_all_done(connected, run, results, tmp_path, monkeypatch, kind, rows):
+    """Each row has a line with its id, in the order of the rows, and the task returns and logs the sum of them."""
+    log = Log()
+    monkeypatch.setattr(OneboxBulkWriteOperator, "log", log)
+    count = len(rows)
+    result = {"path": str(tmp_path / "results.jsonl"), "count": count, "done": count, "rejected": 0, "uncertain": 0}
+    assert run(rows, kind, parallelism="3") == result
+    words = f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 uncertain."
+    assert log.lines[-1] == ("info", words)
+    lines = results()
+    assert [(line["row"], line["result"]) for line in lines] == [(n, "done") for n in range(count)]
+    assert {tuple(line) for line in lines} == {("row", "result", "key", "id")}
+    assert sorted(line["id"] for line in lines) == sorted(entry["id"] for entry in connected.state.books())
+    assert connected.state.logins == 1
+    assert os.listdir(tmp_path) == ["results.jsonl"]  # noqa: PTH208 - names are what is compared
+
+
+def test_rows_of_a_file(connected, run, tmp_path):
+    """Rows come from a file, too."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in CONTACTS))
+    assert run({"path": str(path)})["done"] == 9
+    assert written(connected) == [row["name"] for row in CONTACTS]
+
+
+def test_no_rows(connected, run, results):
+    """No rows are no failure."""
+    assert run([])["count"] == 0
+    assert results() == []
+
+
+def test_rows_of_mapped_tasks(connected, run, results):
+    """The lists of mapped tasks are one list of rows."""
+    assert run([CONTACTS[:2], (CONTACTS[2],), [], CONTACTS[3]])["done"] == 4
+    assert [line["row"] for line in results()] == [0, 1, 2, 3]
+    assert written(connected) == [row["name"] for row in CONTACTS[:4]]
+
+
+@pytest.mark.parametrize(("share", "fails"), [(0, True), (0.2, True), (0.25, False), (1, False)])
+def test_share(connected, run, share, fails):
+    """The task fails if more than a share of the rows is not done."""
+    rows = [*CONTACTS[:3], {}]
+    if fails:
+        with pytest.raises(OneboxRequestError):
+            run(rows, max_failed_share=share)
+    else:
+        assert run(rows, max_failed_share=share)["rejected"] == 1
+
+
+def test_in_doubt(connected, run, results):
+    """A row whose answer is lost is uncertain, fails the task for good, and is repeated only if asked to."""
+    connected.state.fail("drop_after", path="contactrz", after=2)
+    with pytest.raises(
+        OneboxUncertainWriteError,
+        match=r"8 are done, 0 rejected, 1 uncertain\. Row 2 is uncertain: .*\. Those uncertain may have",
+    ):
+        run(parallelism=1)
+    (line,) = [line for line in results() if line["result"] == "uncertain"]
+    assert line["row"] == 2
+    assert "look in Onebox" in line["message"]
+    assert run(max_failed_share=1)["uncertain"] == 1
+    assert len(connected.state.books()) == 9
+    assert run(repeat_uncertain=True)["done"] == 9
+    assert written(connected).count("Contact 2") == 2
+
+
+def test_target(connected, run):
+    """The same row at another site is another row."""
+    run()
+    assert run(site_id="170")["done"] == 9
+    assert len(written(connected)) == 18
+
+
+def test_templates_in_paths(tmp_path):
+    """A template in a Path is rendered as in a text."""
+    folder = Path("{{ folder }}")
+    task = OneboxBulkWriteOperator(task_id="t", kind="ticket", rows=folder / "r", results_path=folder / "{{ run_id }}")
+    task.dag = DAG("d", schedule=None)
+    task.render_template_fields({"folder": str(tmp_path), "run_id": "r1"})
+    assert (task.rows, task.results_path) == (f"{tmp_path}/r", f"{tmp_path}/r1")
+
+
+def test_rows_that_end_with_an_error(connected, run, results, tmp_path):
+    """A file of rows with a bad line ends the task after the rows before it, which are not written again."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in CONTACTS[:3]) + "{\n")
+    with pytest.raises(OneboxConfigError, match="line 4, is not JSON"):
+        run(str(path), parallelism=1)
+    assert run(CONTACTS)["done"] == 9
+    assert written(connected) == [row["name"] for row in CONTACTS]
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

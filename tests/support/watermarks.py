@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from airflow_provider_onebox.api.pagination import Batch
+from airflow_provider_onebox.files.records import RecordFile
 from airflow_provider_onebox.files.watermark import Variable
 
 
@@ -79,3 +85,59 @@ class Deployment:
     def watermark(self, key: str = "onebox_watermark@d@t@onebox_default@169@ticketrz") -> dict[str, Any]:
         """Return what is stored."""
         return dict(json.loads(self.variables[key]))
+
+
+KEY = "onebox_watermark@d@t@crm@169@ticketrz"
+SCOPE = ("crm", "169", "ticketrz")
+
+
+def pages(*records, size=3):
+    """List some records, given by their ids."""
+
+    def listing(after, most):
+        found = [row for row in records if row > after]
+        for first in range(0, len(found), size):
+            page = found[first : first + size]
+            yield Batch([{"Id": str(row)} for row in page], page[-1], len(found))
+
+    return listing
+
+
+def upto(last):
+    """List records 1 to a last one."""
+    return pages(*range(1, last + 1))
+
+
+def ids(path):
+    """Read the ids in a file."""
+    return [int(json.loads(line)["Id"]) for line in Path(path).read_text().splitlines()]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def die_at(airflow, step, nth=1):
+    """Let the next process die before a step of its work with the Variable."""
+    seen = []
+
+    def before(name):
+        seen.append(name)
+        if seen.count(step) == nth:
+            airflow.before = lambda name: None
+            raise Killed
+
+    airflow.before = before
+
+
+@contextmanager
+def dies_before_the_file_is_there(monkeypatch):
+    """Kill a run that has prepared its file."""
+
+    def die(file):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordFile, "publish", die)
+        with pytest.raises(Killed):
+            yield
