@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-FIRST_ROWS, MAX_ROWS = 100, 1600
+FIRST_ROWS, MAX_ROWS = 100, 2000
 """Records that a page is asked for at first, and at most."""
 
 

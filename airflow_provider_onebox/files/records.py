@@ -36,6 +36,8 @@ ROW_GROUP_BYTES = 16 * 1024 * 1024
 """The most bytes in a row group of a Parquet file, before compression; a single record can be larger."""
 
 
+_encode_lines = msgspec.json.Encoder().encode_lines
+
 log = logging.getLogger(__name__)
 
 
@@ -116,13 +118,16 @@ class RecordFile(AtomicFile):
         :raises OneboxError: if there is no room for them.
         """
         rows = project(records, self._fields)
+        lines = _encode_lines(rows)
         if not self._keep_nul:
-            rows, found = remove_nul(rows)
-            if found and not self._with_nul:
-                self._first_with_nul = records[found[0]].get("Id")
+            rows, found = remove_nul(rows, lines)
+            if found:
+                lines = _encode_lines(rows)
+                if not self._with_nul:
+                    self._first_with_nul = records[found[0]].get("Id")
             self._with_nul += len(found)
         with self._explain():
-            self._form.write(rows)
+            self._form.write(rows, lines)
         self.count += len(records)
         self._absent = [name for name in self._absent if not any(name in record for record in records)]
 
@@ -165,10 +170,9 @@ class RecordFile(AtomicFile):
 class _JsonLines:
     def __init__(self, file: Any, _: list[str]) -> None:
         self._file = file
-        self._encode = msgspec.json.Encoder().encode_lines
 
-    def write(self, records: list[dict[str, Any]]) -> None:
-        self._file.write(self._encode(records))
+    def write(self, records: list[dict[str, Any]], lines: bytes) -> None:  # noqa: ARG002 - tables need them
+        self._file.write(lines)
 
     def close(self) -> None:
         pass
@@ -182,11 +186,11 @@ class _Csv(_JsonLines):
         super().__init__(file, fields)
         self._header: list[dict[str, Any]] = [{name: name for name in fields}]
 
-    def write(self, records: list[dict[str, Any]]) -> None:
+    def write(self, records: list[dict[str, Any]], lines: bytes = b"") -> None:  # noqa: ARG002 - JSON Lines need it
         # Not the csv module: before Python 3.12 it writes None and "" alike.
         records, self._header = self._header + records, []
-        lines = (",".join(map(_cell, record.values())) or '""' for record in records)
-        self._file.write("".join(f"{line}\n" for line in lines).encode())
+        texts = (",".join(map(_cell, record.values())) or '""' for record in records)
+        self._file.write("".join(f"{text}\n" for text in texts).encode())
 
     def close(self) -> None:
         self.write([])
@@ -202,7 +206,7 @@ class _Parquet:
         self._batches: list[Any] = []
         self._size = 0
 
-    def write(self, records: list[dict[str, Any]]) -> None:
+    def write(self, records: list[dict[str, Any]], lines: bytes) -> None:  # noqa: ARG002 - JSON Lines need it
         rows = [{name: as_text(value) for name, value in record.items()} for record in records]
         self._add(self._arrow.RecordBatch.from_pylist(rows, self._schema))
 
@@ -274,14 +278,15 @@ def project(records: list[dict[str, Any]], fields: list[str] | None) -> list[dic
     return [{name: record.get(name) for name in fields} for record in records]
 
 
-def remove_nul(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+def remove_nul(records: list[dict[str, Any]], encoded: bytes) -> tuple[list[dict[str, Any]], list[int]]:
     """Remove U+0000 from all text in records, at any depth.
 
     :param records: the records; they are not changed.
+    :param encoded: the same as JSON.
     :return: the records without it, and the positions of those that had it.
     """
     # One search of the whole page: hardly any has it.
-    if b"\\u0000" not in msgspec.json.encode(records):
+    if b"\\u0000" not in encoded:
         return records, []
     cleaned = [_remove_nul(record) for record in records]
     return cleaned, [index for index, record in enumerate(records) if cleaned[index] != record]

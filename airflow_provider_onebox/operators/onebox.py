@@ -385,9 +385,10 @@ class OneboxListOperator(_OneboxOperator):
         fields, size, with_nul = check_fields(self.fields), 0, []
         for batch in self._list(self.since_id, self.max_records):
             rows = project(batch.rows, fields)
-            rows, found = remove_nul(rows)
+            encoded = msgspec.json.encode(rows)
+            size += len(encoded)
+            rows, found = remove_nul(rows, encoded)
             with_nul += [batch.rows[index]["Id"] for index in found]
-            size += len(msgspec.json.encode(rows))
             records += rows
             if size > MAX_XCOM_BYTES:
                 raise OneboxConfigError(
