@@ -150,6 +150,18 @@ class AtomicFile:
             else:
                 self._fs.put_file(str(self._temporary), self.path.path)
 
+    def remove(self) -> None:
+        """Remove the target, if it exists.
+
+        :raises OneboxConfigError: if another task has claimed the target meanwhile.
+        :raises OneboxError: if it fails.
+        """
+        with self._explain("was not removed"):
+            if self._claim:
+                self._claim.check(publishes=False)
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(str(self._target) if self._local else self.path.path)
+
     def __exit__(self, *_: object) -> None:
         """Remove the temporary file, if it has not become the target, and release the claim."""
         with suppress(OSError):  # A full disk says so again.

@@ -75,16 +75,17 @@ class Claim:
             self._refuse(found.owner)
         self._fs.pipe_file(self._path, msgspec.json.encode(self._content))
 
-    def check(self) -> None:
-        """Check that no other task instance has claimed the path since; call this right before publishing.
+    def check(self, *, publishes: bool = True) -> None:
+        """Check that no other task instance has claimed the path since; call this right before publishing or removing.
 
+        :param publishes: whether the path has a file afterwards.
         :raises OneboxConfigError: if another task instance of the same run has.
         :raises OneboxError: if a task of another run has.
         """
         found = self._read()
         if not found or found.owner != self._content.owner:
             self._refuse(found.owner if found else None)
-        self._is_published = True
+        self._is_published = publishes
 
     def release(self) -> None:
         """Remove the claim if it is still this process's own, unless siblings have to see it."""

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from airflow_provider_onebox.files.watermark import Watermark
 
 
-def export(file: RecordFile, batches: Iterable[Batch], after: int | str | None, resource: str) -> dict[str, Any]:
+def export(
+    file: RecordFile, batches: Iterable[Batch], after: int | str | None, resource: str, *, keep_empty: bool = True
+) -> dict[str, Any]:
     """Write the records of a listing to a file.
 
     :param file: the file, not yet entered.
     :param batches: the records.
     :param after: the id where the listing begins, ``None`` for the beginning.
     :param resource: what is listed, for the log.
+    :param keep_empty: whether there is a file if there are no records.
     :return: ``{"path", "uri", "count", "first_id", "last_id"}``. Without records, ``first_id`` is ``None`` and
         ``last_id`` the id where the listing began.
     :raises OneboxError: if the file can't be written.
@@ -29,30 +32,52 @@ def export(file: RecordFile, batches: Iterable[Batch], after: int | str | None, 
     with file:
         first, last = _write(file, batches, resource)
         file.finish()
-        file.publish()
+        if file.count or keep_empty:
+            file.publish()
+        else:
+            file.remove()
     return result_of(file, file.count, first, as_id("since_id", after) if last is None else last)
 
 
-def export_incremental(file: RecordFile, watermark: Watermark[Any], resource: str) -> dict[str, Any]:
+def export_incremental(
+    file: RecordFile, watermark: Watermark[Any], resource: str, *, keep_empty: bool = True
+) -> dict[str, Any]:
     """Write what is new to a file, and move the watermark.
 
     :param file: the file, not yet entered.
     :param watermark: what was written before, and how to list what was not.
     :param resource: what is listed, for the log.
+    :param keep_empty: whether there is a file if there are no records.
     :return: as for :func:`export`. ``last_id`` is where the range of this run ends; without records, of a run that goes
         by changes, it is ``None``.
     :raises OneboxConfigError: if the watermark does not allow it; nothing was listed then.
     :raises OneboxError: if the file can't be written, or another process has changed the watermark meanwhile.
     """
-    kept = watermark.begin(file)
-    if kept:
-        return result_of(file, kept.count, kept.first, kept.last)
+    done = watermark.begin(file)
+    if done is None:
+        with file:
+            _write(file, watermark.batches(), resource)
+            file.finish()
+            watermark.prepare(file)
+            file.publish()
+            done = watermark.commit()
+            if not (done.count or keep_empty):
+                file.remove()
+    elif not done.count:
+        # An earlier try may have had another keep_empty, or died before it removed the file.
+        export(file, (), None, resource, keep_empty=keep_empty)
+    return result_of(file, done.count, done.first, done.last)
     with file:
-        _write(file, watermark.batches(), resource)
+        if done is None:
+            _write(file, watermark.batches(), resource)
         file.finish()
-        watermark.prepare(file)
+        if done is None:
+            watermark.prepare(file)
         file.publish()
-        done = watermark.commit()
+        if done is None:
+            done = watermark.commit()
+        if not (done.count or keep_empty):
+            file.remove()
     return result_of(file, done.count, done.first, done.last)
 
 

@@ -189,7 +189,7 @@ class Watermark(Generic[K]):
         """Find out what this run has to list.
 
         :param file: where it will write.
-        :return: what it has written, if it keeps its file and has nothing to list.
+        :return: what it has written, if it keeps its file and has nothing to list; without records, there may be none.
         :raises OneboxConfigError: if the watermark can't be read, or the run may not write that file.
         :raises OneboxError: if another run of the task is in flight, or the file of one that died can't be read.
         """
@@ -287,7 +287,7 @@ class Watermark(Generic[K]):
         self._state = state.committed(pending) if digest == pending.digest else state
 
     def _keep(self, file: RecordFile, done: Done) -> Done:
-        if not file.exists():
+        if done.count and not file.exists():
             raise OneboxConfigError(
                 f"This run has written {done.count:,} records, but {file.name} no longer exists. They may have changed "
                 "since, so they can't be listed as they were: restore the file, or list them in a separate run with "

@@ -211,8 +211,9 @@ class OneboxListOperator(_OneboxOperator):
     :param incremental: ``True`` for what is new since an earlier run, ``"changes"`` for what is new or changed; needs
         ``output_path``.
     :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
-    :param skip_if_empty: whether a run that finds no records ends as skipped, after it wrote file and watermark, so
-        that nothing downstream runs and there is no asset event.
+    :param skip_if_empty: whether a run that finds no records ends as skipped, so that what follows is skipped too. It
+        moves the watermark, and leaves no file at ``output_path``.
+    :param keep_empty_file: whether such a run leaves an empty file all the same.
     :param onebox_conn_id: the Airflow connection of type Onebox. (templated)
     :param site_id: a site to use in place of the connection's own. (templated)
     :param token: a token from an upstream task; without it the task logs in by itself. (templated)
@@ -254,6 +255,7 @@ class OneboxListOperator(_OneboxOperator):
         keep_nul: bool = False,
         include_secrets: bool = False,
         skip_if_empty: bool = False,
+        keep_empty_file: bool = False,
         onebox_conn_id: str = OneboxHook.default_conn_name,
         site_id: str | int | None = None,
         token: str | None = None,
@@ -276,6 +278,7 @@ class OneboxListOperator(_OneboxOperator):
         self.keep_nul = keep_nul
         self.include_secrets = include_secrets
         self.skip_if_empty = skip_if_empty
+        self.keep_empty_file = keep_empty_file
         if incremental not in (False, True, "changes"):
             raise ValueError(f'incremental={incremental!r} is none of False, True (what is new) and "changes".')
         if incremental and output_path is None:
@@ -321,12 +324,15 @@ class OneboxListOperator(_OneboxOperator):
 
         ti = context.get("ti")
         file = RecordFile(self.output_path, fields=self.fields, ti=ti, keep_nul=self.keep_nul)
+        keep_empty = self.keep_empty_file or not self.skip_if_empty
         if self.incremental:
-            written = export_incremental(file, self._watermark(ti), self.resource)
+            written = export_incremental(file, self._watermark(ti), self.resource, keep_empty=keep_empty)
         else:
-            written = export(file, self._list(self.since_id, self.max_records), self.since_id, self.resource)
-        report_file(file.path, is_output=True, count=written["count"])
-        self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
+            batches = self._list(self.since_id, self.max_records)
+            written = export(file, batches, self.since_id, self.resource, keep_empty=keep_empty)
+        if written["count"] or keep_empty:
+            report_file(file.path, is_output=True, count=written["count"])
+            self.log.info("Wrote %s %s records to %s.", f"{written['count']:,}", self.resource, written["path"])
         self._skip_if_empty(written["count"])
         self._report_to_outlets(context, written)
         return written

@@ -43,3 +43,26 @@ def test_log(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         export(RecordFile(tmp_path / "a.jsonl"), upto(5)(0, None), None, "ticketrz")
     assert [line.partition(" in ")[0] for line in caplog.messages] == ["5 ticketrz records"]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_keep_empty(tmp_path, count):
+    """Where an empty file is not wanted, one that exists is removed; a file with records is written."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("before")
+    export(RecordFile(path), upto(count)(0, None), None, "ticketrz", keep_empty=False)
+    assert path.exists() == bool(count)
+    assert count == 0 or ids(path) == [1, 2]
+
+
+def test_file_that_cannot_be_removed(tmp_path, monkeypatch):
+    """A file that can't be removed fails the task, which can be retried."""
+    file = RecordFile(tmp_path / "a.jsonl")
+
+    def rm_file(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(file._fs, "rm_file", rm_file)
+    with pytest.raises(OneboxError, match=r"a\.jsonl was not removed: Permission denied") as caught:
+        export(file, [], None, "ticketrz", keep_empty=False)
+    assert caught.value.retryable

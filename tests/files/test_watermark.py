@@ -316,6 +316,42 @@ def test_cleared_run_keeps_its_changes(airflow, run_changes, tmp_path):
     assert airflow.watermark(CHANGES_KEY) == stored
 
 
+def test_cleared_run_without_changes(airflow, tmp_path):
+    """A cleared run that found no changes has a file or none, as its task wants it now; an unwanted one is removed."""
+    path = tmp_path / "r1.jsonl"
+
+    def export_of(keep_empty, try_number):
+        ti = airflow.ti("r1", try_number=try_number)
+        watermark = Watermark(ti, SCOPE, Found([]))
+        return export_incremental(RecordFile(path, ti=ti), watermark, "ticketrz", keep_empty=keep_empty)
+
+    first = export_of(False, 1)
+    for number, keep_empty in enumerate((False, True, True, False), 2):
+        assert export_of(keep_empty, number) == first
+        assert path.exists() is keep_empty
+    assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "x"}
+
+
+def test_empty_run_that_is_killed(airflow, tmp_path, monkeypatch):
+    """A run that is killed before it removes its empty file removes it when it is retried."""
+
+    def execute():
+        ti = airflow.ti("r1")
+        watermark = Watermark(ti, SCOPE, ById(upto(0)))
+        export_incremental(RecordFile(tmp_path / "r1.jsonl", ti=ti), watermark, "ticketrz", keep_empty=False)
+
+    def die(file):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordFile, "remove", die)
+        with pytest.raises(Killed):
+            execute()
+    assert (tmp_path / "r1.jsonl").exists()
+    execute()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cleared_run_without_its_changes(run_changes, tmp_path):
     """If the file of a cleared run is gone, its changes can't be listed again: it is rejected with the remedy."""
     run_changes("r1", [3, 5])

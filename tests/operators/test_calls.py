@@ -349,23 +349,51 @@ def test_outlet_events_of_others(connected, context, tmp_path, monkeypatch, kind
     assert dict(events) == {Asset("one").uri: SimpleNamespace(extra={"of": "the user", **written})}
 
 
-def test_skip_if_empty(connected, context, tmp_path):
-    """An empty run is skipped, once its file is in place and the watermark has moved, and tells no event anything."""
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("incremental", [True, False, "changes"])
+def test_skip_if_empty(connected, context, tmp_path, keep, incremental):
+    """An empty run moves the watermark, is skipped, tells no event anything, and leaves no file unless asked."""
     last = connected.state.ids()[-1]
-    options = {"resource": "ticketrz", "skip_if_empty": True, "outlets": [Asset("one")]}
     path = tmp_path / "a.jsonl"
-    task = OneboxListOperator(task_id="t", since_id=last, incremental=True, output_path=str(path), **options)
+    options = {"resource": "ticketrz", "skip_if_empty": True, "outlets": [Asset("one")]}
+    begin = {"last_update": "2030-01-01 00:00"} if incremental == "changes" else {"since_id": last}
+    task = OneboxListOperator(
+        task_id="t", incremental=incremental, output_path=str(path), keep_empty_file=keep, **begin, **options
+    )
     events = OutletEvents()
-    with pytest.raises(AirflowSkipException, match=r"^There are no ticketrz records to list\.$"):
-        task.execute({**context(), "outlet_events": events})
-    assert path.read_bytes() == b""
-    stored = context.airflow.watermark()
-    assert (stored["known"], stored["path"]) == ({"last": int(last)}, str(path))
-    assert stored["runs"]["r1"][:4] == [0, None, int(last), int(last)]
+    for try_number in (1, 2):
+        with pytest.raises(AirflowSkipException, match=r"^There are no ticketrz records to list\.$"):
+            task.execute({**context(try_number=try_number), "outlet_events": events})
+        assert [file.name for file in tmp_path.iterdir()] == (["a.jsonl"] if keep else [])
+        assert not keep or path.read_bytes() == b""
     assert events == {}
+    if incremental is True:
+        stored = context.airflow.watermark()
+        assert (stored["known"], stored["path"]) == ({"last": int(last)}, str(path))
+        assert stored["runs"]["r1"][:4] == [0, None, int(last), int(last)]
+
+
+def test_skip_of_an_xcom(connected, context):
+    """Without a file, an empty list is skipped, and one with a record is not."""
+    options = {"task_id": "t", "resource": "ticketrz", "skip_if_empty": True}
     with pytest.raises(AirflowSkipException):
-        OneboxListOperator(task_id="t", since_id=last, **options).execute(context())
-    assert len(OneboxListOperator(task_id="t", max_records=1, **options).execute(context())) == 1
+        OneboxListOperator(since_id=connected.state.ids()[-1], **options).execute(context())
+    assert len(OneboxListOperator(max_records=1, **options).execute(context())) == 1
+
+
+def test_skip_of_a_mapped_instance(connected, context, tmp_path):
+    """A mapped instance that leaves no file leaves no claim either."""
+    task = OneboxListOperator(
+        task_id="t",
+        resource="ticketrz",
+        since_id=connected.state.ids()[-1],
+        output_path=str(tmp_path / "a.jsonl"),
+        skip_if_empty=True,
+    )
+    (tmp_path / "a.jsonl").write_text("of an earlier run")
+    with pytest.raises(AirflowSkipException):
+        task.execute(context(map_index=3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_constant_path(connected, run, tmp_path):
