@@ -12,7 +12,7 @@ import time
 import weakref
 from concurrent import futures
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from airflow_provider_onebox.api.settings import Settings
+    from airflow_provider_onebox.api.turns import Turns
 
 
 MAX_RETRY_AFTER = 30.0
@@ -89,6 +90,8 @@ class OneboxClient:
         self._time_limit = time_limit
         self._pause = pause
         self.lists = Listing(self._call, self._name, settings)
+        #: When the calls of :meth:`request` start; at once if ``None``.
+        self.turns: Turns | None = None
         _clients.add(self)
 
     def with_token(self, token: Token) -> OneboxClient:
@@ -193,7 +196,8 @@ class OneboxClient:
         """
         if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
             raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")
-        return self._call(method.upper(), endpoint, params=params, json=json, data=data, files=files)
+        call = partial(self._call, method.upper(), endpoint, params=params, json=json, data=data, files=files)
+        return self.turns.take(call) if self.turns else call()
 
     def redact(self, text: str) -> str:
         """Take this client's secrets out of a text that others wrote, in the forms in which they travel.

@@ -12,19 +12,19 @@ None of this depends on how many records a page is asked for, or when.
 
 from __future__ import annotations
 
-import math
 import sys
-import threading
 import time
 from bisect import bisect_right
 from collections import deque
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from airflow_provider_onebox.api.turns import Turns
 from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxResponseError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
 
     from airflow_provider_onebox.api.rate import RateController
@@ -77,70 +77,37 @@ how many records."""
 
 
 class _Fetcher:
-    """Gets pages when the rate allows it; safe to share between threads."""
+    """Gets pages when their turn has come; safe to share between threads."""
 
-    def __init__(
-        self, fetch: Fetch, rate: RateController, abandoned: threading.Event, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, fetch: Fetch, turns: Turns) -> None:
         self._fetch = fetch
-        self._rate = rate
-        self._abandoned = abandoned
-        self._clock = clock
-        self._turn = threading.Condition()
-
-    def close(self) -> None:
-        """Start no more requests."""
-        with self._turn:
-            self._abandoned.set()
-            self._turn.notify_all()
+        self._turns = turns
 
     def get(self, since_id: int, offset: int, limit: int) -> Page:
         """Get a page when its turn has come; with fewer records if the server can't give as many."""
-        rate, turn = self._rate, self._turn
+        rate = self._turns.rate
         while True:
-            with turn:
-                while (delay := rate.delay(self._clock())) and not self._abandoned.is_set():
-                    turn.wait(None if delay == math.inf else delay)
-                if self._abandoned.is_set():
-                    raise CancelledError
-                started = self._clock()
-                rate.start(started)
+            with self._turns.turn() as turn:
 
-            def on_transient(error: OneboxError) -> int:
-                nonlocal limit, started
-                with turn:
-                    now, wait = self._clock(), error.retry_after or 0
-                    if {str(error.status), error.code} & {"429", "503"}:
-                        rate.rejected(started=started, now=now, wait=wait)
-                    else:
-                        limit = rate.shrink(limit)
-                    started = now + wait
+                def on_transient(error: OneboxError) -> int:
+                    nonlocal limit
+                    if not turn.is_rejected(error):
+                        with self._turns.changed:
+                            limit = rate.shrink(limit)
                     return limit
 
-            try:
-                page = self._fetch(since_id, offset, limit, on_transient)
-            except (OneboxRequestError, OneboxResponseError) as error:
-                # Whatever a server says of a page larger than any that it gave: the size is to blame.
-                if limit == 1 or not (error.status == 413 or 0 < rate.largest < limit):
-                    raise
-                with turn:
-                    limit = rate.shrink(limit, is_too_large=True)
-            else:
-                more = page.total is None or page.total > offset + page.received
-                with turn:
-                    rate.record_page(
-                        asked=limit,
-                        received=page.received,
-                        size=page.size,
-                        more=more,
-                        started=started,
-                        now=self._clock(),
-                    )
-                return page
-            finally:
-                with turn:
-                    rate.end(self._clock())
-                    turn.notify_all()
+                try:
+                    page = self._fetch(since_id, offset, limit, on_transient)
+                except (OneboxRequestError, OneboxResponseError) as error:
+                    # Whatever a server says of a page larger than any that it gave: the size is to blame.
+                    if limit == 1 or not (error.status == 413 or 0 < rate.largest < limit):
+                        raise
+                    with self._turns.changed:
+                        limit = rate.shrink(limit, is_too_large=True)
+                else:
+                    more = page.total is None or page.total > offset + page.received
+                    turn.arrived(asked=limit, received=page.received, size=page.size, more=more)
+                    return page
 
 
 def page_after(get: Get, last: int, limit: int, call: str, largest: int = 0) -> Page | None:
@@ -221,7 +188,8 @@ def paginate(
     :return: batches of records, ascending by id, none empty.
     :raises OneboxResponseError: if a page repeats earlier records and has no new ones, or contradicts itself.
     """
-    fetcher = _Fetcher(fetch, rate, abandoned or threading.Event(), clock)
+    turns = Turns(rate, abandoned, clock)
+    fetcher = _Fetcher(fetch, turns)
     pool = ThreadPoolExecutor(rate.width, thread_name_prefix="onebox-page")
     ahead: deque[_Prefetch] = deque()
     last, given, most = since_id, 0, sys.maxsize if max_records is None else max_records
@@ -275,5 +243,5 @@ def paginate(
             if left == 0 and not is_full:
                 return
     finally:
-        fetcher.close()
+        turns.close()
         pool.shutdown(wait=False, cancel_futures=True)

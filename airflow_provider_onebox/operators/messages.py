@@ -53,7 +53,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         :class:`~airflow_provider_onebox.operators.onebox.OneboxListOperator` has returned, or the path of a JSON Lines
         file, gzip if it ends in ``.gz``. (templated)
     :param output_path: where to write, as for ``ObjectStoragePath``; gzip if it ends in ``.gz``. (templated)
-    :param parallelism: the most requests in flight, 1 to 32; 4 by default. (templated)
+    :param parallelism: the most requests in flight, 1 to 32; adapts, up to 4, if ``None``. (templated)
     :param max_failed_share: the share of the tickets that may fail without failing the task, from 0 to 1. It is also
         checked while the task runs, from the 20th ticket on.
     :param attachments_path: the folder for attachments, as for ``ObjectStoragePath``; ``None`` to download none.
@@ -85,7 +85,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
         *,
         tickets: Any,
         output_path: Any,
-        parallelism: int | str = 4,
+        parallelism: int | str | None = None,
         max_failed_share: float = 0.5,
         attachments_path: Any = None,
         max_attachment_bytes: int | str = 20 * 1024 * 1024,
@@ -120,7 +120,11 @@ class OneboxListConversationsOperator(_OneboxOperator):
             written.
         """
         from airflow_provider_onebox._airflow.lineage import report_file
+        from airflow_provider_onebox.api.arguments import whole_number
         from airflow_provider_onebox.api.parallel import in_parallel
+        from airflow_provider_onebox.api.rate import RateController
+        from airflow_provider_onebox.api.settings import MAX_CONNECTIONS
+        from airflow_provider_onebox.api.turns import Turns
         from airflow_provider_onebox.files.attachments import Attachments
         from airflow_provider_onebox.files.reading import read_ids
         from airflow_provider_onebox.files.records import RecordFile
@@ -128,6 +132,9 @@ class OneboxListConversationsOperator(_OneboxOperator):
         # Made here: the threads below belong to no task.
         hook = self.hook
         settings = hook.settings
+        most = self.parallelism
+        rate = RateController(1, None if most is None else whole_number("parallelism", most, 1, MAX_CONNECTIONS))
+        hook.client.turns = Turns(rate)
         skipped = _SkippedTickets(self.max_failed_share)
         tickets = downloaded = 0
         attachments = None
@@ -147,7 +154,7 @@ class OneboxListConversationsOperator(_OneboxOperator):
             return ticket_id, found
 
         with RecordFile(self.output_path, ti=context.get("ti")) as file:
-            for ticket_id, found in in_parallel(conversation, read_ids(self.tickets), self.parallelism, "tickets"):
+            for ticket_id, found in in_parallel(conversation, read_ids(self.tickets), rate.width, "tickets"):
                 tickets += 1
                 if isinstance(found, OneboxError):
                     skipped.add(ticket_id, found)

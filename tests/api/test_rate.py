@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-import threading
 from collections import deque
-from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -14,6 +12,7 @@ import pytest
 
 from airflow_provider_onebox.api.pagination import Page, _Fetcher
 from airflow_provider_onebox.api.rate import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, RateController
+from airflow_provider_onebox.api.turns import Turns
 from airflow_provider_onebox.exceptions import OneboxResponseError, OneboxUnavailableError
 
 
@@ -499,27 +498,7 @@ class Rate(RateController):
 
 
 def fetcher(fetch, rate, clock=lambda: 0.0):
-    return _Fetcher(fetch, rate, threading.Event(), clock)
-
-
-def test_listing_that_is_closed_asks_for_nothing():
-    """A page that waits for its turn is dropped when the listing ends."""
-    pages = fetcher(None, RateController())
-    pages.close()
-    with pytest.raises(CancelledError):
-        pages.get(0, 0, 1)
-
-
-def test_page_is_in_flight_until_it_has_arrived():
-    """No other request starts while one is in flight, if one is the most, and then the next one does."""
-    rate, delays = RateController(100, 1), []
-
-    def fetch(*page):
-        delays.append(rate.delay(0.0))
-        return Page([], [], 100, None, 100)
-
-    fetcher(fetch, rate).get(0, 0, 100)
-    assert (delays, rate.delay(0.0)) == ([math.inf], 0.0)
+    return _Fetcher(fetch, Turns(rate, clock=clock))
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, None), (503, None), (200, "429"), (500, "503"), (502, "502")])
@@ -539,61 +518,6 @@ def test_what_a_rejection_is(status, code):
     rejections = [{"started": 1.0, "now": 2.0, "wait": 7.0}, {"started": 9.0, "now": 3.0, "wait": 0}]
     page = {"asked": 1000, "received": 1, "size": 50, "more": False, "started": 3.0, "now": 4.0}
     assert rate.calls == ([{**page, "asked": 100}] if status == 502 else [*rejections, page])
-
-
-class Waiting:
-    """A page that waits for its turn, since another is in flight; ``fetch`` gets them both."""
-
-    def __init__(self, fetch):
-        self.rate = RateController(100, 1)
-        self.fetcher = fetcher(fetch, self.rate, self.clock)
-        self.page = None
-        self.thread = threading.Thread(target=self.get, daemon=True)
-        self.has_looked = threading.Event()
-
-    def clock(self):
-        if threading.current_thread() is self.thread:
-            self.has_looked.set()
-        return 0.0
-
-    def begin(self):
-        """Return when the page waits, or is about to and keeps everybody else out until it does."""
-        self.thread.start()
-        assert self.has_looked.wait(10)
-
-    def get(self):
-        try:
-            self.page = self.fetcher.get(7, 0, 100)
-        except CancelledError:
-            self.page = "cancelled"
-
-    def end(self):
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-        return self.page
-
-
-def test_page_that_waits_comes_next():
-    """The end of one request is the turn of one that waits."""
-    page = Page([], [], 100, None, 100)
-
-    def fetch(since_id, *others):
-        if since_id == 0:
-            waiting.begin()
-        return page
-
-    waiting = Waiting(fetch)
-    waiting.fetcher.get(0, 0, 100)
-    assert waiting.end() == page
-
-
-def test_page_that_waits_is_dropped():
-    """When the listing ends, a page stops waiting at once, whatever the one in flight does."""
-    waiting = Waiting(None)
-    waiting.rate.start(0.0)
-    waiting.begin()
-    waiting.fetcher.close()
-    assert waiting.end() == "cancelled"
 
 
 @pytest.mark.parametrize(("total", "rows"), [(None, 60), (261, 60), (260, 100)])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from airflow.providers.common.compat.sdk import DAG
 
+from airflow_provider_onebox.api.rate import RateController
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
@@ -284,7 +285,8 @@ def test_defaults():
     assert task.max_attachment_bytes == 20_971_520
 
 
-def test_parallelism(connected, path, monkeypatch):
+@pytest.mark.parametrize("parallelism", [None, 4])
+def test_parallelism(connected, path, monkeypatch, parallelism):
     """As many requests are in flight at once as were asked for, and few conversations wait."""
     barrier = threading.Barrier(4, timeout=10)
     ahead = []
@@ -296,9 +298,26 @@ def test_parallelism(connected, path, monkeypatch):
         return read(self, ticket_id, **options)
 
     monkeypatch.setattr(OneboxHook, "list_conversations", list_conversations)
-    assert execute(connected.state.ids()[:16], path, parallelism=4)["tickets"] == 16
+    assert execute(connected.state.ids()[:16], path, parallelism=parallelism)["tickets"] == 16
     with pytest.raises(OneboxConfigError, match="parallelism='many'"):
         execute([1], path, parallelism="many")
+
+
+def test_rejection_slows_down(connected, path, monkeypatch):
+    """When Onebox rejects a conversation for being one too many, the others wait with it."""
+    waits = []
+    rejected = RateController.rejected
+
+    def note(self, **details):
+        rejected(self, **details)
+        waits.append((details["wait"], self.delay(details["now"])))
+
+    monkeypatch.setattr(RateController, "rejected", note)
+    connected.state.fail("status", path="ticket/conversations", after=6, status=429)
+    assert execute(connected.state.ids()[:16], path)["tickets"] == 16
+    ((wait, delay),) = waits
+    assert 1 <= wait <= 2
+    assert delay >= wait
 
 
 def test_transient_errors(connected, path):
