@@ -40,7 +40,7 @@ HEAD = {"x": 72, "y": 8, "width": COLUMN, "height": 285}
 """Where a narrow page has the names of DAG, run and task, the grid and the task's state."""
 LABELS = [
     *("Connection ID *", "Connection Type *", "Description", "Onebox URL", "Email", "Password", PORT),
-    *("Site ID *", "Timeout (seconds)", "Retries", "TLS verification", "Proxies", "Allow plain HTTP"),
+    *("Site ID *", "Time zone", "Timeout (seconds)", "Retries", "TLS verification", "Proxies", "Allow plain HTTP"),
     "",  # the switch itself
 ]
 PROXIES = {"https": "http://proxy.example:3128"}
