@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from datetime import timedelta
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -24,6 +25,8 @@ import airflow_provider_onebox
 from airflow_provider_onebox.api.settings import settings_from_connection
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
+from airflow_provider_onebox.notifications.onebox import OneboxTicketNotifier
+from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
 from airflow_provider_onebox.provider_info import CONN_FIELDS
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.__main__ import _welcome
@@ -161,6 +164,26 @@ def test_python_on_pages(block):
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 importlib.import_module(alias.name)
+
+
+# What other tests run: DAGs, tests and calls.
+RUN_ELSEWHERE = re.compile("onebox-hook.md-0|sandbox.md|testing.md")
+EXCERPTS = [block for block in PYTHON_BLOCKS if "how-to/" in block.id and not RUN_ELSEWHERE.search(block.id)]
+
+
+@pytest.mark.parametrize("block", EXCERPTS)
+def test_excerpts(block):
+    """What the how-to pages show runs as it is, given the classes that the page is about."""
+    names = {"timedelta": timedelta, "OneboxBulkWriteOperator": OneboxBulkWriteOperator}
+    names["OneboxTicketNotifier"] = OneboxTicketNotifier
+    if "DeadlineAlert" in block:
+        sdk = pytest.importorskip("airflow.sdk")
+        if not hasattr(sdk, "AsyncCallback"):
+            pytest.skip("This Airflow has no deadlines.")
+        names |= {name: getattr(sdk, name) for name in ("AsyncCallback", "DeadlineAlert", "DeadlineReference")}
+    if "airflow.providers.common.ai" in block:
+        pytest.importorskip("airflow.providers.common.ai")
+    exec(compile(block, "how-to", "exec"), names)  # noqa: S102 - our own text
 
 
 def test_included_code():
