@@ -311,7 +311,7 @@ def test_package_index():
     urls = dict(url.split(", ") for url in found.get_all("Project-URL"))
     repository = urls["Source"].removeprefix("https://github.com/")
     ours = re.compile(
-        rf"https://(?:github\.com/{repository}/blob|raw\.githubusercontent\.com/{repository})/v[^/]+/(.+)"
+        rf"https://(?:github\.com/{repository}/blob|raw\.githubusercontent\.com/{repository})/v[^/]+/([^#]+)(?:#.+)?"
     )
     links = re.findall(r"\]\(([^)]+)\)|<img src=\"([^\"]+)\"", found.json["description"])
     targets = ["".join(link) for link in links]
