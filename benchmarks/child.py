@@ -1,4 +1,4 @@
-"""The measurements themselves. Each function runs in an interpreter of its own and prints its result as JSON."""
+"""The measurements themselves. Each function runs in a separate interpreter and prints its result as JSON."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def forked(function: Callable[[], Any]) -> Any:
     process = FORK.Process(target=lambda: send.send(function()))
     process.start()
     send.close()
-    # If the fork has failed, which it tells itself, this raises EOFError.
+    # If the fork has failed, with a traceback on stderr, this raises EOFError.
     result = receive.recv()
     process.join()
     return result
@@ -78,7 +78,7 @@ def memory(field: str = "VmRSS") -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this system does not tell {field}")
+    raise RuntimeError(f"this system has no {field}")
 
 
 def reset_peak() -> int:
@@ -94,7 +94,7 @@ def open_files() -> int:
 
 
 def loaded_by(module: str) -> set[str]:
-    """Import a module and tell what else that loaded."""
+    """Import a module and return what else that loaded."""
     before = set(sys.modules)
     importlib.import_module(module)
     return set(sys.modules) - before
@@ -288,7 +288,7 @@ def flat(repetitions: int, many: dict[str, Any], few: dict[str, Any], ratio: int
 
 
 def listing_memory(warm_up: dict[str, Any], **way: Any) -> dict[str, int]:
-    """Tell what a process that has listed a little before holds at the most during a listing, and how much it grows."""
+    """Measure the most memory of a process during a listing, and its growth; it has listed a little before."""
     lister(**{**way, **warm_up})()
     run = lister(**way)
     before = reset_peak()
@@ -297,7 +297,7 @@ def listing_memory(warm_up: dict[str, Any], **way: Any) -> dict[str, int]:
 
 
 def settled(since_id: str, rows: int) -> float:
-    """List, and tell how many rows a second the second half of them came at."""
+    """List, and return how many records a second arrived in the second half."""
     from airflow_provider_onebox.hooks.onebox import OneboxHook
 
     given, half = 0, (0, 0.0)
@@ -309,7 +309,7 @@ def settled(since_id: str, rows: int) -> float:
 
 
 def many_calls(ids: list[str], few: int) -> dict[str, list[float]]:
-    """Read the conversations of tickets and write as many contacts, and a few of both one by one; tell the pace."""
+    """Read the conversations of tickets and write as many contacts, and a few of both singly; return calls a second."""
     from types import SimpleNamespace
 
     from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
@@ -400,7 +400,7 @@ def files(repetitions: int, since_id: str, rows: int) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         ours, bare = (f"{folder}/{name}.jsonl.gz" for name in ("ours", "bare"))
-        # The first task with a path pays for importing Airflow's object storage, whatever it writes.
+        # The first task with a path pays for importing Airflow's object storage.
         contenders.file_onebox(since_id, ours)
         lines = gzip.decompress(Path(ours).read_bytes())
         samples = interleaved(
@@ -443,7 +443,7 @@ async def end(*tasks: asyncio.Task[None]) -> None:
 
 
 def waiting(who: str, count: int, interval: float, intervals: int) -> Any:
-    """Let many triggers wait in one event loop, and tell what it costs once all of them do.
+    """Let many triggers wait in one event loop, and measure what it costs once all of them do.
 
     They wait for something in each of the resources, ours for records after an id of each one's own; ``apart`` is
     ours with a time of each one's own beside it, so that no two triggers ask the same.
@@ -491,7 +491,7 @@ def waiting(who: str, count: int, interval: float, intervals: int) -> Any:
 
 
 def crowd(count: int, sites: int) -> Any:
-    """Let very many triggers wait that can't ask together, on one core; tell when all have asked, and what blocked.
+    """Let very many triggers wait that can't ask together, on one core; measure when all have asked, and what blocked.
 
     Python stops all threads to collect garbage, the longer the more objects Airflow has: that is measured separately.
     """

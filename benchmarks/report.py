@@ -107,20 +107,22 @@ def fill(text: str, table: list[list[str]]) -> str:
     """Put figures into a page, between its comments.
 
     :param text: the page. Between ``<!-- figures -->`` and ``<!-- end of figures -->`` is a table of all that have a
-        peer and a bar; between ``<!-- listing -->`` and ``<!-- end of listing -->`` is one sentence.
+        peer and a bar; between ``<!-- listing -->`` and ``<!-- end of listing -->`` are two sentences.
     :param table: what was measured.
     :return: the page with new figures.
     """
     lines = (cells[:3] for cells in table if cells[2] and cells[7])
     figures = markdown(["", "Onebox provider", "instead"], lines)
     text = _between(text, "<!-- figures -->", f"\n\n{figures}\n", "<!-- end of figures -->")
-    what = "list 100,000 rows behind 20 ms"
+    what = "list 100,000 records at 20 ms of latency"
     ours, loop = next(cells[1:3] for cells in table if cells[0] == what and cells[2].startswith("requests:"))
-    sentence = (
+    sockets, theirs = next(cells[1:3] for cells in table if cells[0] == "1,000 waiting triggers: open sockets")
+    sentences = (
         f"At a latency of 20 ms, it lists 100,000 records in {_seconds(ours)} s, a loop with `requests` in "
-        f"{_seconds(loop)} s."
+        f"{_seconds(loop)} s.\n  A thousand waiting sensors share {sockets} sockets; with `HttpSensorTrigger`, it's "
+        f"{theirs.rpartition(': ')[2]}."
     )
-    return _between(text, "<!-- listing -->", sentence, "<!-- end of listing -->")
+    return _between(text, "<!-- listing -->", sentences, "<!-- end of listing -->")
 
 
 def _seconds(cell: str) -> str:
@@ -141,7 +143,7 @@ def page(rows: list[Row]) -> str:
     measured = f"CPython {platform.python_version()} on {platform.system()}, {', '.join(versions)}"
     return f"""# Results of `make bench`
 
-Measured with {measured}. Onebox is the package's own sandbox, in a process of its own on the same machine.
+Measured with {measured}. Onebox is the package's own sandbox, in a separate process on the same machine.
 
 The ratio is that of the medians of ours and the peer's, measured in turns; the middle half holds half of the single
 rounds' ratios; n is how many rounds there were. A row without a peer has an absolute bar. The CPU ratio is that of
@@ -153,6 +155,6 @@ the client's own processor time, which a busy machine and the server disturb les
 
 
 def progress(text: str) -> None:
-    """Tell what is being done."""
+    """Say what is being done."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

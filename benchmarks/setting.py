@@ -48,9 +48,9 @@ class Onebox:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def control(self, call: str, **arguments: Any) -> Any:
-        """Tell it something.
+        """Call a method of its state.
 
-        :param call: a method of its state.
+        :param call: the method.
         :param arguments: that method's arguments.
         :return: what the method returns.
         """

@@ -99,7 +99,7 @@ class _Fetcher:
                 try:
                     page = self._fetch(since_id, offset, limit, on_transient)
                 except (OneboxRequestError, OneboxResponseError) as error:
-                    # Whatever a server says of a page larger than any that it gave: the size is to blame.
+                    # A page larger than any so far failed, so its size is to blame, whichever error it is.
                     if limit == 1 or not (error.status == 413 or 0 < rate.largest < limit):
                         raise
                     with self._turns.changed:

@@ -13,7 +13,7 @@ MAX_WIDTH = 4
 
 
 PAGE_BYTES = 1024 * 1024
-"""Bytes that a page may have, so that the memory of a listing is bounded whatever the size of a record."""
+"""The most bytes of a page, which bounds the memory of a listing of any records."""
 
 
 GAIN = 1.15

@@ -44,7 +44,7 @@ MAX_IDLE_BEFORE_WRITE = 0.5
 
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that may be sent again whatever became of the first try."""
+"""Methods that change nothing, so they may always be sent again."""
 
 
 _ENCODINGS = ("", "identity", "gzip", "deflate")

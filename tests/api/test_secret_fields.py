@@ -56,7 +56,7 @@ def test_other_names(name):
 
 @pytest.mark.parametrize("value", [None, True, False])
 def test_no_value(value):
-    """A field without a value, or one that only tells whether there is a secret, is harmless."""
+    """A field without a value, or one that only says whether there is a secret, is harmless."""
     assert without_secrets({"Token": value, "a": [{"HasPassword": value}]}) == {
         "Token": value,
         "a": [{"HasPassword": value}],
@@ -146,7 +146,7 @@ def objects_in(data):
 
 @given(VALUES, st.integers(0, 2))
 def test_any_response(data, more):
-    """Whatever the names and the depth, it is what field by field would give, in the same order.
+    """With any names and at any depth, it is what field by field would give, in the same order.
 
     How many objects there are at most changes nothing, as long as it is right.
     """

@@ -118,7 +118,7 @@ def test_request_that_waits_comes_next():
 
 
 def test_request_that_waits_is_dropped():
-    """When nobody waits any more, a request stops waiting at once, whatever the one in flight does."""
+    """When nobody waits any more, a request stops waiting at once, even while another is in flight."""
     waiting = Waiting()
     with waiting.turns.turn():
         waiting.begin()
