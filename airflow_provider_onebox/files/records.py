@@ -36,7 +36,12 @@ ROW_GROUP_BYTES = 16 * 1024 * 1024
 """The most bytes in a row group of a Parquet file, before compression; a single record can be larger."""
 
 
+MAX_NAMES = 1000
+"""The most characters of the names of fields that the log shows."""
+
+
 _encode_lines = msgspec.json.Encoder().encode_lines
+
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +75,7 @@ class RecordFile(AtomicFile):
         self._with_nul = 0
         self._first_with_nul: Any = None
         self._absent = list(self._fields or ())
+        self._present: set[str] = set()
         self._make_form: type[_JsonLines | _Parquet] = _JsonLines
         name = self.path.name.lower()
         self._is_gzip = name.endswith(".gz")
@@ -129,7 +135,9 @@ class RecordFile(AtomicFile):
         with self._explain():
             self._form.write(rows, lines)
         self.count += len(records)
-        self._absent = [name for name in self._absent if not any(name in record for record in records)]
+        if self._absent:
+            self._present.update(*records)
+            self._absent = [name for name in self._absent if name not in self._present]
 
     def finish(self) -> None:
         """Write out what is buffered, and log fields that no record has. The target is still as it was.
@@ -137,7 +145,12 @@ class RecordFile(AtomicFile):
         :raises OneboxError: if there is no room for it.
         """
         if self.count and self._absent:
-            log.warning("No record has %s: null in every row of %s.", ", ".join(self._absent), self.name)
+            log.warning(
+                "No record has %s: null in every row of %s. Records have %s.",
+                ", ".join(self._absent),
+                self.name,
+                sanitize(", ".join(sorted(self._present)), MAX_NAMES),
+            )
         log_nul(self._with_nul, self._first_with_nul)
         with self._explain():
             self._form.close()

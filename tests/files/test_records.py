@@ -86,7 +86,19 @@ def test_fields_that_no_record_has(tmp_path, caplog, name):
     write(tmp_path / name, fields=["Id", "Subjct", "Rare", "Body"], rows=[*ROWS, {"Rare": None}])
     write(tmp_path / name, [], ["Id", "Absent"])
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == [f"No record has Subjct, Body: null in every row of {tmp_path / name}."]
+    have = "Records have Id, Rare, Subject."
+    assert told == [f"No record has Subjct, Body: null in every row of {tmp_path / name}. {have}"]
+
+
+def test_long_names_in_the_log(tmp_path, caplog):
+    """The log does not grow with what the records hold, and has it on one line."""
+    write(tmp_path / "a.jsonl", [{"Field0\n": 1, **{f"Field{n}": n for n in range(1000)}}], ["Absent"])
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"No record has Absent: null in every row of {tmp_path / 'a.jsonl'}. Records have Field0, Field0 , Field1, "
+    )
+    assert line.endswith("….")
+    assert len(line) < 1500
 
 
 def test_fields(tmp_path):
