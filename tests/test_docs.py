@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 import shlex
@@ -16,6 +17,7 @@ from datetime import timedelta
 from importlib.metadata import metadata
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from airflow.providers.common.compat.sdk import Connection
@@ -24,6 +26,8 @@ from support.readme import MESSAGES, PAGES, README, ROOT, blocks, python_blocks
 import airflow_provider_onebox
 from airflow_provider_onebox.api.settings import settings_from_connection
 from airflow_provider_onebox.exceptions import OneboxError
+from airflow_provider_onebox.files.changes import ByChanges
+from airflow_provider_onebox.files.ids import ById
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.notifications.onebox import OneboxTicketNotifier
 from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
@@ -193,7 +197,7 @@ def test_included_code():
         for target in re.findall(r"^\[.+\.py\]\((.+\.py)\)$", text, re.MULTILINE):
             shown.add((ROOT / name).parent.joinpath(target).resolve())
     assert all(file.is_file() for file in shown)
-    assert set((ROOT / "example_dags").glob("*.py")) <= shown
+    assert set((ROOT / "example_dags").rglob("*.py")) <= shown
 
 
 def test_readable_without_sphinx():
@@ -248,6 +252,15 @@ def test_connections(name, monkeypatch):
         same = {settings_from_connection(conn) for conn in found}
         assert (len(found), len(same)) == (3, 1)
         assert {(settings.password, settings.timeout) for settings in same} == {("p@ss word", 60)}
+
+
+def test_watermarks_by_hand():
+    """What the page says to set a watermark to can be read."""
+    page = PAGES["docs/faq.md"]
+    ids, changes = (json.loads(text) for text in re.findall(r"\{\"known\": \{.*?\}\}", page))
+    for kind, value in ((ById, ids), (ByChanges, changes)):
+        state = msgspec.convert(value, kind.state_type, strict=False)
+        assert msgspec.to_builtins(state.known) == value["known"]
 
 
 def test_sandbox_output():
