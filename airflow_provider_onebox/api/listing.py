@@ -217,8 +217,8 @@ class Listing:
             return None
         if end and last_update is not None:
             raise OneboxConfigError(
-                "until goes by the time of creation, and last_update by that of the last change: use one of them. What "
-                'changed since the last run is what incremental="changes" writes.'
+                "until selects by the time of creation, and last_update by that of the last change: use one of them. "
+                'What changed since the last run is what incremental="changes" writes.'
             )
         return Interval(resource, self._settings.local_time("since", since), end, self._settings.timezone)
 

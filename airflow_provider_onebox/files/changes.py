@@ -176,7 +176,7 @@ class ByChanges:
                     raise OneboxConfigError(
                         f"{self._resource}: asked for records changed after {tomorrow}, Onebox returned one changed at "
                         f'{date}. If it ignores lastUpdate for this resource, incremental="changes" can\'t work: use '
-                        "incremental=True, which goes by id. If not, this machine's clock is wrong."
+                        "incremental=True, which selects by id. If not, this machine's clock is wrong."
                     )
                 ids.add(str(row["Id"]))
         return ids
@@ -204,7 +204,7 @@ class ByChanges:
         if "ModifyDate" not in row:
             raise OneboxConfigError(
                 f"{self._resource}: record {sanitize(row['Id'])} has no ModifyDate, so its last change is unknown. Use "
-                "incremental=True, which goes by id."
+                "incremental=True, which selects by id."
             )
         # As text, in whichever form, times compare well enough. A database's zero time is none.
         date = str(row["ModifyDate"] or "")

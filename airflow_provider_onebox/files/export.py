@@ -48,8 +48,8 @@ def export_incremental(
     :param watermark: what was written before, and how to list what was not.
     :param resource: what is listed, for the log.
     :param keep_empty: whether there is a file if there are no records.
-    :return: as for :func:`export`. ``last_id`` is where the range of this run ends; without records, of a run that goes
-        by changes, it is ``None``.
+    :return: as for :func:`export`. ``last_id`` is where the range of this run ends; without records, of a run that
+        selects by changes, it is ``None``.
     :raises OneboxConfigError: if the watermark does not allow it; nothing was listed then.
     :raises OneboxError: if the file can't be written, or another process has changed the watermark meanwhile.
     """

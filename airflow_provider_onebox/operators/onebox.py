@@ -285,7 +285,7 @@ class OneboxListOperator(_OneboxOperator):
             raise ValueError(f"{incremental=} needs output_path: the watermark moves when the file is published.")
         if incremental and until is not None:
             raise ValueError(
-                f"{incremental=} goes by a watermark, and until by the run's interval: use one of them, for example "
+                f"{incremental=} uses a watermark, and until the run's interval: use one of them, for example "
                 'since="{{ data_interval_start }}" and until="{{ data_interval_end }}".'
             )
         if incremental == "changes" and str(resource).lower() in UNDATED:
@@ -294,11 +294,11 @@ class OneboxListOperator(_OneboxOperator):
             )
         if incremental is True and last_update is not None:
             raise ValueError(
-                'incremental=True goes by id, and last_update finds older ids again: use one of them, or "changes".'
+                'incremental=True selects by id, and last_update finds older ids again: use one of them, or "changes".'
             )
         if incremental == "changes" and not since_id is since is max_records is None:
             raise ValueError(
-                'incremental="changes" goes by the time of the last change: begin with last_update, and without '
+                'incremental="changes" selects by the time of the last change: begin with last_update, and without '
                 "since_id, since and max_records."
             )
         if incremental and self.max_active_tis_per_dag is None:

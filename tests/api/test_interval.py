@@ -219,7 +219,7 @@ def test_contacts(client, sandbox):
     [
         (
             {"until": "2026-11-24", "last_update": "2026-11-23"},
-            "until goes by the time of creation, and last_update by",
+            "until selects by the time of creation, and last_update by",
         ),
         ({"until": "soon"}, "until='soon' is not a time"),
         ({"since": "2026-11-24", "until": "2026-11-24"}, "is empty"),

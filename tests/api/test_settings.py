@@ -171,7 +171,7 @@ def test_host_refused(host, words):
 
 @pytest.mark.parametrize("value", ["Asia/Jakarta", " Asia/Jakarta "])
 def test_timezone(value):
-    """Onebox's own zone goes by its name in the database of zones."""
+    """Onebox's own zone is found by its name in the database of zones."""
     settings = settings_from_connection(connection({"timezone": value}))
     assert settings.timezone == ZoneInfo("Asia/Jakarta")
 

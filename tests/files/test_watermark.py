@@ -262,7 +262,7 @@ CHANGES_KEY = "onebox_changes@d@t@crm@169@ticketrz"
 
 
 class Found:
-    """A policy that goes by changes and finds some ids."""
+    """A policy for changes that finds some ids."""
 
     kind, example, repeats, state_type = ByChanges.kind, ByChanges.example, False, ByChanges.state_type
 

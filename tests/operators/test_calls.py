@@ -618,7 +618,7 @@ def test_first_log_line(connected, run_changes, caplog):
         ("changes", {"output_path": "x", "since_id": 1}, "begin with last_update"),
         ("changes", {"output_path": "x", "since": "2026-01-01 00:00"}, "begin with last_update"),
         ("changes", {"output_path": "x", "max_records": 1}, "begin with last_update"),
-        ("changes", {"output_path": "x", "until": "2026-01-01"}, "incremental='changes' goes by a watermark"),
+        ("changes", {"output_path": "x", "until": "2026-01-01"}, "incremental='changes' uses a watermark"),
         ("change", {"output_path": "x"}, "incremental='change' is none of"),
     ],
 )
