@@ -110,7 +110,7 @@ def _browser() -> Iterator[Page]:
     expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1200, "height": 1320}, device_scale_factor=2)
+        page = browser.new_page(viewport={"width": 1200, "height": 1440}, device_scale_factor=2)
         page.set_default_timeout(WAIT)
         try:
             yield page
