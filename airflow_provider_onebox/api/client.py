@@ -70,6 +70,8 @@ class OneboxClient:
     :param adapter: another client's, to share its connections.
     :param time_limit: seconds that a call may take in total, including the login; calls are then not retried.
     :param pause: waits between tries: for that many seconds, or until the event says that nobody waits any longer.
+    :param count: counts a login, a retry, or a write by its result, for metrics: ``logins``, ``retries``,
+        ``writes.done``, ``writes.rejected`` (nothing was written) and ``writes.uncertain``. It must not raise anything.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class OneboxClient:
         adapter: OneboxAdapter | None = None,
         time_limit: float | None = None,
         pause: Callable[[threading.Event, float], Any] = threading.Event.wait,
+        count: Callable[[str], Any] = lambda _: None,
     ) -> None:
         if time_limit is not None:
             # A login and a call without a response both end within the limit, with an error that says which it was.
@@ -89,6 +92,7 @@ class OneboxClient:
         self._adapter = adapter or OneboxAdapter()
         self._time_limit = time_limit
         self._pause = pause
+        self._count = count
         self.lists = Listing(self._call, self._name, settings)
         #: When the calls of :meth:`request` start; at once if ``None``.
         self.turns: Turns | None = None
@@ -118,6 +122,7 @@ class OneboxClient:
             adapter=self._adapter,
             time_limit=self._time_limit,
             pause=self._pause,
+            count=self._count,
         )
 
     @cached_property
@@ -153,6 +158,7 @@ class OneboxClient:
             raise
         if not isinstance(token, Token):
             raise OneboxResponseError(f"{self._name('POST', 'authenticate')}: {self.redact(token)}", status=200)
+        self._count("logins")
         return token
 
     def url_for(self, endpoint: str) -> str:
@@ -196,8 +202,17 @@ class OneboxClient:
         """
         if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
             raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")
-        call = partial(self._call, method.upper(), endpoint, params=params, json=json, data=data, files=files)
-        return self.turns.take(call) if self.turns else call()
+        method = method.upper()
+        call = partial(self._call, method, endpoint, params=params, json=json, data=data, files=files)
+        try:
+            response = self.turns.take(call) if self.turns else call()
+        except OneboxError as error:
+            if method not in READS:
+                self._count("writes.uncertain" if error.uncertain else "writes.rejected")
+            raise
+        if method not in READS:
+            self._count("writes.done")
+        return response
 
     def redact(self, text: str) -> str:
         """Take this client's secrets out of a text that others wrote, in the forms in which they travel.
@@ -262,6 +277,7 @@ class OneboxClient:
                 break
             log.warning("%s. Retrying in %.1f s (%d of %d).", text, wait, number, self.settings.max_retries)
             error.retry_after = wait
+            self._count("retries")
             params = on_transient(error) if on_transient else None
             if params is not None:
                 body["params"] = params

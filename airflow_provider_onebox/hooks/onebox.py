@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
 
 from airflow_provider_onebox._airflow.masking import mask, mask_token
+from airflow_provider_onebox._airflow.metrics import count_metric
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
     OneboxError,
@@ -394,6 +395,8 @@ class OneboxHook(BaseHook):
             except OneboxRequestError as error:
                 raise _with_known_resources(error, resource) from None
             finally:
+                if count:
+                    count_metric("records_listed", count)
                 if count or is_whole:
                     report_listing(self, settings, resource, count)
 
@@ -739,7 +742,7 @@ class OneboxHook(BaseHook):
     def _new_client(settings: Settings, time_limit: float | None = None) -> OneboxClient:
         from airflow_provider_onebox.api.client import OneboxClient
 
-        return OneboxClient(settings, time_limit=time_limit)
+        return OneboxClient(settings, time_limit=time_limit, count=count_metric)
 
     def _read_token(self) -> Token | None:
         if self._token is None:

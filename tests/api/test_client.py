@@ -913,7 +913,8 @@ def interrupted_at(step):
     def trace(frame, event, arg):
         nonlocal left
         # What finalizers raise goes nowhere.
-        if not FOLLOWED.search(frame.f_code.co_filename) or frame.f_code.co_name == "_close_pool_connections":
+        is_finalizer = frame.f_code.co_name in ("_close_pool_connections", "closed")
+        if is_finalizer or not FOLLOWED.search(frame.f_code.co_filename):
             return None
         if event == "line":
             left -= 1
