@@ -260,6 +260,23 @@ def test_connections(name, monkeypatch):
         assert {(settings.password, settings.timeout) for settings in same} == {("p@ss word", 60)}
 
 
+def test_sample_records(connected):
+    """The samples have the fields that the sandbox's records have, and the line that asks for the fields finds them."""
+    page = PAGES["docs/records.md"]
+    ticket, contact = map(json.loads, blocks("json", page))
+    listed = {name: set(OneboxHook().get_records(name, max_records=1)[0]) for name in ("ticketrz", "contactrz")}
+    assert set(contact) == listed["contactrz"]
+    assert set(ticket) < listed["ticketrz"]
+    printed = []
+    exec(compile(*blocks("python", page), "records.md", "exec"), {"print": printed.append})  # noqa: S102 - our own text
+    assert set(*printed) == listed["ticketrz"]
+    single = OneboxHook().request("GET", f"ticketrz/{connected.state.ids()[0]}")
+    table = [line.split("|") for line in page.split("## A contact")[0].splitlines() if line.startswith("| ")]
+    found = [{name for row in table for name in re.findall(r"`([A-Z]\w+)`", row[column])} for column in (1, 2)]
+    assert found[0] == set(ticket)
+    assert found[1] < set(single)
+
+
 def test_watermarks_by_hand():
     """What the page says to set a watermark to can be read."""
     page = PAGES["docs/faq.md"]
