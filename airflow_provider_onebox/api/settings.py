@@ -94,13 +94,23 @@ class Settings:
         moment = parse_time(name, value)
         if moment is None or moment.tzinfo is None:
             return moment
+        zone = self.zone_for(f"{name}={sanitize(value)!r}", "pass a time in that zone, without offset")
+        return moment.astimezone(zone).replace(tzinfo=None)
+
+    def zone_for(self, what: str, instead: str) -> ZoneInfo:
+        """Return Onebox's own zone.
+
+        :param what: what needs it, for the message.
+        :param instead: what to do where it is not known, for the message.
+        :return: the zone.
+        :raises OneboxConfigError: if it is not known.
+        """
         if self.timezone is None:
             raise OneboxConfigError(
-                f"{name}={sanitize(value)!r} has a time zone, and Onebox's times have none: enter the zone of this "
-                f"Onebox, such as Asia/Jakarta, as Time zone of connection {self.conn_id!r} (extra field 'timezone'), "
-                "or pass a time in that zone, without offset."
+                f"{what} has a time zone, and Onebox's times have none: enter the zone of this Onebox, such as "
+                f"Asia/Jakarta, as Time zone of connection {self.conn_id!r} (extra field 'timezone'), or {instead}."
             )
-        return moment.astimezone(self.timezone).replace(tzinfo=None)
+        return self.timezone
 
     @property
     def secrets(self) -> tuple[str, ...]:

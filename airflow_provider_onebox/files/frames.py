@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_onebox.exceptions import OneboxConfigError
-from airflow_provider_onebox.files.records import as_text, check_fields
+from airflow_provider_onebox.files.columns import Columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
+    from zoneinfo import ZoneInfo
 
 FRAMES = ("pandas", "polars")
 """The libraries whose frames can be made."""
@@ -28,19 +29,35 @@ def require(library: str) -> None:
             raise OneboxConfigError(f"A frame of {library} needs {name}: pip install {name}") from None
 
 
-def frame_of(records: Iterable[dict[str, Any]], library: str, fields: Sequence[str] | None = None) -> Any:
+def frame_of(
+    records: Iterable[dict[str, Any]],
+    library: str,
+    fields: Mapping[str, str | None] | None = None,
+    zone: ZoneInfo | None = None,
+    on_misfit: str = "fail",
+) -> Any:
     """Make a frame of records.
 
     :param records: the records.
     :param library: one of :data:`FRAMES`.
-    :param fields: the columns, in this order; all fields that a record has, as they first come, if ``None``.
-    :return: the frame; its columns are text, and what a record lacks is null.
-    :raises OneboxConfigError: if the fields are no list of different names.
+    :param fields: the columns, in this order, and their types, text where it is ``None``; all fields that a record
+        has, as they first come, if ``None``.
+    :param zone: Onebox's own zone, as for :class:`.columns.Columns`.
+    :param on_misfit: what happens to a value that is not of its column's type, as for :class:`.columns.Columns`.
+    :return: the frame; what a record lacks is null.
+    :raises OneboxConfigError: if a value is not of its column's type, and that is to fail.
     """
     import pyarrow
 
+    columns = Columns(fields or {}, zone, on_misfit)
     rows = list(records)
-    names = check_fields(fields) or list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: pyarrow.array([as_text(row.get(name)) for row in rows], pyarrow.string()) for name in names}
-    table = pyarrow.table(columns)
-    return table.to_pandas() if library == "pandas" else import_module("polars").from_arrow(table)
+    if fields is None:
+        columns = Columns(dict.fromkeys(name for row in rows for name in row))
+    table = pyarrow.Table.from_batches([columns.batch(rows)])
+    columns.report()
+    if library == "polars":
+        return import_module("polars").from_arrow(table)
+    pandas = import_module("pandas")
+    # Otherwise null makes a column of numbers one of floats, which large ids do not survive.
+    nullable = {pyarrow.int64(): pandas.Int64Dtype(), pyarrow.bool_(): pandas.BooleanDtype()}
+    return table.to_pandas(types_mapper=nullable.get)

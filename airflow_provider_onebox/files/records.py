@@ -5,16 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, sanitize
 from airflow_provider_onebox.files.atomic import AtomicFile, digest_of
+from airflow_provider_onebox.files.columns import Columns, as_text, check_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from zoneinfo import ZoneInfo
 
     from typing_extensions import Self
 
@@ -52,9 +53,12 @@ class RecordFile(AtomicFile):
     :param path: the target, as for ``ObjectStoragePath``: CSV if it ends in ``.csv`` or ``.csv.gz``, Parquet if it ends
         in ``.parquet``, otherwise JSON Lines; gzip if it ends in ``.gz``. Upper and lower case are the same.
     :param argument: the name of the argument that has the path, for messages.
-    :param fields: the fields to write, as for :func:`project`; CSV and Parquet need them.
+    :param fields: the fields to write, in this order; CSV and Parquet need them. For Parquet, they can have types, as
+        for :func:`.columns.check_fields`.
     :param ti: the task instance that writes the file; ``None`` to claim nothing.
     :param keep_nul: whether text keeps U+0000, which PostgreSQL rejects in text and in jsonb.
+    :param zone: Onebox's own zone, as for :class:`.columns.Columns`.
+    :param on_misfit: what happens to a value that is not of its field's type, as for :class:`.columns.Columns`.
     :raises OneboxConfigError: if it can't be a file's path, or this Airflow can't reach it; if its suffix is that of
         another format; if the fields are missing or invalid, or pyarrow is not installed.
     """
@@ -63,21 +67,24 @@ class RecordFile(AtomicFile):
         self,
         path: Any,
         argument: str = "output_path",
-        fields: Sequence[str] | None = None,
+        fields: Sequence[str] | Mapping[str, str] | None = None,
         *,
         ti: Any = None,
         keep_nul: bool = False,
+        zone: ZoneInfo | None = None,
+        on_misfit: str = "fail",
     ) -> None:
         super().__init__(path, argument, ti)
         self.count = 0
-        self._fields = check_fields(fields)
+        self._columns: Columns | None = None
         self._keep_nul = keep_nul
         self._with_nul = 0
         self._first_with_nul: Any = None
-        self._absent = list(self._fields or ())
         self._present: set[str] = set()
-        self._make_form: type[_JsonLines | _Parquet] = _JsonLines
+        self._make_form: Callable[[Any, Any], _JsonLines | _Parquet] = _JsonLines
         name = self.path.name.lower()
+        self._fields = check_fields(fields, can_have_types=name.endswith(".parquet"))
+        self._absent = list(self._fields or ())
         self._is_gzip = name.endswith(".gz")
         _, dot, suffix = name.removesuffix(".gz").rpartition(".")
         if dot and suffix in OTHER_FORMATS:
@@ -95,7 +102,6 @@ class RecordFile(AtomicFile):
                     "there is no such argument, write .jsonl."
                 )
         if name.endswith(".parquet"):
-            self._make_form = _Parquet
             try:
                 import pyarrow.parquet  # noqa: F401 - found missing before anything is listed
             except ImportError as error:
@@ -103,6 +109,7 @@ class RecordFile(AtomicFile):
                     f"{argument}={self.name!r} needs pyarrow ({sanitize(error)}): "
                     "pip install 'airflow-provider-onebox[parquet]'"
                 ) from None
+            self._make_form, self._columns = _Parquet, Columns(self._fields or {}, zone, on_misfit)
 
     def __enter__(self) -> Self:
         """Claim the target, remove what dead processes left, and open the temporary file.
@@ -114,7 +121,7 @@ class RecordFile(AtomicFile):
         super().__enter__()
         # No name and no time in the header: the same records give the same bytes.
         self._file: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, self._raw, mtime=0) if self._is_gzip else self._raw
-        self._form = self._make_form(self._file, self._fields or [])
+        self._form = self._make_form(self._file, self._columns or self._fields)
         return self
 
     def write(self, records: list[dict[str, Any]]) -> None:
@@ -123,10 +130,14 @@ class RecordFile(AtomicFile):
         :param records: one line or row each.
         :raises OneboxError: if there is no room for them.
         """
-        rows = project(records, self._fields)
+        # Columns pick their fields themselves.
+        rows = records if self._columns else project(records, self._fields)
         lines = _encode_lines(rows)
         if not self._keep_nul:
             rows, found = remove_nul(rows, lines)
+            if found and self._columns:  # Perhaps in other fields.
+                rows = project(records, ["Id", *self._columns.names])
+                rows, found = remove_nul(rows, _encode_lines(rows))
             if found:
                 lines = _encode_lines(rows)
                 if not self._with_nul:
@@ -152,6 +163,8 @@ class RecordFile(AtomicFile):
                 sanitize(", ".join(sorted(self._present)), MAX_NAMES),
             )
         log_nul(self._with_nul, self._first_with_nul)
+        if self._columns:
+            self._columns.report()
         with self._explain():
             self._form.close()
             if self._file is not self._raw:
@@ -181,10 +194,10 @@ class RecordFile(AtomicFile):
 
 
 class _JsonLines:
-    def __init__(self, file: Any, _: list[str]) -> None:
+    def __init__(self, file: Any, _: Any) -> None:
         self._file = file
 
-    def write(self, records: list[dict[str, Any]], lines: bytes) -> None:  # noqa: ARG002 - tables need them
+    def write(self, rows: list[dict[str, Any]], lines: bytes) -> None:  # noqa: ARG002 - tables need them
         self._file.write(lines)
 
     def close(self) -> None:
@@ -195,14 +208,14 @@ class _JsonLines:
 
 
 class _Csv(_JsonLines):
-    def __init__(self, file: Any, fields: list[str]) -> None:
+    def __init__(self, file: Any, fields: Iterable[str]) -> None:
         super().__init__(file, fields)
         self._header: list[dict[str, Any]] = [{name: name for name in fields}]
 
-    def write(self, records: list[dict[str, Any]], lines: bytes = b"") -> None:  # noqa: ARG002 - JSON Lines need it
+    def write(self, rows: list[dict[str, Any]], lines: bytes = b"") -> None:  # noqa: ARG002 - JSON Lines need it
         # Not the csv module: before Python 3.12 it writes None and "" alike.
-        records, self._header = self._header + records, []
-        texts = (",".join(map(_cell, record.values())) or '""' for record in records)
+        rows, self._header = self._header + rows, []
+        texts = (",".join(map(_cell, row.values())) or '""' for row in rows)
         self._file.write("".join(f"{text}\n" for text in texts).encode())
 
     def close(self) -> None:
@@ -210,18 +223,17 @@ class _Csv(_JsonLines):
 
 
 class _Parquet:
-    def __init__(self, file: Any, fields: list[str]) -> None:
+    def __init__(self, file: Any, columns: Columns) -> None:
         import pyarrow.parquet
 
         self._arrow = pyarrow
-        self._schema = pyarrow.schema([(name, pyarrow.string()) for name in fields])
-        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
+        self._columns = columns
+        self._writer = pyarrow.parquet.ParquetWriter(file, columns.schema)
         self._batches: list[Any] = []
         self._size = 0
 
-    def write(self, records: list[dict[str, Any]], lines: bytes) -> None:  # noqa: ARG002 - JSON Lines need it
-        rows = [{name: as_text(value) for name, value in record.items()} for record in records]
-        self._add(self._arrow.RecordBatch.from_pylist(rows, self._schema))
+    def write(self, rows: list[dict[str, Any]], lines: bytes) -> None:  # noqa: ARG002 - JSON Lines need it
+        self._add(self._columns.batch(rows))
 
     def _add(self, batch: Any) -> None:
         if batch.nbytes > ROW_GROUP_BYTES and len(batch) > 1:
@@ -235,7 +247,7 @@ class _Parquet:
 
     def _flush(self) -> None:
         if self._batches:  # Otherwise there would be a row group without rows.
-            self._writer.write_table(self._arrow.Table.from_batches(self._batches, self._schema))
+            self._writer.write_table(self._arrow.Table.from_batches(self._batches, self._columns.schema))
         self._batches, self._size = [], 0
 
     def close(self) -> None:
@@ -247,39 +259,12 @@ class _Parquet:
         self._writer.is_open = False
 
 
-def as_text(value: Any) -> str | None:
-    """Write a value as the text that a column of text holds.
-
-    :param value: a value of a record.
-    :return: text as it is, ``None`` for null, and JSON for anything else.
-    """
-    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
 def _cell(value: Any) -> str:
     text = as_text(value)
     return "" if text is None else '"' + text.replace('"', '""') + '"'
 
 
-def check_fields(fields: Any) -> list[str] | None:
-    """Check that the names of fields can be columns.
-
-    :param fields: the names, or ``None`` for all fields.
-    :return: the names.
-    :raises OneboxConfigError: if it is not a list of different names.
-    """
-    if fields is None:
-        return None
-    names = list(fields) if isinstance(fields, Iterable) and not isinstance(fields, str) else []
-    if not names or not all(isinstance(name, str) and name.strip() for name in names) or len({*names}) < len(names):
-        raise OneboxConfigError(
-            f"fields={sanitize(fields, 60)!r} is not a list of different names: pass, for example, ['Id', 'Subject']. "
-            "A template that makes the whole list needs render_template_as_native_obj."
-        )
-    return names
-
-
-def project(records: list[dict[str, Any]], fields: list[str] | None) -> list[dict[str, Any]]:
+def project(records: list[dict[str, Any]], fields: Iterable[str] | None) -> list[dict[str, Any]]:
     """Select fields of records.
 
     :param records: the records.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from types import TracebackType
     from typing import NoReturn
+    from zoneinfo import ZoneInfo
 
     import requests
     from typing_extensions import Self
@@ -329,7 +330,8 @@ class OneboxHook(BaseHook):
         resource: str,
         *,
         df_type: Literal["pandas", "polars"] = "pandas",
-        fields: Sequence[str] | None = None,
+        fields: Sequence[str] | Mapping[str, str] | None = None,
+        on_misfit: Literal["fail", "null"] = "fail",
         since_id: int | str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
@@ -343,7 +345,11 @@ class OneboxHook(BaseHook):
 
         :param resource: ``ticketrz``, ``contactrz``, ``prospectrz``, ``message`` or ``connection``.
         :param df_type: ``"pandas"`` or ``"polars"``; the one that you name has to be installed, and pyarrow.
-        :param fields: the columns, in this order; all fields that a record has if ``None``.
+        :param fields: the columns, in this order, as a list or as a dictionary with their types: ``string``, ``int64``,
+            ``float64``, ``bool``, ``timestamp`` (as Onebox writes it, in its own zone) or ``timestamptz`` (an instant;
+            the connection needs a time zone). All fields that a record has, as text, if ``None``.
+        :param on_misfit: what happens to a value that is not of its column's type: the call fails, or null takes its
+            place and is counted in the log.
         :param since_id: only records with a greater id.
         :param since: only records created at this time or later. Text such as ``2026-11-24 08:30`` or a ``datetime``,
             in Onebox's own time zone, or with an offset if the connection has a time zone.
@@ -352,15 +358,17 @@ class OneboxHook(BaseHook):
         :param last_update: only records changed after this time, to the minute; not with ``until``.
         :param max_records: the most records to get; all if ``None``.
         :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
-        :return: the frame. Its columns are text, as Onebox sends it; lists and objects are JSON.
+        :return: the frame. A column without a type is text, as Onebox sends it; lists and objects are JSON.
         :raises OneboxConfigError: if an argument is invalid, or a library is missing.
         :raises OneboxError: if the list can't be read.
         """
+        from airflow_provider_onebox.files.columns import check_fields
         from airflow_provider_onebox.files.frames import FRAMES, frame_of, require
 
         if df_type not in FRAMES:
             raise OneboxConfigError(f"df_type={sanitize(df_type, 60)!r} is none of {', '.join(FRAMES)}.")
         require(df_type)
+        types, zone = check_fields(fields, can_have_types=True), self.zone_for(fields)
         records = self.list_records(
             resource,
             since_id=since_id,
@@ -370,7 +378,18 @@ class OneboxHook(BaseHook):
             max_records=max_records,
             include_secrets=include_secrets,
         )
-        return frame_of(records, df_type, fields)
+        return frame_of(records, df_type, types, zone, on_misfit)
+
+    def zone_for(self, fields: Sequence[str] | Mapping[str, str] | None) -> ZoneInfo | None:
+        """Return Onebox's own zone where the types of fields need it.
+
+        :param fields: the names, with or without types.
+        :return: the zone if one is a ``timestamptz``.
+        :raises OneboxConfigError: if the connection does not name it.
+        """
+        from airflow_provider_onebox.files.columns import needs_zone
+
+        return self.settings.zone_for("The type timestamptz", "use timestamp") if needs_zone(fields) else None
 
     def list_batches(self, resource: str, **query: Any) -> Iterator[Batch]:
         """List the records of a resource as they come, page by page.

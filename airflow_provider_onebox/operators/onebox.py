@@ -15,7 +15,7 @@ from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators._results import MAX_XCOM_BYTES, check_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
@@ -207,7 +207,11 @@ class OneboxListOperator(_OneboxOperator):
     :param keep_nul: whether text in the file keeps U+0000, which PostgreSQL rejects; by default it is removed and
         counted in the log. XComs never have it.
     :param fields: the fields to keep, in this order; all if ``None``. Required for CSV and Parquet. A field that a
-        record lacks is null. (templated)
+        record lacks is null. For Parquet, a dictionary gives their types: ``string``, ``int64``, ``float64``, ``bool``,
+        ``timestamp`` (as Onebox writes it, in its own zone) or ``timestamptz`` (an instant; the connection needs a time
+        zone). (templated)
+    :param on_misfit: what happens to a value that is not of its field's type: the task fails before the file is
+        published, or, with ``"null"``, null takes its place and the log says how many there were.
     :param incremental: ``True`` for what is new since an earlier run, ``"changes"`` for what is new or changed; needs
         ``output_path``.
     :param include_secrets: whether fields such as ``Password`` and ``access_token`` are kept.
@@ -248,7 +252,8 @@ class OneboxListOperator(_OneboxOperator):
         max_records: int | str | None = None,
         parallelism: int | str | None = None,
         output_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
-        fields: Sequence[str] | None = None,
+        fields: Sequence[str] | Mapping[str, str] | None = None,
+        on_misfit: Literal["fail", "null"] = "fail",
         incremental: bool | Literal["changes"] = False,
         overlap: int | str | None = None,
         state_key: str | int | None = None,
@@ -272,6 +277,7 @@ class OneboxListOperator(_OneboxOperator):
         self.parallelism = parallelism
         self.output_path = _path(output_path)
         self.fields = fields
+        self.on_misfit = on_misfit
         self.incremental = incremental
         self.overlap = overlap
         self.state_key = state_key
@@ -323,7 +329,9 @@ class OneboxListOperator(_OneboxOperator):
         from airflow_provider_onebox.files.records import RecordFile
 
         ti = context.get("ti")
-        file = RecordFile(self.output_path, fields=self.fields, ti=ti, keep_nul=self.keep_nul)
+        options: dict[str, Any] = {"keep_nul": self.keep_nul, "on_misfit": self.on_misfit}
+        zone = self.hook.zone_for(self.fields)
+        file = RecordFile(self.output_path, fields=self.fields, ti=ti, zone=zone, **options)
         keep_empty = self.keep_empty_file or not self.skip_if_empty
         if self.incremental:
             written = export_incremental(file, self._watermark(ti), self.resource, keep_empty=keep_empty)
@@ -385,7 +393,8 @@ class OneboxListOperator(_OneboxOperator):
     def _return_records(self) -> list[dict[str, Any]]:
         import msgspec
 
-        from airflow_provider_onebox.files.records import check_fields, log_nul, project, remove_nul
+        from airflow_provider_onebox.files.columns import check_fields
+        from airflow_provider_onebox.files.records import log_nul, project, remove_nul
 
         records: list[dict[str, Any]] = []
         fields, size, with_nul = check_fields(self.fields), 0, []

@@ -17,7 +17,7 @@ from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.exceptions import OneboxConfigError
 
 JAKARTA, BERLIN = ZoneInfo("Asia/Jakarta"), ZoneInfo("Europe/Berlin")
-DAY = datetime(2026, 11, 24)
+DAY = datetime(2090, 11, 24)
 
 
 def rows(*dates):
@@ -47,15 +47,15 @@ def ids(client, resource="ticketrz", **options):
 def test_bounds(zone):
     """The first moment is in the interval, the last one is not."""
     interval = Interval("ticketrz", DAY, DAY + timedelta(days=1), zone)
-    inside = ["2026-11-24 00:00:00", "2026-11-24T12:00:00", "2026-11-24 23:59:59"]
-    outside = ["2026-11-23 23:59:59", "2026-11-25 00:00:00", "3000-01-01 00:00:00"]
+    inside = ["2090-11-24 00:00:00", "2090-11-24T12:00:00", "2090-11-24 23:59:59"]
+    outside = ["2090-11-23 23:59:59", "2090-11-25 00:00:00", "3000-01-01 00:00:00"]
     assert selected(interval, *inside, *outside) == inside
     assert interval.left_out == 3
 
 
 def test_open_bounds():
     """Each bound can be left out."""
-    dates = ["2026-11-23 23:59:59", "2026-11-24 00:00:00"]
+    dates = ["2090-11-23 23:59:59", "2090-11-24 00:00:00"]
     assert selected(Interval("ticketrz", DAY, None, None), *dates) == dates[1:]
     assert selected(Interval("ticketrz", None, DAY, None), *dates) == dates[:1]
 
@@ -64,7 +64,7 @@ def test_open_bounds():
     ("since", "asked"),
     [
         (None, None),
-        (DAY, datetime(2026, 11, 23, 23, 59)),
+        (DAY, datetime(2090, 11, 23, 23, 59)),
         (datetime.min, datetime(1, 1, 1, 23, 59)),
     ],
 )
@@ -93,7 +93,7 @@ def test_partition(starts, dates):
 def test_date_with_an_offset():
     """A date that has an offset is taken at its word."""
     interval = Interval("ticketrz", DAY, DAY + timedelta(hours=1), JAKARTA)
-    assert selected(interval, "2026-11-23T17:30:00+00:00", "2026-11-24T00:30:00+00:00") == ["2026-11-23T17:30:00+00:00"]
+    assert selected(interval, "2090-11-23T17:30:00+00:00", "2090-11-24T00:30:00+00:00") == ["2090-11-23T17:30:00+00:00"]
 
 
 BAD_DATES = [None, "", "0000-00-00 00:00:00", "yesterday", 20261124]
@@ -103,12 +103,12 @@ def test_records_without_a_date(caplog):
     """A record whose date is not a time is in no interval, and is reported; without an end, Onebox's filter holds."""
     interval = Interval("ticketrz", DAY, DAY + timedelta(days=1), None)
     with caplog.at_level(logging.INFO):
-        assert selected(interval, *BAD_DATES, "2026-11-24 08:30:00") == ["2026-11-24 08:30:00"]
+        assert selected(interval, *BAD_DATES, "2090-11-24 08:30:00") == ["2090-11-24 08:30:00"]
         interval.report()
     undated, read = caplog.messages
     assert undated == "Left out 5 ticketrz records whose CreateDate is not a time, the first with Id 1: 'None'."
     assert read == (
-        "Of 6 ticketrz records read, 1 were created in the interval from 2026-11-24 00:00:00 until 2026-11-25 00:00:00;"
+        "Of 6 ticketrz records read, 1 were created in the interval from 2090-11-24 00:00:00 until 2090-11-25 00:00:00;"
         " left out: 0 earlier, 0 later."
     )
     assert selected(Interval("ticketrz", DAY, None, None), *BAD_DATES) == BAD_DATES
@@ -135,7 +135,7 @@ def test_empty(until):
     with pytest.raises(OneboxConfigError) as caught:
         Interval("ticketrz", DAY, until, None)
     assert str(caught.value) == (
-        f"The interval from since=2026-11-24 00:00:00 until={until} (in Onebox's zone) is empty. On Airflow 3, runs of "
+        f"The interval from since=2090-11-24 00:00:00 until={until} (in Onebox's zone) is empty. On Airflow 3, runs of "
         "a cron schedule such as '@daily' have empty intervals: use schedule=CronDataIntervalTimetable('@daily', "
         "timezone='UTC')."
     )
@@ -149,12 +149,12 @@ def test_days(client, sandbox, inclusive):
     seconds = [-1, 0, 1, 86399, 86400, 86401, 30]  # the last one has become visible late
     new = [table.add(1, DAY + timedelta(seconds=offset))[0] for offset in seconds]
     # Midnight in Jakarta.
-    start = datetime(2026, 11, 23, 17, tzinfo=timezone.utc)
+    start = datetime(2090, 11, 23, 17, tzinfo=timezone.utc)
     day = {"since": start, "until": str(start + timedelta(days=1))}
     assert ids(client, **day) == [*new[1:4], new[6]]
     assert client.lists.count("ticketrz", **day) == (4, int(new[6]))
     assert ids(client, since=start) == new[1:]
-    assert ids(client, since="2026-11-24 00:00:01") == new[2:]
+    assert ids(client, since="2090-11-24 00:00:01") == new[2:]
     assert ids(client, until=start)[-1] == new[0]
     assert client.lists.count("ticketrz", since=start) == (6 if inclusive else 5, int(new[6]))
 
@@ -182,7 +182,7 @@ def test_few_are_read_on(client, sandbox, caplog):
         assert ids(client, since=DAY - timedelta(minutes=1), max_records=1) == sandbox.state.ids()[-1:]
     (line,) = [line for line in caplog.messages if line.startswith("Of ")]
     assert line == (
-        "Of 250 ticketrz records read, 250 were created in the interval from the beginning until 2026-11-24 00:00:00; "
+        "Of 250 ticketrz records read, 250 were created in the interval from the beginning until 2090-11-24 00:00:00; "
         "left out: 0 earlier, 0 later."
     )
 
@@ -196,19 +196,19 @@ def test_report_of_a_beginning(client, sandbox, caplog):
         assert len(ids(client, since=DAY)) == 1
     (line,) = [line for line in caplog.messages if line.startswith("Of ")]
     assert line == (
-        "Of 2 ticketrz records read, 1 were created in the interval from 2026-11-24 00:00:00 until now; left out: "
+        "Of 2 ticketrz records read, 1 were created in the interval from 2090-11-24 00:00:00 until now; left out: "
         "1 earlier, 0 later."
     )
 
 
 def test_contacts(client, sandbox):
     """Contacts have no dates: their since is Onebox's own, and until is refused before anything is sent."""
-    ids(client, "contactrz", since="2026-11-24 08:30")
-    assert sandbox.state.seen[-1].query == "limit=100&since=2026-11-24+08%3A30"
+    ids(client, "contactrz", since="2090-11-24 08:30")
+    assert sandbox.state.seen[-1].query == "limit=100&since=2090-11-24+08%3A30"
     seen = len(sandbox.state.seen)
     for resource in ("contactrz", "prospectrz", "ContactRz"):
         with pytest.raises(OneboxConfigError) as caught:
-            client.lists.pages(resource, until="2026-11-24")
+            client.lists.pages(resource, until="2090-11-24")
         assert str(caught.value) == f"until can't be applied to {resource}, whose records have no dates."
     assert len(sandbox.state.seen) == seen
 
@@ -218,12 +218,12 @@ def test_contacts(client, sandbox):
     ("options", "words"),
     [
         (
-            {"until": "2026-11-24", "last_update": "2026-11-23"},
+            {"until": "2090-11-24", "last_update": "2090-11-23"},
             "until selects by the time of creation, and last_update by",
         ),
         ({"until": "soon"}, "until='soon' is not a time"),
-        ({"since": "2026-11-24", "until": "2026-11-24"}, "is empty"),
-        ({"resource": "../x", "since": "2026-11-24"}, "is not a name such as 'ticketrz'"),
+        ({"since": "2090-11-24", "until": "2090-11-24"}, "is empty"),
+        ({"resource": "../x", "since": "2090-11-24"}, "is not a name such as 'ticketrz'"),
     ],
 )
 def test_refused(client, sandbox, method, options, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime, timezone
 
 import pytest
 
@@ -32,9 +33,9 @@ def test_columns(library):
 @pytest.mark.parametrize("library", FRAMES)
 def test_fields(library):
     """With fields, these are the columns, in their order, even of no records."""
-    frame = frame_of(RECORDS, library, ["Name", "Id"])
+    frame = frame_of(RECORDS, library, {"Name": None, "Id": None})
     assert rows_of(frame, library) == [{"Name": None, "Id": "1"}, {"Name": "Ada", "Id": "2"}]
-    assert list(frame_of([], library, ["Name", "Id"]).columns) == ["Name", "Id"]
+    assert list(frame_of([], library, {"Name": None, "Id": None}).columns) == ["Name", "Id"]
 
 
 @pytest.mark.parametrize("library", FRAMES)
@@ -67,3 +68,32 @@ def test_unknown_library(connected):
     with pytest.raises(OneboxConfigError, match=r"^df_type='spark' is none of pandas, polars\.$"):
         OneboxHook().get_df("ticketrz", df_type="spark")
     assert connected.state.logins == 0
+
+
+@pytest.mark.parametrize("library", FRAMES)
+def test_typed(connected, connect, library):
+    """Columns can have types; a large number survives a null beside it."""
+    connect(connected.url, login=connected.email, password=connected.password, timezone="Asia/Jakarta")
+    table = connected.state.table("ticketrz")
+    (new,) = table.add(1, datetime(2090, 11, 24), Rating=2**60, SiteId=True)
+    table.add(1, datetime(2090, 11, 24, 8, 30), Rating=None, SiteId=None)
+    fields = {"Id": "int64", "Rating": "int64", "SiteId": "bool", "CreateDate": "timestamptz"}
+    options = {"since": "2090-11-24", "df_type": library}
+    frame = OneboxHook().get_df("ticketrz", fields=fields, on_misfit="null", **options)
+    first, second = rows_of(frame, library)
+    assert (first["Id"], first["Rating"], first["SiteId"]) == (int(new), 2**60, True)
+    assert (second["Rating"], second["SiteId"]) == (None, None)
+    assert first["CreateDate"] == datetime(2090, 11, 23, 17, tzinfo=timezone.utc)
+    with pytest.raises(OneboxConfigError, match="has a Subject that is not of the type int64"):
+        OneboxHook().get_df("ticketrz", fields={"Subject": "int64"}, **options)
+
+
+def test_instants_without_a_zone(connected):
+    """Where Onebox's zone is not known, times can't be instants; nothing is listed."""
+    with pytest.raises(OneboxConfigError) as caught:
+        OneboxHook().get_df("ticketrz", fields={"CreateDate": "timestamptz"})
+    assert str(caught.value) == (
+        "The type timestamptz has a time zone, and Onebox's times have none: enter the zone of this Onebox, such as "
+        "Asia/Jakarta, as Time zone of connection 'onebox_default' (extra field 'timezone'), or use timestamp."
+    )
+    assert not connected.state.seen

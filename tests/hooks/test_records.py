@@ -97,11 +97,11 @@ def test_types_at_run_time(name):
 def test_newest_of_an_interval(connected):
     """The newest of an interval are found by listing it, also where Onebox's own total counts later ones."""
     table = connected.state.table("ticketrz")
-    days = [datetime(2026, 11, day) for day in (24, 24, 24, 25)]
+    days = [datetime(2090, 11, day) for day in (24, 24, 24, 25)]
     new = [table.add(1, day)[0] for day in days]
     hook = OneboxHook()
-    assert ids(hook.get_records("ticketrz", until="2026-11-25", newest=2)) == new[1:3]
-    assert ids(hook.get_records("ticketrz", since="2026-11-24", newest=2)) == new[2:]
-    assert ids(hook.get_records("ticketrz", since="2026-11-24", until="2026-11-25")) == new[:3]
-    assert list(hook.get_df("ticketrz", since="2026-11-24", until="2026-11-25").Id) == new[:3]
-    assert hook.count_records("ticketrz", since="2026-11-24", until="2026-11-25") == (3, int(new[2]))
+    assert ids(hook.get_records("ticketrz", until="2090-11-25", newest=2)) == new[1:3]
+    assert ids(hook.get_records("ticketrz", since="2090-11-24", newest=2)) == new[2:]
+    assert ids(hook.get_records("ticketrz", since="2090-11-24", until="2090-11-25")) == new[:3]
+    assert list(hook.get_df("ticketrz", since="2090-11-24", until="2090-11-25").Id) == new[:3]
+    assert hook.count_records("ticketrz", since="2090-11-24", until="2090-11-25") == (3, int(new[2]))

@@ -501,6 +501,45 @@ def test_times_reach_onebox(connected, context):
     assert queries(connected)[0].items() >= {"since": "2026-01-02 03:03", "lastUpdate": "2026-05-06 07:08"}.items()
 
 
+def test_typed_columns(connected, context, connect, tmp_path):
+    """A Parquet file has columns of the types that fields names."""
+    connect(connected.url, login=connected.email, password=connected.password, timezone="Asia/Jakarta")
+    task = OneboxListOperator(
+        task_id="t",
+        resource="ticketrz",
+        fields={"Id": "int64", "CreateDate": "timestamptz", "Rating": "float64", "Subject": "string"},
+        output_path=str(tmp_path / "a.parquet"),
+    )
+    assert task.execute(context())["count"] == 250
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    assert [str(kind) for kind in table.schema.types] == ["int64", "timestamp[us, tz=UTC]", "double", "string"]
+    assert table["Id"].to_pylist() == list(map(int, connected.state.ids()))
+
+
+@pytest.mark.parametrize(("rule", "count"), [("fail", None), ("null", 250)])
+def test_misfits(connected, context, tmp_path, rule, count):
+    """What does not fit fails the task before the file is published, or is null."""
+    path = tmp_path / "a.parquet"
+    task = OneboxListOperator(
+        task_id="t", resource="ticketrz", fields={"Subject": "int64"}, output_path=path, on_misfit=rule
+    )
+    if count is None:
+        with pytest.raises(OneboxConfigError, match="has a Subject that is not of the type int64"):
+            task.execute(context())
+    else:
+        assert task.execute(context())["count"] == count
+    assert path.exists() is (count is not None)
+
+
+@pytest.mark.parametrize("options", [{}, {"output_path": "a.parquet", "fields": {"CreateDate": "timestamptz"}}])
+def test_types_refused(connected, context, options):
+    """An XCom has no types, and no zone is guessed: both are refused before anything is sent."""
+    task = OneboxListOperator(task_id="t", resource="ticketrz", **{"fields": {"Id": "int64"}, **options})
+    with pytest.raises(OneboxConfigError, match=r"has types, and only|The type timestamptz has a time zone"):
+        task.execute(context())
+    assert not connected.state.seen
+
+
 @pytest.fixture
 def run_changes(context, tmp_path):
     """Run an export of changes into a file of the run's own; return the records in it."""
