@@ -231,6 +231,9 @@ class Measurements:
             cpu = median(s[1] for s in got["ours"]) / median(s[1] for s in got["bare"])
             what = f"OneboxListOperator to .jsonl.gz {where}"
             rows.append(Row(what, rate["ours"], rate["bare"], REQUESTS, "records/s", 1.3, at_least=True, cpu=cpu))
+        got_parquet = self.bench.child("parquet", sandbox, repetitions=self.bench.of(7), **common)
+        to_parquet = f"{self.size:,} records that have arrived, to .parquet with types"
+        rows.append(pair(to_parquet, got_parquet["ours"], got_parquet["pyarrow"], "pyarrow alone", 1.5))
         ours, listed, packed = ([sample[1] for sample in got[name]] for name in ("ours", "listed", "gzip"))
         both = [a + b for a, b in zip(listed, packed, strict=True)]
         return [

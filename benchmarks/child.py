@@ -419,6 +419,30 @@ def files(repetitions: int, since_id: str, rows: int) -> Any:
     return samples
 
 
+def parquet(repetitions: int, since_id: str, rows: int) -> Any:
+    """Write records that have arrived to Parquet, with types."""
+    import pyarrow.parquet
+
+    from airflow_provider_onebox.hooks.onebox import OneboxHook
+    from benchmarks import contenders
+
+    batches = [batch.rows for batch in OneboxHook().list_batches("ticketrz", since_id=since_id)]
+    with tempfile.TemporaryDirectory() as folder:
+        ours, alone = f"{folder}/ours.parquet", f"{folder}/alone.parquet"
+        contenders.parquet_onebox(batches, ours)
+        samples = interleaved(
+            repetitions,
+            {
+                "ours": lambda: contenders.parquet_onebox(batches, ours),
+                "pyarrow": lambda: contenders.parquet_pyarrow(batches, alone, ours),
+            },
+        )
+        tables = [pyarrow.parquet.read_table(path) for path in (ours, alone)]
+        if not tables[0].equals(tables[1]) or len(tables[0]) != rows:
+            raise RuntimeError("the files do not hold the same table")
+    return samples
+
+
 async def start(triggers: Iterable[Any]) -> list[asyncio.Task[None]]:
     """Start triggers that shall wait, all at once, as a triggerer that starts does."""
 
