@@ -82,7 +82,6 @@ def demo(folder: Path, url: str, *, keep: bool) -> None:
     if keep:
         options |= {"password": secrets.token_urlsafe(12), "config": {("core", "dags_are_paused_at_creation"): True}}
     with AirflowHome(folder, [examples / f"{DAG}.py"], connections=connections, **options) as home:
-        home.migrate()
         report(home.test_dag(DAG, {"folder": str(folder)}), url)
         if keep:
             shutil.copytree(examples, home.home / "dags", dirs_exist_ok=True)

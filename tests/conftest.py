@@ -12,7 +12,6 @@ import re
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -39,9 +38,7 @@ if version("apache-airflow").startswith("2."):
 pytest_plugins = ["airflow_provider_onebox.sandbox.pytest"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from support.airflow_home import AirflowHome
+    from collections.abc import Iterator
 
 _NEEDS_AIRFLOW = re.compile(
     r"^ *(?:from|import) (?:airflow\b|support\.(?!processes|wire)"
@@ -79,31 +76,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     if measuring:
         measuring.switch_context(item.nodeid)
     yield
-
-
-@pytest.fixture(scope="session")
-def airflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Migrate a database, for the homes of this session to copy."""
-    from support.airflow_home import AirflowHome
-
-    with AirflowHome(tmp_path_factory.mktemp("airflow-template")) as home:
-        home.migrate()
-    return home.home / "airflow.db"
-
-
-@pytest.fixture
-def airflow_home(tmp_path: Path, airflow_template: Path) -> Iterator[Callable[..., AirflowHome]]:
-    """Make a home with a migrated database; what is started in it ends with the test."""
-    from support.airflow_home import AirflowHome
-
-    with ExitStack() as stack:
-
-        def make(*args: Any, **options: Any) -> AirflowHome:
-            home = stack.enter_context(AirflowHome(tmp_path / "home", *args, **options))
-            home.migrate(airflow_template)
-            return home
-
-        yield make
 
 
 @pytest.fixture

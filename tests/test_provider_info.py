@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-import subprocess
 import sys
 from importlib.metadata import entry_points, version
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from support.airflow_home import AIRFLOW_VERSION, AirflowHome
+from support.processes import run
 
 import airflow_provider_onebox
 from airflow_provider_onebox.api import settings
@@ -115,22 +115,18 @@ from airflow_provider_onebox.provider_info import get_provider_info
 get_provider_info()
 print(sorted({"airflow", "requests", "urllib3", "jwt", "msgspec"} & {name.split(".")[0] for name in sys.modules}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "[]\n"
+    done = run(sys.executable, "-c", code)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-@pytest.mark.parametrize(
-    ("command", "columns"),
-    [
-        ("list", [NAME, airflow_provider_onebox.__version__]),
-        ("hooks", ["airflow_provider_onebox.hooks.onebox.OneboxHook", "onebox_conn_id"]),
-    ],
-)
-def test_airflow_lists_it(home, command, columns):
-    """Airflow's command line names the provider in one row of its table and nowhere else, a warning say."""
-    output = home.run("providers", command)
-    (row,) = (line for line in output.splitlines() if "onebox" in line.lower())
-    assert set(columns) <= {cell.strip() for cell in row.split("|")}
+def test_airflow_lists_it(home):
+    """Airflow's command line names the provider in one row of each table and nowhere else, a warning say."""
+    outputs = home.run_all(["providers", "list"], ["providers", "hooks"])
+    rows = [[line for line in output.splitlines() if "onebox" in line.lower()] for output in outputs]
+    columns = [[{cell.strip() for cell in row.split("|")} for row in found] for found in rows]
+    ((listed,), (hook,)) = columns
+    assert {NAME, airflow_provider_onebox.__version__} <= listed
+    assert {"airflow_provider_onebox.hooks.onebox.OneboxHook", "onebox_conn_id"} <= hook
 
 
 def test_connection_form(home):

@@ -1,20 +1,29 @@
-"""Operators, sensor, triggers and notifier through a real Airflow; its processes are started once."""
+"""Operators, sensor, triggers and notifier through a real Airflow; its processes are started once.
+
+At the end all that they have logged and stored is searched for secrets. The package, requests and urllib3 log at level
+DEBUG in the DAG for that; Airflow itself does not: at that level the supervisor of Airflow 3 writes whole XComs to its
+console.
+"""
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 import psutil
 import pytest
 from cryptography.fernet import Fernet
-from support.airflow_home import AIRFLOW_3, AIRFLOW_VERSION, TASKS, AirflowHome
+from support.airflow_home import AIRFLOW_3, AIRFLOW_VERSION, TASKS, AirflowHome, AirflowHomeError, free_port
 
+from airflow_provider_onebox._airflow.encryption import PREFIX
 from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.app import QUOTA
 
@@ -30,6 +39,20 @@ EXAMPLE_NAMES = ("list", "notifier", "sensor", "watch")
 HAS_STORE = AIRFLOW_VERSION >= (3, 3)
 SITES = [str(site) for site in range(169, 176)]
 OTHER = "other@example.com"
+PASSWORD = "s3cret & pa/ss+w:rd%21"
+WRONG = "wr0ng & pa/ss+w:rd%22"
+FAILING = {
+    "fail_with_the_hook",
+    "log_the_password",
+    "wrong_password",
+    "unreachable",
+    "server_error",
+    "slow",
+    "wait_in_vain",
+    "conversations_gone",
+}
+# Airflow 3.0 writes to its console what its parts tell each other: XComs, and the order to mask a secret.
+CHATTER = re.compile(r"\[debug *\]" if AIRFLOW_VERSION == (3, 0) else "(?!)")
 
 
 class World:
@@ -72,7 +95,21 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> Iterator[World]:
+def secretive() -> Iterator[Sandbox]:
+    """A Onebox of the DAG that is searched for secrets."""
+    with Sandbox(records=50, password=PASSWORD) as sandbox:
+        # What a server that is broken, or hostile, could do: repeat what it was sent.
+        words = f"you sent {PASSWORD} | {quote_plus(PASSWORD)} | {base64.b64encode(PASSWORD.encode()).decode()}"
+        sandbox.state.fail("status", path="echo500", times=99, status=500, body=words)
+        sandbox.state.fail("delay", path="slow", times=99, pause=3)
+        first = sandbox.state.ids()[0]
+        elsewhere = f"{sandbox.url.replace('127.0.0.1', 'localhost')}/public/{first}/0.txt"
+        sandbox.state.fail("status", path=f"/files/{first}/", status=302, headers={"Location": elsewhere})
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory, secretive: Sandbox) -> Iterator[World]:
     """An Airflow without processes yet."""
     folder = tmp_path_factory.mktemp("real")
     files = folder / "files"
@@ -83,8 +120,12 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
         other = fields | {"login": OTHER, "password": "sesame"}
         wrong = {name: own | {"password": "wrong password"} for name in ("number", "text")}
         wrong["text"]["extra"] = {"site_id": "169"}
-        connections = {"default": own, "other": other, **wrong}
-        dags = [HERE / "dags" / "real.py"]
+        secret = {**own, "host": secretive.url, "login": secretive.email, "password": PASSWORD}
+        quick = {"extra": {"site_id": "169", "timeout": 1, "max_retries": 1}}
+        connections = {"default": own, "other": other, **wrong, "secret": secret, "slow": secret | quick}
+        connections["wrong"] = secret | {"password": WRONG}
+        connections["gone"] = secret | quick | {"host": f"http://127.0.0.1:{free_port()}"}
+        dags = [HERE / "dags" / "real.py", HERE / "dags" / "leaks.py"]
         for name in EXAMPLE_NAMES:
             dags.append(folder / f"example_onebox_{name}.py")
             # No run of its schedule may come between those of a test.
@@ -93,26 +134,23 @@ def idle(tmp_path_factory: pytest.TempPathFactory, airflow_template: Path) -> It
             folder / "home",
             dags,
             connections={f"onebox_{name}": json.dumps(fields) for name, fields in connections.items()},
-            env={"REAL_FOLDER": str(files)},
+            env={
+                "REAL_FOLDER": str(files),
+                "AIRFLOW_VAR_EXPIRED": secretive.state.issue("169", secretive.email, life=-100),
+                "AIRFLOW_VAR_TICKETS": json.dumps(secretive.state.ids()[:4]),
+                "AIRFLOW_VAR_FOLDER": str(folder / "secretive"),
+            },
             config={
                 ("triggerer", "triggerer_health_check_threshold"): 5,
                 ("scheduler", "trigger_timeout_check_interval"): 1,
             },
         ) as home:
-            home.migrate(airflow_template)
+            home.migrate()
             yield World(files, sandbox, home)
 
 
 @pytest.fixture(scope="module")
-def tested(idle: World) -> list[Run]:
-    """Runs of `dags test`, in two processes, with new tickets before the second."""
-    first = idle.home.test_dags(["incremental", "example_onebox_notifier"])
-    idle.state.add(40, site="171")
-    return [*first.values(), idle.home.test_dag("incremental")]
-
-
-@pytest.fixture(scope="module")
-def world(idle: World, tested: list[Run]) -> World:
+def world(idle: World) -> World:
     """The same Airflow with all its processes."""
     idle.home.start("api-server", "scheduler", "dag-processor", "triggerer")
     idle.home.until(lambda: idle.home.database("SELECT 1 FROM serialized_dag"), "DAGs are parsed")
@@ -134,26 +172,22 @@ def check_ticket(world: World, ticket: dict[str, Any], dag_id: str, run_id: str,
         assert facts["Log"].startswith(f"{world.home.url}/dags/{dag_id}/grid?dag_run_id={quoted}&task_id={task_id}&")
 
 
-def test_dags_test(idle: World, tested: list[Run]) -> None:
-    """The watermark outlives the process, in a Variable."""
-    first, failed, second = tested
-    ids = idle.state.ids("ticketrz", "171")
-    for task_id in ("with_alias", "with_asset"):
-        assert idle.file(first, task_id) == ids[:250]
-        assert idle.file(second, task_id) == ids[250:290]
-        assert second.xcoms[task_id, -1, "return_value"]["last_id"] == ids[289]
-    variables = {row["key"] for row in idle.home.database("SELECT key FROM variable")}
-    key = "onebox_watermark@incremental@{}@onebox_default@171@ticketrz"
-    assert variables == {key.format("with_alias"), key.format("with_asset")}
-    ticket = next(ticket for ticket in idle.state.tickets if failed.run_id in ticket["content"])
-    check_ticket(idle, ticket, "example_onebox_notifier", failed.run_id, "load")
+def test_component_that_ends(idle: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component that ends at once is reported with the end of its log, and nothing is left."""
+    monkeypatch.setitem(idle.home.env, "AIRFLOW__CORE__EXECUTOR", "NoSuchExecutor")
+    with pytest.raises(AirflowHomeError, match=r"(?s)scheduler ended\n--- scheduler\n.*NoSuchExecutor"):
+        idle.home.start("scheduler")
+    assert idle.home.stop() == []
+    assert idle.home.alive() == []
 
 
 def test_incremental(world: World) -> None:
     """A run goes on after those before, gives the same when it is repeated, and none is lost or doubled."""
+    old = world.state.ids("ticketrz", "171")
+    first = world.finish("incremental", world.home.trigger("incremental"))
     new = world.state.add(30, site="171")
     run = world.finish("incremental", world.home.trigger("incremental"))
-    assert run.state == "success"
+    assert (first.state, run.state) == ("success", "success")
     newest = world.state.add(5, site="171")
     body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
     for path in (found := list(world.folder.glob(f"*{run.run_id}*"))):
@@ -163,8 +197,13 @@ def test_incremental(world: World) -> None:
     after = world.finish("incremental", world.home.trigger("incremental"))
     assert len(found) == 2
     for task_id in ("with_alias", "with_asset"):
+        assert world.file(first, task_id) == old
         assert world.file(run, task_id) == new
         assert world.file(after, task_id) == newest
+        assert after.xcoms[task_id, -1, "return_value"]["last_id"] == newest[-1]
+    key = "onebox_watermark@incremental@{}@onebox_default@171@ticketrz"
+    variables = {row["key"] for row in world.home.database("SELECT key FROM variable")}
+    assert variables == {key.format("with_alias"), key.format("with_asset")}
 
 
 def test_runs_at_once(world: World) -> None:
@@ -399,3 +438,79 @@ def test_watcher(world: World) -> None:
     if HAS_STORE:
         watched = world.watched()
         assert len(watched) == len(set(watched))
+
+
+def forms(secret: str) -> set[str]:
+    """List the forms in which a secret could travel: as it is, url-encoded, as JSON text, base64 at any offset."""
+    raw = secret.encode()
+    # A secret within a longer text is cut differently; what does not depend on its neighbours is compared.
+    inner = {base64.b64encode(b"\0" * pad + raw)[pad and 4 : -4].decode() for pad in range(3)}
+    return {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], *inner}
+
+
+def test_no_secret_leaves(world: World, secretive: Sandbox) -> None:
+    """Logs, rendered fields, trigger rows, events and import errors hold no secret; one XCom does, in plain mode."""
+    home, onebox = world.home, secretive.state
+    run_id = home.trigger("leaks")
+    home.until_state("leaks", run_id, "deferred", "wait")
+    triggers = home.database("SELECT * FROM trigger")
+    onebox.add(1, "prospectrz")
+    home.wait("leaks", run_id)
+    # Airflow's scheduler may wait for ever for a worker that has nothing to do.
+    home.stop(grace=60)
+    assert home.alive() == []
+    files = [path for path in (world.folder.parent / "secretive").rglob("*") if path.is_file()]
+    states = {task: state for (task, _), state in home.task_states("leaks", run_id).items()}
+    assert {task for task, state in states.items() if state == "failed"} == FAILING, states
+    assert {state for task, state in states.items() if task not in FAILING} == {"success"}, states
+    assert home.import_errors() == {}
+    xcoms = home.xcoms("leaks", run_id)
+    token = xcoms["plain", -1, "return_value"]
+    assert token in onebox.tokens
+    assert xcoms["encrypted", -1, "return_value"].startswith(PREFIX)
+    assert len(onebox.tokens) > 8
+    # Another host rejects an attachment's request that carries a token.
+    assert xcoms["conversations", -1, "return_value"]["attachments_failed"] == 0
+    assert len(files) == xcoms["conversations", -1, "return_value"]["attachments"] + 2
+
+    texts = {str(path): path.read_text(errors="replace") for path in home.log_files()}
+    assert len(texts) > len(states)
+    logged = "".join(texts.values())
+    assert "user code logs ***" in logged
+    assert "printed request" in logged
+    assert "Bearer ***" in logged
+    for error in ("OneboxAuthError", "OneboxUnavailableError", "OneboxUncertainWriteError"):
+        assert re.search(rf"locals.*{error}:", logged, re.DOTALL)
+    assert "/api/ticketrz?limit=2 HTTP/1.1" in logged
+    # The supervisor of Airflow 3 copies task logs to the scheduler's console and does not mask that copy; what
+    # user code itself says there is out of a provider's reach.
+    texts = {
+        place: "\n".join(line for line in text.splitlines() if "user code" not in line and not CHATTER.search(line))
+        if "processes" in place
+        else text
+        for place, text in texts.items()
+    }
+    texts["trigger rows"] = str(triggers)
+    texts |= {str(path): path.read_text() for path in files}
+    # From Airflow 3.4 on, an XCom names its task by the id of the try.
+    tries = home.database("SELECT * FROM task_instance WHERE task_id = 'plain'")
+    owners = {"plain", *(row["id"] for row in tries if "id" in row)}
+    with closing(sqlite3.connect(home.home / "airflow.db")) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            rows = database.execute(f'SELECT * FROM "{table}"').fetchall()  # noqa: S608 - names from the database
+            if table in ("xcom", "xcom_v2"):
+                rows = [row for row in rows if not ("return_value" in row and owners & set(map(str, row)))]
+            texts[f"table {table}"] = "\n".join(
+                " ".join(cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell) for cell in row)
+                for row in rows
+            )
+    secrets = {"password": PASSWORD, "wrong password": WRONG}
+    secrets |= {f"token {n}": token for n, token in enumerate(onebox.tokens)}
+    leaks = [
+        f"{name} in {place}: ...{text[max(0, text.index(form) - 80) : text.index(form)]}"
+        for name, secret in secrets.items()
+        for form in forms(secret)
+        for place, text in texts.items()
+        if form in text
+    ]
+    assert leaks == []

@@ -82,7 +82,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(airflow_template, tmp_path_factory):
+def world(tmp_path_factory):
     """Every recipe, run once or twice, with changes in Onebox in between."""
     # Only the environment of `make test` has it, and what other tests below need.
     pytest.importorskip("airflow.providers.postgres")
@@ -92,11 +92,11 @@ def world(airflow_template, tmp_path_factory):
     with Sandbox(records=RECORDS, sites=SITES) as sandbox, postgresql(folder) as address:
         world = World(folder, sandbox, address)
         world.query(TABLES)
-        run_all(world, sandbox, airflow_template)
+        run_all(world, sandbox)
         yield world
 
 
-def run_all(world, sandbox, airflow_template):
+def run_all(world, sandbox):
     """Run the recipes in a separate Airflow."""
     folder, state = world.folder, world.state
     files = [folder / file.name for file in RECIPES.values()]
@@ -132,7 +132,6 @@ def run_all(world, sandbox, airflow_template):
             "PATH": f"{dbt.parent}{os.pathsep}{os.environ['PATH']}",
         },
     ) as home:
-        home.migrate(airflow_template)
         world.first = home.test_dags(FIRST, {name: confs.get(name, common) for name in FIRST})
         world.added = state.add(3)
         world.changed = state.ids()[:2]

@@ -16,6 +16,7 @@ import pytest
 from airflow.providers.common.compat import sdk
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 from airflow.providers.common.compat.sdk import ObjectStoragePath
+from support.processes import PATIENCE
 from support.watermarks import Deployment
 
 from airflow_provider_onebox._airflow import lineage
@@ -175,7 +176,7 @@ def test_fork(tmp_path, reported):
             warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
             child = os.fork()
         if not child:
-            signal.alarm(10)
+            signal.alarm(PATIENCE)
             report_file(ObjectStoragePath(f"{tmp_path}/a"), is_output=True)
             os._exit(len(reported()[1]))
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -15,7 +15,7 @@ from airflow_provider_onebox.sandbox import Sandbox
 
 
 @pytest.fixture(scope="module")
-def told(airflow_template, tmp_path_factory):
+def told(tmp_path_factory):
     """Run the DAG; return the sandbox, the folder of its files, and its events as they are in OpenLineage's file."""
     folder = tmp_path_factory.mktemp("lineage")
     events = folder / "events.jsonl"
@@ -30,7 +30,6 @@ def told(airflow_template, tmp_path_factory):
                 ("openlineage", "transport"): json.dumps({"type": "file", "log_file_path": str(events), "append": True})
             },
         ) as home:
-            home.migrate(airflow_template)
             run = home.test_dag("lineage")
             assert run.state == "success", run.output
             yield sandbox, folder, run, events.read_text()

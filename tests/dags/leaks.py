@@ -25,27 +25,29 @@ for chatty in ("airflow_provider_onebox", "requests", "urllib3"):
     # Airflow 3 lets no logger say more than the deployment's level; what a task prints is in its log all the same.
     logging.getLogger(chatty).addHandler(logging.StreamHandler(sys.stderr))
 
-with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
+CONNECTION = "onebox_secret"
+
+with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0, "onebox_conn_id": CONNECTION}):
     plain = OneboxAuthenticateOperator(task_id="plain")
     encrypted = OneboxAuthenticateOperator(task_id="encrypted", encrypt=True)
     by_template = "{{ ti.xcom_pull('plain') }}"
 
     @task(trigger_rule="all_done")
     def log_the_token(token):
-        hook = OneboxHook(token=token)
+        hook = OneboxHook(CONNECTION, token=token)
         opened = hook.get_token()
         log.warning("user code logs %s and %s", token, opened)
         print("user code prints", opened, hook.get_conn().headers, vars(hook), hook.client.settings)  # noqa: T201
 
     @task(trigger_rule="all_done")
     def fail_with_the_hook(token):
-        hook = OneboxHook(token=token)
+        hook = OneboxHook(CONNECTION, token=token)
         value = hook.get_token()
         raise ValueError(f"user code fails with {value} and {hook.client.settings.password}")
 
     @task(trigger_rule="all_done")
     def log_the_password():
-        hook = OneboxHook()
+        hook = OneboxHook(CONNECTION)
         log.error("user code logs %s", hook.client.settings.password)
         hook.request("GET", "ticketrz/1")
 
@@ -53,7 +55,7 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
     def print_requests():
         import requests
 
-        hook = OneboxHook()
+        hook = OneboxHook(CONNECTION)
         session = hook.get_conn()
         response = session.get(hook.url_for("ticketrz"), params={"limit": 1})
         prepared = session.prepare_request(requests.Request("GET", response.url))
@@ -64,7 +66,7 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
     @task
     def debug_http():
         http.client.HTTPConnection.debuglevel = 1
-        hook = OneboxHook()
+        hook = OneboxHook(CONNECTION)
         hook.request("GET", "ticketrz")
         hook.get_conn().get(hook.url_for("ticketrz"))
 
@@ -90,8 +92,8 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
     for name, conn_id, endpoint in (
         ("rejected", "onebox_wrong", "ticketrz"),
         ("unreachable", "onebox_gone", "ticketrz"),
-        ("server_error", "onebox_default", "echo500"),
-        ("slow", "onebox_default", "slow"),
+        ("server_error", CONNECTION, "echo500"),
+        ("slow", "onebox_slow", "slow"),
     ):
         show_locals.override(task_id=f"locals_{name}")(conn_id, endpoint)
 
@@ -108,7 +110,7 @@ with DAG("leaks", schedule=None, catchup=False, default_args={"retries": 0}):
     OneboxAuthenticateOperator(task_id="wrong_password", onebox_conn_id="onebox_wrong")
     OneboxRequestOperator(task_id="unreachable", onebox_conn_id="onebox_gone", endpoint="ticketrz")
     OneboxRequestOperator(task_id="server_error", endpoint="echo500")
-    OneboxRequestOperator(task_id="slow", endpoint="slow")
+    OneboxRequestOperator(task_id="slow", onebox_conn_id="onebox_slow", endpoint="slow")
     OneboxCreateTicketOperator(
         task_id="ticket",
         full_name="A",

@@ -3,9 +3,9 @@
 Everything is set by environment variables, listens on loopback alone and ends with the ``with`` block::
 
     with AirflowHome(tmp_path, [dag_file]) as home:
-        home.migrate()
-        result = home.test_dag("my_dag")            # one process, no scheduler
-        home.start("api-server", "scheduler")        # or the real thing
+        result = home.test_dag("my_dag")             # one process, no scheduler
+        home.migrate()                               # or the real thing
+        home.start("api-server", "scheduler")
         run_id = home.trigger("my_dag")
         assert home.wait("my_dag", run_id) == "success"
 """
@@ -34,7 +34,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from support import run_dags
+from support import run_commands
 from support.processes import PATIENCE, run
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ def copy_database(source: Path, target: Path) -> None:
     """Copy a SQLite database, with what is still in its write-ahead log."""
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
-        # Readers do not block the writer then; Airflow 3 does the same by itself.
         new.execute("PRAGMA journal_mode=WAL")
 
 
@@ -189,6 +188,11 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         """Run ``airflow`` with these arguments and return its output, stderr included."""
         return self.python("-m", "airflow", *args)
 
+    def run_all(self, *commands: list[str]) -> list[str]:
+        """Run several commands of ``airflow`` in one process and return the output of each."""
+        output = self.python(run_commands.__file__, *map(json.dumps, commands))
+        return output.split(run_commands.MARK)[1:]
+
     def python(self, *args: str) -> str:
         """Run Python with these arguments and return its output, stderr included."""
         done = run(sys.executable, *args, env=self.env, cwd=self.home, stderr=subprocess.STDOUT)
@@ -198,12 +202,13 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
 
     # --- database
 
-    def migrate(self, template: Path | None = None) -> None:
-        """Bring the database to this Airflow's schema, or copy one that is."""
-        if template:
-            copy_database(template, self.home / "airflow.db")
-        else:
-            self.run("db", "migrate")
+    def migrate(self) -> None:
+        """Bring the database to this Airflow's schema."""
+        self.run("db", "migrate")
+        if (file := self.home / "airflow.db").exists():
+            with closing(sqlite3.connect(file)) as database:
+                # Readers do not block the writer then; Airflow 3 does the same by itself.
+                database.execute("PRAGMA journal_mode=WAL")
 
     def database(self, query: str, **params: Any) -> list[dict[str, Any]]:
         """Return the rows of an SQL statement (``:name`` parameters) on the metadata database."""
@@ -242,19 +247,20 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         return self.test_dags([dag_id], {dag_id: conf or {}})[dag_id]
 
     def test_dags(self, dag_ids: Iterable[str], confs: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Run]:
-        """Run several DAGs one after the other in a single process: Airflow is imported once."""
-        last = self.database("SELECT coalesce(max(id), 0) AS id FROM dag_run")[0]["id"]
-        arguments = [f"{dag_id}={json.dumps((confs or {}).get(dag_id, {}))}" for dag_id in dag_ids]
-        output = self.python(run_dags.__file__, *arguments)
+        """Run several DAGs one after the other, in one process that first migrates the database."""
+        ids, last = list(dag_ids), 0
+        if (self.home / "airflow.db").exists():
+            last = self.database("SELECT coalesce(max(id), 0) AS id FROM dag_run")[0]["id"]
+        tests = [["dags", "test", dag_id, "--conf", json.dumps((confs or {}).get(dag_id, {}))] for dag_id in ids]
+        # Airflow 3.0 tests no DAG with assets that was not serialised before.
+        migrated, serialized, *printed = self.run_all(["db", "migrate"], ["dags", "reserialize"], *tests)
         query = "SELECT run_id FROM dag_run WHERE dag_id = :dag AND id > :last ORDER BY id DESC"
         runs = {}
-        # The first mark is that of ``reserialize``.
-        for part in output.split(run_dags.MARK)[2:]:
-            dag_id, _, printed = part.partition("\n")
+        for dag_id, output in zip(ids, printed, strict=True):
             rows = self.database(query, dag=dag_id, last=last)
             if not rows:
-                raise AirflowHomeError(f"No run of {dag_id} was made:\n{_tail(output)}")
-            runs[dag_id] = self.result(dag_id, rows[0]["run_id"], printed)
+                raise AirflowHomeError(f"No run of {dag_id} was made:\n{_tail(migrated + serialized + output)}")
+            runs[dag_id] = self.result(dag_id, rows[0]["run_id"], output)
         return runs
 
     # --- real processes

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from contextlib import contextmanager, suppress
 
 from airflow_provider_onebox.api.listing import Listing
+from support.processes import PATIENCE
 
 
 class Log:
@@ -29,8 +30,8 @@ async def first(trigger):
 
 
 async def until(done):
-    """Wait until something is true; a minute is for the slowest machine."""
-    for _ in range(6000):
+    """Wait until something is true."""
+    for _ in range(100 * PATIENCE):
         if done():
             return
         await asyncio.sleep(0.01)
@@ -46,7 +47,7 @@ class Gate:
 
         def count_records(lists, *args, **kwargs):
             gate.begun += 1
-            assert gate.tickets.acquire(timeout=60)
+            assert gate.tickets.acquire(timeout=PATIENCE)
             return gate.outcome(lists, *args, **kwargs)
 
         monkeypatch.setattr(Listing, "count", count_records)

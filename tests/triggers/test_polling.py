@@ -16,6 +16,7 @@ from contextvars import ContextVar
 
 import pytest
 from support.polling import Gate, deaf_server, until
+from support.processes import PATIENCE
 
 from airflow_provider_onebox._airflow import masking
 from airflow_provider_onebox.api.client import OneboxClient
@@ -201,7 +202,7 @@ def test_threads_of_each_kind(new_threads):
 
     def work(kind):
         begun.append((kind, threading.current_thread().name))
-        return release.wait(60)
+        return release.wait(PATIENCE)
 
     async def ask():
         kinds = ["polls", "polls", "look-ups"]
@@ -226,7 +227,7 @@ def test_fork(new_threads):
         warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
         child = os.fork()
     if not child:
-        signal.alarm(10)
+        signal.alarm(PATIENCE)
         os._exit(asyncio.run(ask()))
     assert os.waitpid(child, 0)[1] == 0
 
@@ -352,7 +353,7 @@ def test_few_requests_at_once(connected, monkeypatch):
 
     def count_records(*args, real=Listing.count, **kwargs):
         in_flight.append(1)
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         most.append(len(in_flight))
         try:
             return real(*args, **kwargs)
@@ -399,7 +400,7 @@ def test_few_begin_at_once(monkeypatch, seconds, begun):
 
     def work():
         asked.append(1)
-        return answer.wait(60)
+        return answer.wait(PATIENCE)
 
     async def ask():
         done = asyncio.gather(*(polling.in_thread(kind, work) for kind in ("polls", "look-ups") * 4))
