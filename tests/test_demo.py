@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from support.processes import PATIENCE, started
+from support.processes import PATIENCE, started, unmeasured
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
 
@@ -20,9 +19,7 @@ DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
 @contextmanager
 def demo(folder, *options):
     """Run the demo with a folder for what is temporary, and see afterwards that nothing is left of it."""
-    # Coverage costs a third of its time, and finds nothing that other tests don't.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    env |= {"TMPDIR": str(folder), "PYTHONPATH": ""}
+    env = {**unmeasured(), "TMPDIR": str(folder), "PYTHONPATH": ""}
     with started(sys.executable, str(DEMO), *options, env=env) as process:
         yield process
     assert list(folder.iterdir()) == []

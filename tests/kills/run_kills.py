@@ -69,9 +69,6 @@ def test_kills(tmp_path: Path) -> None:
             )
         )
         home.migrate()
-        if "postgresql" not in str(config):
-            # Without it, two tasks of Airflow 2 wait for each other's lock for minutes.
-            home.database("PRAGMA journal_mode=WAL")
         crm.state.configure(latency=0.3, fault_rate=0.1, fault_kinds=WRITE_FAULTS)
         start = time.monotonic()
         home.start("api-server", "scheduler", "dag-processor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from support.processes import run, unmeasured
 from support.readme import PAGES, python_blocks
 
 pytest_plugins = ["pytester"]
@@ -15,8 +16,9 @@ def test_page(pytester):
     pytester.makeconftest(conftest)
     (pytester.mkdir("dags") / "closed_tickets.py").write_text(dag)
     pytester.makepyfile(test_hook=hook_tests, test_closed_tickets=dag_tests)
-    result = pytester.run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", timeout=300)
-    result.assert_outcomes(passed=4)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = run(*command, cwd=pytester.path, env={**unmeasured(), "HOME": str(pytester.path)})
+    assert done.stdout.splitlines()[-1].startswith("4 passed in "), done.stdout + done.stderr
 
 
 def test_site(onebox_connection, onebox_sandbox):

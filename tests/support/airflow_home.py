@@ -13,7 +13,6 @@ Everything is set by environment variables, listens on loopback alone and ends w
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shlex
 import shutil
@@ -35,7 +34,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from support import run_commands
-from support.processes import PATIENCE, run
+from support.processes import PATIENCE, run, unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -165,7 +164,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         if password:
             self.config["core", "simple_auth_manager_all_admins"] = "False"
             (self.home / "simple_auth_manager_passwords.json.generated").write_text(json.dumps({"admin": password}))
-        self.env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW_")}
+        self.env = {key: value for key, value in unmeasured().items() if not key.startswith("AIRFLOW_")}
         self.env |= {f"AIRFLOW__{s}__{k}".upper(): str(value) for (s, k), value in self.config.items()}
         self.env |= {f"AIRFLOW_CONN_{name.upper()}": uri for name, uri in (connections or {}).items()}
         self.env |= {
@@ -207,7 +206,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         self.run("db", "migrate")
         if (file := self.home / "airflow.db").exists():
             with closing(sqlite3.connect(file)) as database:
-                # Readers do not block the writer then; Airflow 3 does the same by itself.
+                # Without it, two tasks of Airflow 2 wait for each other's lock for minutes; Airflow 3 sets it itself.
                 database.execute("PRAGMA journal_mode=WAL")
 
     def database(self, query: str, **params: Any) -> list[dict[str, Any]]:
@@ -273,8 +272,6 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
         ``celery worker``, which counts as healthy once it runs. ``processes`` lists each under its name here.
         """
         last = self.database("SELECT coalesce(max(id), 0) AS id FROM job")[0]["id"]
-        # Coverage costs a fifth of their time, and finds nothing that the tests of one process do not.
-        unmeasured = {key: value for key, value in self.env.items() if not key.startswith("COVERAGE_")}
         started = [name for name in components if AIRFLOW_3 or name != "dag-processor"]
         for name in started:
             command = shlex.split(name if AIRFLOW_3 else name.replace("api-server", "webserver"))
@@ -284,7 +281,7 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
             with self._log(name).open("ab") as log:
                 self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", "airflow", *command],
-                    env=unmeasured | {_TAG: f"{self.home} {name}"},
+                    env=self.env | {_TAG: f"{self.home} {name}"},
                     cwd=self.home,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

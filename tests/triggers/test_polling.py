@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from contextvars import ContextVar
 
 import pytest
 from support.polling import Gate, deaf_server, until
-from support.processes import PATIENCE
+from support.processes import PATIENCE, run, unmeasured
 
 from airflow_provider_onebox._airflow import masking
 from airflow_provider_onebox.api.client import OneboxClient
@@ -193,7 +192,7 @@ def test_nothing_heavy_is_imported_in_the_event_loop():
         "import airflow_provider_onebox.api.listing\n"
         "print({'requests', 'urllib3'} & (set(sys.modules) - there))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert run(sys.executable, "-c", code, env=unmeasured()).stdout == "set()\n"
 
 
 def test_threads_of_each_kind(new_threads):
