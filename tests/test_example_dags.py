@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from support.readme import PAGES, python_blocks
 from airflow_provider_onebox.sandbox import Sandbox
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "example_dags").glob("*.py"))
+# `make recipes` runs them.
+RECIPES = sorted((Path(__file__).parents[1] / "example_dags" / "recipes").glob("*.py"))
 OWN = Path(__file__).parent / "dags" / "onebox.py"
 CONVERSATIONS = "GET /api/ticket/conversations/N"
 LOGIN, TICKETS, CONTACTS = "POST /api/authenticate", "GET /api/ticketrz", "GET /api/contactrz"
@@ -340,3 +343,9 @@ def test_rendered_nothing(runs):
     run = runs["onebox_rendered_nothing"]
     assert (run.state, run.tasks) == ("failed", {("count", -1): "failed"})
     assert "The upstream token is empty" in run.output
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_recipe_is_parsed(file):
+    """Each recipe can be imported on every Airflow, without the packages that it loads into."""
+    runpy.run_path(str(file))
