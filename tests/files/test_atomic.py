@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 from support.files import NAMES, ROWS, entries, write
+from support.processes import PATIENCE
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.files import atomic
@@ -232,7 +233,7 @@ def die_while_writing(path, ready):
     file.__enter__()
     file.write(ROWS * 1000)
     ready.set()
-    signal.alarm(60)  # if the test has ended before it could kill this process
+    signal.alarm(PATIENCE)  # if the test has ended before it could kill this process
     signal.pause()
 
 
@@ -245,7 +246,7 @@ def killed():
         ready = spawn.Event()
         process = spawn.Process(target=die_while_writing, args=(path, ready), daemon=True)
         process.start()
-        assert ready.wait(30)
+        assert ready.wait(PATIENCE)
         yield
         process.kill()
         process.join()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from support.bulk import CONTACTS, Bulk, written
+from support.processes import started, unmeasured
 
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
@@ -162,17 +161,13 @@ task.execute({"ti": SimpleNamespace(dag_id="d", task_id="t", run_id="r1", map_in
 def test_killed(connected, run, tmp_path):
     """A process that is killed in the midst of its writes leaves no row that is written twice or forgotten."""
     rows = [{"name": f"Contact {n}"} for n in range(40)]
-    connected.state.configure(latency=0.05)
+    connected.state.fail("hang", path="POST /api/contactrz", after=13, times=99)
     path = tmp_path / "results.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, json.dumps(rows), str(path)])
-    give_up = time.monotonic() + 60
-    while len(connected.state.books()) < 13:
-        assert time.monotonic() < give_up
-        assert process.poll() is None
-        threading.Event().wait(0.005)
-    process.kill()
-    process.wait()
-    connected.state.configure(latency=0)
+    with started(sys.executable, "-c", KILLED, json.dumps(rows), str(path), env=unmeasured()) as process:
+        while len(connected.state.books()) < 17:
+            assert process.poll() is None
+            threading.Event().wait(0.005)
+    connected.state.calm()
     result = run(rows, max_failed_share=1)
     assert result["done"] + result["uncertain"] == 40
     assert 0 < result["uncertain"] <= 4
