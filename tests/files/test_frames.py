@@ -44,6 +44,9 @@ def test_hook(connected, library):
     frame = OneboxHook().get_df("ticketrz", df_type=library, fields=["Id"], max_records=3)
     assert list(frame["Id"]) == connected.state.ids()[:3]
     assert len(OneboxHook().get_df("contactrz", df_type=library, since_id=connected.state.ids("contactrz")[9])) == 240
+    new = [connected.state.table("ticketrz").add(1, datetime(2090, 11, day))[0] for day in (23, 24, 25)]
+    frame = OneboxHook().get_df("ticketrz", df_type=library, since="2090-11-24", until="2090-11-25")
+    assert list(frame["Id"]) == new[1:2]
 
 
 @pytest.mark.parametrize(("library", "missing"), [("pandas", "pandas"), ("polars", "polars"), ("polars", "pyarrow")])

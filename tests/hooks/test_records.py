@@ -103,5 +103,4 @@ def test_newest_of_an_interval(connected):
     assert ids(hook.get_records("ticketrz", until="2090-11-25", newest=2)) == new[1:3]
     assert ids(hook.get_records("ticketrz", since="2090-11-24", newest=2)) == new[2:]
     assert ids(hook.get_records("ticketrz", since="2090-11-24", until="2090-11-25")) == new[:3]
-    assert list(hook.get_df("ticketrz", since="2090-11-24", until="2090-11-25").Id) == new[:3]
     assert hook.count_records("ticketrz", since="2090-11-24", until="2090-11-25") == (3, int(new[2]))

@@ -99,9 +99,10 @@ class Run:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a port of 127.0.0.1 that nobody listens on now, of those that no client and no port 0 is given."""
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", 20000 + secrets.randbelow(12000))) as server:
+            return int(server.getsockname()[1])
 
 
 def copy_database(source: Path, target: Path) -> None:
