@@ -86,7 +86,7 @@ class RateController:
         """
         self._advance(now)
         self._in_flight += 1
-        self._next_start = now + self.gap
+        self._next_start = max(self._next_start, now - self.gap) + self.gap
         self._first = min(self._first, now)
 
     def end(self, now: float) -> None:

@@ -456,6 +456,22 @@ def test_rejections_before_anything_arrived():
     assert clock.rate.delay(clock.now) == 5.0
 
 
+def test_late_start_delays_no_other():
+    """A request that starts late moves the later ones only if it is later than the distance."""
+    clock = Clock(100, 4)
+    clock.page(1.0)
+    clock.reject()
+    rate, begun, gap = clock.rate, clock.now + 1.05, 1.05
+    for late, delay in ((0.0, gap), (0.4, gap - 0.4), (0.0, gap), (3.0, 0.0)):
+        begun += late
+        rate.start(begun)
+        assert rate.delay(begun) == pytest.approx(delay)
+        rate.end(begun)
+        begun += delay
+    rate.start(begun)
+    assert rate.delay(begun) == pytest.approx(gap)
+
+
 def test_distance_shrinks_after_a_minute():
     """A minute after a rejection, requests start closer together with each page, by half a percent."""
     clock = Clock(100, 1)
