@@ -1,5 +1,6 @@
 """The parts of the package and their imports; import-linter checks their direction in `make check`."""
 
+import ast
 import importlib.util
 from pathlib import Path
 
@@ -38,3 +39,16 @@ def test_arrows(house):
 def test_picture(house):
     """The picture in CONTRIBUTING shows the imports of today; `make house` draws it."""
     assert house.PICTURE.read_text() == house.draw()
+
+
+def test_no_dead_statement():
+    """No statement follows one that leaves its block: Python drops it, so neither coverage nor the linter sees it."""
+    leaving = (ast.Return, ast.Raise, ast.Break, ast.Continue)
+    dead = []
+    for folder in ("airflow_provider_onebox", "benchmarks", "example_dags", "scripts", "tests"):
+        for file in (SCRIPT.parents[1] / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                for block in vars(node).values():
+                    if isinstance(block, list):
+                        dead += [f"{file}:{item.lineno}" for item in block[:-1] if isinstance(item, leaving)]
+    assert dead == []

@@ -67,18 +67,6 @@ def export_incremental(
         # An earlier try may have had another keep_empty, or died before it removed the file.
         export(file, (), None, resource, keep_empty=keep_empty)
     return result_of(file, done.count, done.first, done.last)
-    with file:
-        if done is None:
-            _write(file, watermark.batches(), resource)
-        file.finish()
-        if done is None:
-            watermark.prepare(file)
-        file.publish()
-        if done is None:
-            done = watermark.commit()
-        if not (done.count or keep_empty):
-            file.remove()
-    return result_of(file, done.count, done.first, done.last)
 
 
 def _write(file: RecordFile, batches: Iterable[Batch], resource: str) -> tuple[int | None, int | None]:
