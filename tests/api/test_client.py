@@ -924,16 +924,12 @@ def interrupted_at(step):
                 raise Interruption("Timeout, PID: 7")
         return trace
 
-    # The collector's finalizers, of the responses of earlier tests too, run at any line.
-    gc.collect()
-    gc.disable()
     before = sys.gettrace()
     sys.settrace(trace)
     try:
         yield places
     finally:
         sys.settrace(before)
-        gc.enable()
 
 
 def held_by(error, outer=None):
@@ -956,10 +952,20 @@ def held_by(error, outer=None):
 SECRETS = (TOKEN, NEW_TOKEN, PASSWORD, "p%40ss")
 
 
+@pytest.fixture
+def no_collector():
+    """Run without the collector: its finalizers, of the responses of earlier tests too, would run at any line."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 # Of a socket whose making was interrupted within the standard library.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("token", [None, TOKEN])
+@pytest.mark.usefixtures("no_collector")
 def test_interruption_anywhere(method, token):
     """Wherever a call is interrupted, a write that has begun is uncertain, the rest passes; nothing shows a secret."""
     answers = script(http_reply(401, EXPIRED), http_reply(200, {"ticketId": "5"})) if token else script(http_reply())

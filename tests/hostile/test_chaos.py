@@ -23,7 +23,7 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.sandbox import Sandbox
 
-LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "40"))
+LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "15"))
 ROWS = 2000
 LISTING_FAULTS = (
     *FAULTS,
