@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import gzip
+import io
 import multiprocessing
 import os
 import re
@@ -19,7 +20,7 @@ from support.processes import PATIENCE
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.files import atomic
-from airflow_provider_onebox.files.atomic import digest_at
+from airflow_provider_onebox.files.atomic import digest_at, digest_of
 from airflow_provider_onebox.files.reading import read_rows
 from airflow_provider_onebox.files.records import RecordFile
 from airflow_provider_onebox.files.uploads import read_files
@@ -316,3 +317,8 @@ def test_taken_for_a_leftover(tmp_path, monkeypatch):
     write(tmp_path / "a.jsonl")
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
     assert len(removed) == 1
+
+
+def test_digest():
+    """Files with other content have other digests."""
+    assert digest_of(io.BytesIO(b"1")) == digest_of(io.BytesIO(b"1")) != digest_of(io.BytesIO(b"2"))

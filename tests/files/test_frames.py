@@ -74,18 +74,19 @@ def test_unknown_library(connected):
 
 
 @pytest.mark.parametrize("library", FRAMES)
-def test_typed(connected, connect, library):
+def test_typed(connected, connect, library, caplog):
     """Columns can have types; a large number survives a null beside it."""
     connect(connected.url, login=connected.email, password=connected.password, timezone="Asia/Jakarta")
     table = connected.state.table("ticketrz")
     (new,) = table.add(1, datetime(2090, 11, 24), Rating=2**60, SiteId=True)
-    table.add(1, datetime(2090, 11, 24, 8, 30), Rating=None, SiteId=None)
+    table.add(1, datetime(2090, 11, 24, 8, 30), Rating="none", SiteId=None)
     fields = {"Id": "int64", "Rating": "int64", "SiteId": "bool", "CreateDate": "timestamptz"}
     options = {"since": "2090-11-24", "df_type": library}
     frame = OneboxHook().get_df("ticketrz", fields=fields, on_misfit="null", **options)
     first, second = rows_of(frame, library)
     assert (first["Id"], first["Rating"], first["SiteId"]) == (int(new), 2**60, True)
     assert (second["Rating"], second["SiteId"]) == (None, None)
+    assert "Wrote null for 1 values of Rating that are not of the type int64" in caplog.text
     assert first["CreateDate"] == datetime(2090, 11, 23, 17, tzinfo=timezone.utc)
     with pytest.raises(OneboxConfigError, match="has a Subject that is not of the type int64"):
         OneboxHook().get_df("ticketrz", fields={"Subject": "int64"}, **options)

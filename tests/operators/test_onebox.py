@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from support.polling import Log
 
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxUnavailableError
-from airflow_provider_onebox.operators.onebox import OneboxAuthenticateOperator
+from airflow_provider_onebox.operators.onebox import OneboxAuthenticateOperator, OneboxListOperator
 
 
 class TaskInstance(SimpleNamespace):
@@ -125,3 +125,9 @@ def test_unavailable(connected, connect, run):
     with pytest.raises(OneboxUnavailableError) as caught:
         run()
     assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_template_fields():
+    """Airflow finds each field that it renders."""
+    operator = OneboxListOperator(task_id="t", resource="ticketrz")
+    assert [name for name in operator.template_fields if not hasattr(operator, name)] == []
