@@ -5,6 +5,7 @@ CHAOS_LISTINGS sets the number of listings; the release check runs 1,000.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from random import Random
@@ -13,6 +14,7 @@ import pytest
 from hostile.faults import FAULTS
 
 from airflow_provider_onebox.api.client import OneboxClient
+from airflow_provider_onebox.api.rate import RateController
 from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
@@ -23,7 +25,7 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.sandbox import Sandbox
 
-LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "15"))
+LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "40"))
 ROWS = 2000
 LISTING_FAULTS = (
     *FAULTS,
@@ -39,6 +41,18 @@ def server():
     """A Onebox of 2,000 tickets."""
     with Sandbox(records=ROWS) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Start requests without a pause after a rejection, as the client sends the rejected one again without one."""
+    delay = RateController.delay
+
+    def skip(rate, now):
+        seconds = delay(rate, now)
+        return seconds if seconds == math.inf else 0.0
+
+    monkeypatch.setattr(RateController, "delay", skip)
 
 
 def begin(server, seed):
