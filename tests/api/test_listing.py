@@ -243,8 +243,8 @@ def test_rejections_slow_the_listing_down(lists, status):
         return (status, b"", {"Retry-After": "0"}) if number == 9 else time.sleep(0.05)
 
     lists.answer = answer
-    assert listed(lists.client(), page_size=50, parallelism=4) == list(range(1, 3001))
-    assert {query["limit"] for query in lists.asked} == {50}
+    assert listed(lists.client(), page_size=120, parallelism=4) == list(range(1, 3001))
+    assert {query["limit"] for query in lists.asked} == {120}
     assert max(lists.in_flight) == 4
     # Eight pages came in 0.1 to 0.2 s before the rejection, so that is how far apart all others start.
     assert starts[-1] - starts[15] > 0.01 * (len(starts) - 16)
