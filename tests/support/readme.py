@@ -34,5 +34,5 @@ def anchor(message: str) -> str:
 
 def python_blocks(text: str = README) -> list[str]:
     """Return the Python blocks; on Airflow 2 with the import that the README names for it."""
-    (older,) = re.findall(r"On Airflow 2\.11 the first line is `(.*?)`", README)
+    (older,) = re.findall(r"On Airflow 2\.11, write `(.*?)`", README)
     return [block if AIRFLOW_3 else block.replace(NEWER, older) for block in blocks("python", text)]
