@@ -84,7 +84,10 @@ def runs(sandbox, tmp_path_factory):
     ) as home:
         confs = {
             "example_onebox_answer": {"ticket_id": sandbox.state.ids()[0], "connection_id": "1"},
-            "example_onebox_interval": dict(zip(("since", "until"), interval(sandbox), strict=True)),
+            "example_onebox_interval": {
+                **dict(zip(("since", "until"), interval(sandbox), strict=True)),
+                "folder": str(readme.parent),
+            },
         }
         yield home.test_dags(CALLS, confs)
 
@@ -155,10 +158,7 @@ def test_interval(runs, sandbox):
     written = run.xcoms["list_tickets", -1, "return_value"]
     path = Path(written["path"])
     assert path.name == f"tickets_{interval(sandbox)[0]}.jsonl.gz"
-    try:
-        rows = [json.loads(line)["Id"] for line in gzip.decompress(path.read_bytes()).splitlines()]
-    finally:
-        path.unlink()
+    rows = [json.loads(line)["Id"] for line in gzip.decompress(path.read_bytes()).splitlines()]
     assert rows == sandbox.state.ids()[100:200]
     # A minute before the interval is read too.
     assert re.search(

@@ -48,8 +48,8 @@ RESOURCES = ("ticketrz", "contactrz", "prospectrz", "message", "connection")
 
 _VALUE_HINT = (
     "In a URI, percent-encode / # ? @ : and % in user and password. In JSON and YAML, write login and password in "
-    "quotes, put no comma after the last field, and use only the names conn_type, description, host, login, password, "
-    "schema, port and extra."
+    "quotes and extra as an object, put no comma after the last field, and use only the names conn_type, description, "
+    "host, login, password, schema, port and extra."
 )
 
 log = logging.getLogger(__name__)

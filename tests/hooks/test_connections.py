@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 import requests_mock as requests_mock_module
+from support.airflow_home import AIRFLOW_VERSION
 
 from airflow_provider_onebox.api.settings import environment_proxies
 from airflow_provider_onebox.exceptions import OneboxConfigError
@@ -21,6 +22,8 @@ NOT_READ = "Connection 'crm' can't be read: Airflow can't parse the value of the
 NOT_FOUND = "Connection 'crm' can't be found. Airflow reports this if there is no such connection"
 QUOTED = "Connection 'crm' is invalid: Airflow could not read its value, because it is neither JSON nor a URI"
 FIELD = "Connection 'crm' is invalid: the connection's "
+# Airflow 3.0 and 3.1 can't read such a value themselves.
+NO_OBJECT = NOT_READ if AIRFLOW_VERSION in ((3, 0), (3, 1)) else FIELD + "extra must be a JSON object"
 
 
 def fields(**changes):
@@ -173,8 +176,8 @@ FAILS = {
         fields(host="https://me:S3crZq9@dev.example"),
         FIELD + "host holds user info",
     ),
-    "environment, extra as a list": ("environment", fields(extra=[1]), FIELD + "extra must be a JSON object"),
-    "environment, extra as words": ("environment", fields(extra="site_id=169"), FIELD + "extra must be a JSON object"),
+    "environment, extra as a list": ("environment", fields(extra=[1]), NO_OBJECT),
+    "environment, extra as words": ("environment", fields(extra="site_id=169"), NO_OBJECT),
     "environment, misspelt site": (
         "environment",
         uri(query="site=169"),

@@ -444,8 +444,8 @@ def test_missing_connection(monkeypatch):
 
 
 JSON_HINT = (
-    "In JSON and YAML, write login and password in quotes, put no comma after the last field, and use only the names "
-    "conn_type, description, host, login, password, schema, port and extra."
+    "In JSON and YAML, write login and password in quotes and extra as an object, put no comma after the last field, "
+    "and use only the names conn_type, description, host, login, password, schema, port and extra."
 )
 
 
