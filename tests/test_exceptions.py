@@ -42,8 +42,8 @@ def test_retryable_is_the_class_result_unless_told():
 def test_may_have_acted_is_the_class_result_unless_told():
     """Of a write uncertain alone Onebox may have done what was asked, unless more is known."""
     assert {cls for cls in FAMILY if cls("m").uncertain} == {OneboxUncertainWriteError}
-    for told in (False, True):
-        assert {cls("m", uncertain=told).uncertain for cls in FAMILY} == {told}
+    for value in (False, True):
+        assert {cls("m", uncertain=value).uncertain for cls in FAMILY} == {value}
 
 
 @pytest.mark.parametrize(

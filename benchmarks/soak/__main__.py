@@ -273,7 +273,7 @@ class Soak:
         times: list[float] = []
         yardsticks: list[float] = []
         samples: dict[str, dict[str, list[float]]] = {name: {key: [] for key in SAMPLE} for name in watched}
-        told, ended = 0.0, ""
+        logged, ended = 0.0, ""
         while not ended:
             counted = {name: count(books) for name, books in self.books.items()}
             now = time.monotonic() - start
@@ -291,8 +291,8 @@ class Soak:
                 "polls": counted["triggerer"]["polls"] - begun["triggerer"]["polls"],
                 "pokes": counted["task"]["renewals"] - begun["task"]["renewals"],
             }
-            if now - told >= 10:
-                told = now
+            if now - logged >= 10:
+                logged = now
                 memory = ", ".join(f"{name} {samples[name]['memory'][-1]:.0f} MB" for name in samples)
                 progress(f"{now:4.0f} s  {done}  {memory}")
             if now >= size.seconds[0] and all(number >= getattr(size, name) for name, number in done.items()):

@@ -15,7 +15,7 @@ from airflow_provider_onebox.sandbox import Sandbox
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def reported(tmp_path_factory):
     """Run the DAG; return the sandbox, the folder of its files, and its events as they are in OpenLineage's file."""
     folder = tmp_path_factory.mktemp("lineage")
     events = folder / "events.jsonl"
@@ -41,9 +41,9 @@ def named(data):
     return data["namespace"], data["name"], statistics.get("rowCount")
 
 
-def test_inputs_and_outputs(told):
+def test_inputs_and_outputs(reported):
     """Each task has read what it listed, with the number of its rows, and written its files, and nothing else."""
-    sandbox, folder, run, text = told
+    sandbox, folder, run, text = reported
     events = map(json.loads, text.splitlines())
     ended = {event["job"]["name"]: event for event in events if event["eventType"] == "COMPLETE"}
     found, before = {}, [[], []]
@@ -67,9 +67,9 @@ def test_inputs_and_outputs(told):
     }
 
 
-def test_no_secret(told):
+def test_no_secret(reported):
     """No event holds the password, the e-mail or a token."""
-    sandbox, _, _, text = told
+    sandbox, _, _, text = reported
     assert sandbox.state.tokens
     assert not [secret for secret in (sandbox.password, sandbox.email, *sandbox.state.tokens) if secret in text]
 

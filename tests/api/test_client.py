@@ -234,17 +234,17 @@ def test_listing_is_told_of_transient_errors(make, sandbox):
     """Who asks learns of each transient error before the wait, and can ask for something smaller then."""
     sandbox.state.fail("status", path="ticketrz", times=2, status=503)
     client = make()
-    told = []
+    calls = []
 
     def shrink(error):
-        told.append((error.status, list(client.waits), error.retry_after))
-        return {"limit": 3} if len(told) == 2 else None
+        calls.append((error.status, list(client.waits), error.retry_after))
+        return {"limit": 3} if len(calls) == 2 else None
 
     page = client._call("GET", "ticketrz", params={"limit": 9}, on_transient=shrink)
     assert page["count"] == 3
-    assert [status for status, *_ in told] == [503, 503]
-    assert [waits for _, waits, _ in told] == [client.waits[:0], client.waits[:1]]
-    assert [wait for *_, wait in told] == client.waits
+    assert [status for status, *_ in calls] == [503, 503]
+    assert [waits for _, waits, _ in calls] == [client.waits[:0], client.waits[:1]]
+    assert [wait for *_, wait in calls] == client.waits
     assert [seen.query for seen in list(sandbox.state.seen)[-3:]] == ["limit=9", "limit=9", "limit=3"]
 
 

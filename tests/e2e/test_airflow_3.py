@@ -235,7 +235,7 @@ def test_edit(page, home, onebox, stored):
 
 def test_wrong_password(page, home, onebox, stored, picture):
     """The message has Onebox's words and ours; the page of a task that fails with it opens with it on screen."""
-    for password, told in (("wrong password", "Failed"), (onebox.password, "Successful")):
+    for password, result in (("wrong password", "Failed"), (onebox.password, "Successful")):
         connections(page, home)
         row(page, "onebox_default").get_by_role("button", name="Edit Connection").click()
         form = page.get_by_role("dialog")
@@ -244,8 +244,8 @@ def test_wrong_password(page, home, onebox, stored, picture):
         save(form)
         assert stored(home, "onebox_default").password == password
         message = press_test(page, home, "onebox_default")
-        assert message.startswith(f"Test Connection {told}\n")
-        if told == "Failed":
+        assert message.startswith(f"Test Connection {result}\n")
+        if result == "Failed":
             assert "\nThis connection, site 169: " in message
             assert "'invalid email or password'" in message
             assert "Check Email, Password and Site ID" in message
@@ -295,8 +295,8 @@ def test_example(page, home, onebox):
     page.goto(f"{home.url}/dags/{DAG}")
     page.get_by_role("button", name="Dag Docs").click()
     docs = page.get_by_role("dialog")
-    told = docs.get_by_text(ast.get_docstring(ast.parse(EXAMPLE.read_text())))
-    expect(told).to_be_visible()
+    docstring = docs.get_by_text(ast.get_docstring(ast.parse(EXAMPLE.read_text())))
+    expect(docstring).to_be_visible()
     page.keyboard.press("Escape")
     expect(docs).to_be_hidden()
     page.get_by_role("button", name="Trigger Dag").click()

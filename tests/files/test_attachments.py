@@ -620,10 +620,10 @@ def test_folder_in_the_way(download, own, tmp_path):
 def test_log_is_bounded(download, caplog, count):
     """Of very many attachments that can't be had, the log names the first ones, and says once that there are others."""
     assert download(*(["ftp://127.0.0.1/x"] * count), hosts="127.0.0.1")[1] == count
-    told = [record.getMessage() for record in caplog.records if record.name == attachments.log.name]
-    named = [re.match("Attachment ([0-9]+) of message 7, ticket 12 was not downloaded", line) for line in told[:20]]
+    logged = [record.getMessage() for record in caplog.records if record.name == attachments.log.name]
+    named = [re.match("Attachment ([0-9]+) of message 7, ticket 12 was not downloaded", line) for line in logged[:20]]
     assert [int(match[1]) for match in named if match] == list(range(1, 21))
-    assert told[20:] == ["Further attachments that can't be downloaded are only counted."] * (count > 20)
+    assert logged[20:] == ["Further attachments that can't be downloaded are only counted."] * (count > 20)
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,9 @@ def test_fields_that_no_record_has(tmp_path, caplog, name):
     """A name that is misspelt makes an empty column, and the log says so; one that few records have does not."""
     write(tmp_path / name, fields=["Id", "Subjct", "Rare", "Body"], rows=[*ROWS, {"Rare": None}])
     write(tmp_path / name, [], ["Id", "Absent"])
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     have = "Records have Id, Rare, Subject."
-    assert told == [f"No record has Subjct, Body: null in every row of {tmp_path / name}. {have}"]
+    assert logged == [f"No record has Subjct, Body: null in every row of {tmp_path / name}. {have}"]
 
 
 def test_long_names_in_the_log(tmp_path, caplog):

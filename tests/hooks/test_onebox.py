@@ -52,20 +52,20 @@ def _no_earlier_task_run(monkeypatch):
 @pytest.fixture
 def masked(monkeypatch):
     """Collect what the hook has Airflow mask."""
-    told = []
-    monkeypatch.setattr(masking, "secret_masker", lambda local_only: told.append)
+    secrets = []
+    monkeypatch.setattr(masking, "secret_masker", lambda local_only: secrets.append)
     monkeypatch.setattr(masking, "_masked", set())
     monkeypatch.setattr(masking, "_unmasked", set())
     monkeypatch.setattr(masking, "_masked_tokens", 0)
-    return told
+    return secrets
 
 
 @pytest.fixture
 def maskers(masked, monkeypatch):
     """Collect what is masked in this process alone, and what its supervisor knows too."""
-    told = {True: [], False: []}
-    monkeypatch.setattr(masking, "secret_masker", lambda local_only: told[local_only].append)
-    return told
+    secrets = {True: [], False: []}
+    monkeypatch.setattr(masking, "secret_masker", lambda local_only: secrets[local_only].append)
+    return secrets
 
 
 def test_nothing_happens_at_the_start():

@@ -180,14 +180,14 @@ def test_share_of_failed_tickets(connected, path, failing, tickets, share, is_al
         return
     with pytest.raises(OneboxRequestError) as caught:
         execute(ids, path, max_failed_share=share, parallelism=1)
-    told = f"rejected the call (403): 'not {ids[0]}'."
+    reported = f"rejected the call (403): 'not {ids[0]}'."
     if not (failing == tickets and share == 1):
         # A share is also taken while tickets are read, of at least 20.
         counted = next(
             n for n in range(1, failing + 1) if n > share * max(n, 20) or (n == failing and n > share * tickets)
         )
-        told += f" {counted} of the tickets can't be read, more than max_failed_share={share} allows."
-    assert str(caught.value).endswith(told)
+        reported += f" {counted} of the tickets can't be read, more than max_failed_share={share} allows."
+    assert str(caught.value).endswith(reported)
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 

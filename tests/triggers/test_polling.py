@@ -325,8 +325,8 @@ def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
 @pytest.mark.parametrize("is_thread_safe", [False, True])
 def test_masked_strings_do_not_grow(connected, monkeypatch, is_thread_safe):
     """However long triggers poll, renew tokens and look the connection up, Airflow gets the same few secrets."""
-    told = []
-    monkeypatch.setattr(masking, "secret_masker", lambda local_only: told.append)
+    masked = []
+    monkeypatch.setattr(masking, "secret_masker", lambda local_only: masked.append)
     monkeypatch.setattr(masking, "_masked", set())
     monkeypatch.setattr(masking, "_unmasked", set())
     monkeypatch.setattr(polling, "LOOK_UP_INTERVAL", -1)
@@ -334,16 +334,16 @@ def test_masked_strings_do_not_grow(connected, monkeypatch, is_thread_safe):
 
     async def ask():
         await poll(polled_connection("onebox_default", None))
-        before = list(told)
+        before = list(masked)
         for _ in range(20):
             connected.state.revoke()
             await poll(polled_connection("onebox_default", None))
         return before
 
-    assert asyncio.run(ask()) == told
-    assert connected.password in told
+    assert asyncio.run(ask()) == masked
+    assert connected.password in masked
     assert connected.state.logins > 20
-    assert not set(told) & set(connected.state.tokens)
+    assert not set(masked) & set(connected.state.tokens)
 
 
 def test_few_requests_at_once(connected, monkeypatch):

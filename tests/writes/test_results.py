@@ -60,10 +60,10 @@ def test_reasons_in_the_log(connected, run, caplog):
     """The log tells why the first rows were rejected or are uncertain, in their order."""
     connected.state.fail("drop_after", path="contactrz")
     run([CONTACTS[0], {}, CONTACTS[1], *[{"nam": "x"}] * 30], parallelism=1, max_failed_share=1)
-    told = [record.getMessage() for record in caplog.records if record.name == results_file.log.name]
-    assert len(told) == 20
-    assert told[0].startswith("Row 0 is uncertain: Connection 'onebox_default', site 169: POST contactrz: ")
-    assert told[1] == "Row 1 is rejected: A contact needs a name, an e-mail address, a number or an account."
+    logged = [record.getMessage() for record in caplog.records if record.name == results_file.log.name]
+    assert len(logged) == 20
+    assert logged[0].startswith("Row 0 is uncertain: Connection 'onebox_default', site 169: POST contactrz: ")
+    assert logged[1] == "Row 1 is rejected: A contact needs a name, an e-mail address, a number or an account."
 
 
 def test_deleted_line(connected, run, results, tmp_path):
