@@ -103,6 +103,14 @@ def connected(onebox_connection, sandbox):
 
 
 @pytest.fixture
+def bulk(tmp_path):
+    """Bulk writes whose results file is in a test's folder."""
+    from support.bulk import Bulk
+
+    return Bulk(tmp_path)
+
+
+@pytest.fixture
 def make_token():
     """Make a token as Onebox issues them."""
 

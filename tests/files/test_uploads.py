@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.bulk import TICKET, Bulk
+from support.bulk import TICKET
 
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
@@ -11,18 +11,6 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.files import uploads
 from airflow_provider_onebox.files.uploads import read_files, read_ticket_files
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Run an operator into a file of the test's own; return its result."""
-    return Bulk(tmp_path).run
-
-
-@pytest.fixture
-def results(tmp_path):
-    """Return what is in that file."""
-    return Bulk(tmp_path).results
 
 
 def test_read_files(tmp_path):
@@ -65,15 +53,15 @@ def test_unreadable_file(tmp_path):
             read_files(empty)
 
 
-def test_files_that_are_missing(connected, run, results, tmp_path, monkeypatch):
+def test_files_that_are_missing(connected, bulk, tmp_path, monkeypatch):
     """A row whose file can't exist is rejected and harms no others; a file that can't be read now stops the task."""
     (tmp_path / "there").write_text("x")
     names = ("absent", ".", "there/absent", "n" * 300, "\0", "there")
     rows = [{**TICKET, "attachment": f"{tmp_path}/./{name}"} for name in names]
     root = {"attachments_root": tmp_path.parent}
-    assert run(rows, "ticket", max_failed_share=1, **root)["rejected"] == 5
-    assert [line["result"] for line in results()] == ["rejected"] * 5 + ["done"]
-    assert [line.get("message", "").partition("nothing was sent: ")[2] for line in results()] == [
+    assert bulk.run(rows, "ticket", max_failed_share=1, **root)["rejected"] == 5
+    assert [line["result"] for line in bulk.results()] == ["rejected"] * 5 + ["done"]
+    assert [line.get("message", "").partition("nothing was sent: ")[2] for line in bulk.results()] == [
         "No such file or directory.",
         "Is a directory.",
         "Not a directory.",
@@ -83,25 +71,25 @@ def test_files_that_are_missing(connected, run, results, tmp_path, monkeypatch):
     ]
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "storage_path", lambda path: (_ for _ in ()).throw(FileNotFoundError("of a storage")))
-        assert run(rows, "ticket", max_failed_share=1, **root)["rejected"] == 5
-    assert results()[0]["message"].endswith("/absent can't be read, so nothing was sent: of a storage.")
+        assert bulk.run(rows, "ticket", max_failed_share=1, **root)["rejected"] == 5
+    assert bulk.results()[0]["message"].endswith("/absent can't be read, so nothing was sent: of a storage.")
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "storage_path", lambda path: 1 / 0)
         with pytest.raises(OneboxError, match="can't be read") as caught:
-            run(rows, "ticket", max_failed_share=1, **root)
+            bulk.run(rows, "ticket", max_failed_share=1, **root)
     assert type(caught.value) is OneboxError
     assert caught.value.retryable
 
 
-def test_unknown_scheme(connected, run, results):
+def test_unknown_scheme(connected, bulk):
     """A row whose file is in a storage that Airflow does not know is rejected."""
     row = {**TICKET, "file": ["unheard://bucket/a"]}
-    assert run([row, TICKET], "ticket", max_failed_share=1, attachments_root="unheard://bucket/")["done"] == 1
-    assert results()[0]["message"].startswith("unheard://bucket/a can't be read, so nothing was sent: ")
+    assert bulk.run([row, TICKET], "ticket", max_failed_share=1, attachments_root="unheard://bucket/")["done"] == 1
+    assert bulk.results()[0]["message"].startswith("unheard://bucket/a can't be read, so nothing was sent: ")
 
 
 @pytest.mark.parametrize(("kind", "name"), [("ticket", "attachment"), ("ticket", "file"), ("message", "attachments")])
-def test_files_of_the_worker(connected, run, results, tmp_path, kind, name):
+def test_files_of_the_worker(connected, bulk, tmp_path, kind, name):
     """Rows name files below attachments_root alone, whatever links and dots there are; without one, none."""
     root, outside = tmp_path / "root", tmp_path / "rootless"
     for folder in (root, outside):
@@ -115,17 +103,17 @@ def test_files_of_the_worker(connected, run, results, tmp_path, kind, name):
     refused += [f"file://{outside}/a.txt", f"{root}/x://../../rootless/a.txt", "s3://bucket/a.txt", {"a": 1}]
     refused += [[f"{root}/a.txt", f"{outside}/a.txt"]]
     rows = [{**fields, name: path} for path in (*allowed, *refused)]
-    assert run(rows, kind, max_failed_share=1, attachments_root=root)["done"] == len(allowed)
-    assert [line["result"] for line in results()] == ["done"] * len(allowed) + ["rejected"] * len(refused)
-    assert results()[len(allowed)]["message"] == (
+    assert bulk.run(rows, kind, max_failed_share=1, attachments_root=root)["done"] == len(allowed)
+    assert [line["result"] for line in bulk.results()] == ["done"] * len(allowed) + ["rejected"] * len(refused)
+    assert bulk.results()[len(allowed)]["message"] == (
         f"The row names the file '/proc/self/environ', and that is not below attachments_root {root}: nothing was "
         "sent. Set attachments_root to the folder whose files rows may attach."
     )
     assert len(connected.state.books()) == len(allowed)
     for nothing in (None, "", "None"):
         (tmp_path / "results.jsonl").unlink()
-        assert run(rows, kind, max_failed_share=1, attachments_root=nothing)["rejected"] == len(rows)
-        assert "', and attachments_root is not set: nothing was sent." in results()[0]["message"]
+        assert bulk.run(rows, kind, max_failed_share=1, attachments_root=nothing)["rejected"] == len(rows)
+        assert "', and attachments_root is not set: nothing was sent." in bulk.results()[0]["message"]
     assert len(connected.state.books()) == len(allowed)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG
-from support.bulk import CONTACTS, TICKET, Bulk, written
+from support.bulk import CONTACTS, TICKET, written
 from support.polling import Log
 
 from airflow_provider_onebox.exceptions import (
@@ -18,18 +18,6 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
 from airflow_provider_onebox.operators.onebox import OneboxListOperator
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Run an operator into a file of the test's own; return its result."""
-    return Bulk(tmp_path).run
-
-
-@pytest.fixture
-def results(tmp_path):
-    """Return what is in that file."""
-    return Bulk(tmp_path).results
 
 
 def test_arguments():
@@ -50,16 +38,16 @@ def test_arguments():
         ("message", [{"connection_id": "1", "body": str(n)} for n in range(5)]),
     ],
 )
-def test_all_done(connected, run, results, tmp_path, monkeypatch, kind, rows):
+def test_all_done(connected, bulk, tmp_path, monkeypatch, kind, rows):
     """Each row has a line with its id, in the order of the rows, and the task returns and logs the sum of them."""
     log = Log()
     monkeypatch.setattr(OneboxBulkWriteOperator, "log", log)
     count = len(rows)
     result = {"path": str(tmp_path / "results.jsonl"), "count": count, "done": count, "rejected": 0, "uncertain": 0}
-    assert run(rows, kind, parallelism="3") == result
+    assert bulk.run(rows, kind, parallelism="3") == result
     words = f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 uncertain."
     assert log.lines[-1] == ("info", words)
-    lines = results()
+    lines = bulk.results()
     assert [(line["row"], line["result"]) for line in lines] == [(n, "done") for n in range(count)]
     assert {tuple(line) for line in lines} == {("row", "result", "key", "id")}
     assert sorted(line["id"] for line in lines) == sorted(entry["id"] for entry in connected.state.books())
@@ -67,59 +55,59 @@ def test_all_done(connected, run, results, tmp_path, monkeypatch, kind, rows):
     assert os.listdir(tmp_path) == ["results.jsonl"]  # noqa: PTH208 - names are what is compared
 
 
-def test_rows_of_a_file(connected, run, tmp_path):
+def test_rows_of_a_file(connected, bulk, tmp_path):
     """Rows come from a file, too."""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in CONTACTS))
-    assert run({"path": str(path)})["done"] == 9
+    assert bulk.run({"path": str(path)})["done"] == 9
     assert written(connected) == [row["name"] for row in CONTACTS]
 
 
-def test_no_rows(connected, run, results):
+def test_no_rows(connected, bulk):
     """No rows are no failure."""
-    assert run([])["count"] == 0
-    assert results() == []
+    assert bulk.run([])["count"] == 0
+    assert bulk.results() == []
 
 
-def test_rows_of_mapped_tasks(connected, run, results):
+def test_rows_of_mapped_tasks(connected, bulk):
     """The lists of mapped tasks are one list of rows."""
-    assert run([CONTACTS[:2], (CONTACTS[2],), [], CONTACTS[3]])["done"] == 4
-    assert [line["row"] for line in results()] == [0, 1, 2, 3]
+    assert bulk.run([CONTACTS[:2], (CONTACTS[2],), [], CONTACTS[3]])["done"] == 4
+    assert [line["row"] for line in bulk.results()] == [0, 1, 2, 3]
     assert written(connected) == [row["name"] for row in CONTACTS[:4]]
 
 
 @pytest.mark.parametrize(("share", "fails"), [(0, True), (0.2, True), (0.25, False), (1, False)])
-def test_share(connected, run, share, fails):
+def test_share(connected, bulk, share, fails):
     """The task fails if more than a share of the rows is not done."""
     rows = [*CONTACTS[:3], {}]
     if fails:
         with pytest.raises(OneboxRequestError):
-            run(rows, max_failed_share=share)
+            bulk.run(rows, max_failed_share=share)
     else:
-        assert run(rows, max_failed_share=share)["rejected"] == 1
+        assert bulk.run(rows, max_failed_share=share)["rejected"] == 1
 
 
-def test_in_doubt(connected, run, results):
+def test_in_doubt(connected, bulk):
     """A row whose answer is lost is uncertain, fails the task for good, and is repeated only if asked to."""
     connected.state.fail("drop_after", path="contactrz", after=2)
     with pytest.raises(
         OneboxUncertainWriteError,
         match=r"8 are done, 0 rejected, 1 uncertain\. Row 2 is uncertain: .*\. Those uncertain may have",
     ):
-        run(parallelism=1)
-    (line,) = [line for line in results() if line["result"] == "uncertain"]
+        bulk.run(parallelism=1)
+    (line,) = [line for line in bulk.results() if line["result"] == "uncertain"]
     assert line["row"] == 2
     assert "look in Onebox" in line["message"]
-    assert run(max_failed_share=1)["uncertain"] == 1
+    assert bulk.run(max_failed_share=1)["uncertain"] == 1
     assert len(connected.state.books()) == 9
-    assert run(repeat_uncertain=True)["done"] == 9
+    assert bulk.run(repeat_uncertain=True)["done"] == 9
     assert written(connected).count("Contact 2") == 2
 
 
-def test_target(connected, run):
+def test_target(connected, bulk):
     """The same row at another site is another row."""
-    run()
-    assert run(site_id="170")["done"] == 9
+    bulk.run()
+    assert bulk.run(site_id="170")["done"] == 9
     assert len(written(connected)) == 18
 
 
@@ -132,60 +120,60 @@ def test_templates_in_paths(tmp_path):
     assert (task.rows, task.results_path) == (f"{tmp_path}/r", f"{tmp_path}/r1")
 
 
-def test_rows_that_end_with_an_error(connected, run, results, tmp_path):
+def test_rows_that_end_with_an_error(connected, bulk, tmp_path):
     """A file of rows with a bad line ends the task after the rows before it, which are not written again."""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in CONTACTS[:3]) + "{\n")
     with pytest.raises(OneboxConfigError, match="line 4, is not JSON"):
-        run(str(path), parallelism=1)
-    assert run(CONTACTS)["done"] == 9
+        bulk.run(str(path), parallelism=1)
+    assert bulk.run(CONTACTS)["done"] == 9
     assert written(connected) == [row["name"] for row in CONTACTS]
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_csv(connected, run, results, tmp_path, mark):
+def test_csv(connected, bulk, tmp_path, mark):
     """A table from a spreadsheet is written, its columns named by `columns` or by the arguments in any spelling."""
     path = tmp_path / "rows.csv"
     path.write_text(
         f"{mark}Full Name;E-mail;Segment;Id\r\nSiti;siti@example.com;A;1\r\nBudi;;B;2\r\n", encoding="utf-8"
     )
-    assert run(str(path), columns={"Full Name": "name", "Segment": None})["done"] == 2
+    assert bulk.run(str(path), columns={"Full Name": "name", "Segment": None})["done"] == 2
     bodies = [entry["body"] for entry in connected.state.books()]
     assert sorted(map(sorted, map(dict.items, bodies))) == [
         [("Email", "siti@example.com"), ("Name", "Siti")],
         [("Name", "Budi")],
     ]
     path.write_text(path.read_text(encoding="utf-8").replace(";A;1", ";B;3"))
-    assert run(str(path), columns={"Full Name": "name", "Segment": None})["done"] == 2
+    assert bulk.run(str(path), columns={"Full Name": "name", "Segment": None})["done"] == 2
     assert len(connected.state.books()) == 2
 
 
-def test_csv_that_does_not_fit(connected, run, tmp_path):
+def test_csv_that_does_not_fit(connected, bulk, tmp_path):
     """Columns that are no arguments are named before anything is sent."""
     path = tmp_path / "rows.csv"
     path.write_text("Name,Segment\nSiti,A\n")
     with pytest.raises(OneboxConfigError, match=r"nothing was sent: 'Segment' is no argument\..*name, phone, fax"):
-        run(str(path))
+        bulk.run(str(path))
     assert connected.state.books() == []
 
 
-def test_cells_beyond_the_header(connected, run, results, tmp_path):
+def test_cells_beyond_the_header(connected, bulk, tmp_path):
     """A row with more cells than columns is rejected and harms no others."""
     path = tmp_path / "rows.csv"
     path.write_text("name\nSiti\nBudi,Santoso\n")
-    assert run(path, max_failed_share=1)["rejected"] == 1
-    assert results()[1]["message"].endswith("got an unexpected keyword argument 'cells beyond the header'.")
+    assert bulk.run(path, max_failed_share=1)["rejected"] == 1
+    assert bulk.results()[1]["message"].endswith("got an unexpected keyword argument 'cells beyond the header'.")
     assert written(connected) == ["Siti"]
 
 
 @pytest.mark.parametrize("name", [None, "a.jsonl.gz", "a.csv"])
-def test_another_site(connected, run, tmp_path, name):
+def test_another_site(connected, bulk, tmp_path, name):
     """Contacts that a list operator has read at one site are written to another."""
     path = name and str(tmp_path / name)
     fields = ["Id", "Name", "Phone", "Fax", "Email", "Mobile", "TwitterId", "FacebookId", "Media"]
     listing = OneboxListOperator(task_id="l", resource="contactrz", max_records=5, output_path=path, fields=fields)
     listed = listing.execute({})
-    result = run(listed, site_id="170")
+    result = bulk.run(listed, site_id="170")
     assert result["done"] == 5
     new = [entry["id"] for entry in connected.state.books()]
     copies = OneboxListOperator(task_id="l", resource="contactrz", site_id="170", since_id=min(map(int, new)) - 1)
@@ -194,17 +182,17 @@ def test_another_site(connected, run, tmp_path, name):
     assert sorted(without_id[:5], key=str) == sorted(without_id[5:], key=str)
 
 
-def test_ambiguous(connected, run, results):
+def test_ambiguous(connected, bulk):
     """A row of which two columns could be the name is rejected."""
-    assert run([{"Name": "A", "name": "B"}, {"Name": "C"}], max_failed_share=1)["rejected"] == 1
-    assert results()[0]["message"].endswith("got an unexpected keyword argument 'Name'.")
+    assert bulk.run([{"Name": "A", "name": "B"}, {"Name": "C"}], max_failed_share=1)["rejected"] == 1
+    assert bulk.results()[0]["message"].endswith("got an unexpected keyword argument 'Name'.")
     assert written(connected) == ["C"]
 
 
-def test_same_row_in_another_spelling(connected, run):
+def test_same_row_in_another_spelling(connected, bulk):
     """A row is recognized by what is sent, not by the names of its columns."""
-    run()
-    assert run([{"Full Name": row["name"]} for row in CONTACTS], columns={"Full Name": "name"})["done"] == 9
+    bulk.run()
+    assert bulk.run([{"Full Name": row["name"]} for row in CONTACTS], columns={"Full Name": "name"})["done"] == 9
     assert len(written(connected)) == 9
 
 

@@ -8,7 +8,7 @@ import json
 import os
 
 import pytest
-from support.bulk import CONTACTS, Bulk, written
+from support.bulk import CONTACTS, written
 
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
@@ -19,128 +19,116 @@ from airflow_provider_onebox.writes import DONE
 from airflow_provider_onebox.writes import results as results_file
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Run an operator into a file of the test's own; return its result."""
-    return Bulk(tmp_path).run
-
-
-@pytest.fixture
-def results(tmp_path):
-    """Return what is in that file."""
-    return Bulk(tmp_path).results
-
-
 def is_open(path):
     """Tell whether this process has a file open, or one that was replaced meanwhile."""
     numbers = os.listdir("/dev/fd")  # noqa: PTH208 - one of them is this listing's own
     return any(os.path.realpath(f"/dev/fd/{number}").startswith(str(path)) for number in numbers)
 
 
-def test_cleared(connected, run, results):
+def test_cleared(connected, bulk):
     """A cleared task writes nothing again, only what is new, also in another order; what is gone is kept apart."""
-    run()
-    assert run()["done"] == 9
-    assert run([CONTACTS[3], {"name": "New"}, CONTACTS[0]])["count"] == 3
+    bulk.run()
+    assert bulk.run()["done"] == 9
+    assert bulk.run([CONTACTS[3], {"name": "New"}, CONTACTS[0]])["count"] == 3
     assert written(connected) == [*(row["name"] for row in CONTACTS), "New"]
-    lines = results()
+    lines = bulk.results()
     assert [line["row"] for line in lines] == [0, 1, 2, *[None] * 7]
     assert lines[1]["id"] == connected.state.books()[-1]["id"]
 
 
-def test_equal_rows(connected, run):
+def test_equal_rows(connected, bulk):
     """Two equal rows are two records, also after a clear; a third is a third."""
-    run([CONTACTS[0]] * 2)
+    bulk.run([CONTACTS[0]] * 2)
     assert len(written(connected)) == 2
-    run([CONTACTS[0]] * 3)
+    bulk.run([CONTACTS[0]] * 3)
     assert len(written(connected)) == 3
 
 
-def test_reasons_in_the_log(connected, run, caplog):
+def test_reasons_in_the_log(connected, bulk, caplog):
     """The log tells why the first rows were rejected or are uncertain, in their order."""
     connected.state.fail("drop_after", path="contactrz")
-    run([CONTACTS[0], {}, CONTACTS[1], *[{"nam": "x"}] * 30], parallelism=1, max_failed_share=1)
+    bulk.run([CONTACTS[0], {}, CONTACTS[1], *[{"nam": "x"}] * 30], parallelism=1, max_failed_share=1)
     logged = [record.getMessage() for record in caplog.records if record.name == results_file.log.name]
     assert len(logged) == 20
     assert logged[0].startswith("Row 0 is uncertain: Connection 'onebox_default', site 169: POST contactrz: ")
     assert logged[1] == "Row 1 is rejected: A contact needs a name, an e-mail address, a number or an account."
 
 
-def test_deleted_line(connected, run, results, tmp_path):
+def test_deleted_line(connected, bulk, tmp_path):
     """A row whose line a human deletes is written again."""
-    run()
+    bulk.run()
     path = tmp_path / "results.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    run()
+    bulk.run()
     assert written(connected).count("Contact 0") == 2
-    assert [line["row"] for line in results()] == list(range(9))
+    assert [line["row"] for line in bulk.results()] == list(range(9))
 
 
-def test_path_of_another_run(connected, run, tmp_path):
+def test_path_of_another_run(connected, bulk, tmp_path):
     """A file of another run is never taken for this run's, and stays as it is."""
-    run()
+    bulk.run()
     before = (tmp_path / "results.jsonl").read_bytes()
     with pytest.raises(
         OneboxConfigError, match=r"holds the results of another run or task: nothing was sent.*run_id }}"
     ):
-        run(run_id="r2")
+        bulk.run(run_id="r2")
     assert (tmp_path / "results.jsonl").read_bytes() == before
     assert len(connected.state.books()) == 9
     assert not is_open(tmp_path / "results.jsonl")
 
 
 @pytest.mark.parametrize("text", ['{"Id": "7"}\n', "x\n", '{"row": "x"}\n', "\n", "x", '{"Id": "7"}'])
-def test_not_results(connected, run, tmp_path, text):
+def test_not_results(connected, bulk, tmp_path, text):
     """A file with anything else in it is not touched, whether its last line is whole or not."""
     (tmp_path / "results.jsonl").write_text(text)
     with pytest.raises(OneboxConfigError, match=r"line 1, is not a result: nothing was sent"):
-        run()
+        bulk.run()
     assert (tmp_path / "results.jsonl").read_text() == text
     assert not connected.state.requests
 
 
 @pytest.mark.parametrize("path", ["s3://aws_default@bucket/v.jsonl", "gs://bucket/v.jsonl", "v.jsonl.gz"])
-def test_paths_that_cannot_be_appended_to(connected, run, path):
+def test_paths_that_cannot_be_appended_to(connected, bulk, path):
     """Object stores and gzip files are rejected with the remedy, installed or not."""
     with pytest.raises(OneboxConfigError, match=r"can't be appended to.* on a volume that all workers share"):
-        run(path=path)
+        bulk.run(path=path)
     assert not connected.state.requests
 
 
-def test_no_path(connected, run):
+def test_no_path(connected, bulk):
     """A path that a template has not found is rejected by its own name."""
     with pytest.raises(OneboxConfigError, match="results_path='None' names no file"):
-        run(path="None")
+        bulk.run(path="None")
     assert not connected.state.requests
 
 
-def test_new_folder(connected, run, tmp_path):
+def test_new_folder(connected, bulk, tmp_path):
     """A folder that is not there yet is made, with those above it."""
-    assert run([], path=tmp_path / "new" / "folder" / "v.jsonl")["count"] == 0
+    assert bulk.run([], path=tmp_path / "new" / "folder" / "v.jsonl")["count"] == 0
 
 
-def test_file_url(connected, run, tmp_path, results):
+def test_file_url(connected, bulk, tmp_path):
     """A local file may be named by its URL."""
-    assert run(path=f"file://{tmp_path}/results.jsonl")["done"] == 9
-    assert len(results()) == 9
+    assert bulk.run(path=f"file://{tmp_path}/results.jsonl")["done"] == 9
+    assert len(bulk.results()) == 9
 
 
-def test_two_processes(connected, run, tmp_path):
+def test_two_processes(connected, bulk, tmp_path):
     """A file that another process works on is left to it; a retry can help."""
     with (tmp_path / "results.jsonl").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(OneboxError, match="in use by another process of this task: nothing was sent") as caught:
-            run()
+            bulk.run()
     assert caught.value.retryable
     assert not connected.state.requests
     assert not is_open(tmp_path / "results.jsonl")
-    assert run()["done"] == 9
+    assert bulk.run()["done"] == 9
 
 
-def test_replaced_between_open_and_lock(connected, run, monkeypatch, tmp_path):
+def test_replaced_between_open_and_lock(connected, bulk, monkeypatch, tmp_path):
     """A file that another process has just replaced is not taken for the present one."""
     path = tmp_path / "results.jsonl"
-    run()
+    bulk.run()
     lock, locks = fcntl.flock, []
 
     def flock(*args):
@@ -152,13 +140,13 @@ def test_replaced_between_open_and_lock(connected, run, monkeypatch, tmp_path):
         lock(*args)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    assert run()["done"] == 9
+    assert bulk.run()["done"] == 9
     assert len(connected.state.books()) == 9
     assert len(locks) == 3
     assert not is_open(path)
 
 
-def test_no_locks(connected, run, monkeypatch):
+def test_no_locks(connected, bulk, monkeypatch):
     """Without locks two processes could write the same rows, so nothing is written."""
 
     def flock(*args):
@@ -166,36 +154,36 @@ def test_no_locks(connected, run, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OneboxConfigError, match=r"can't be locked \(No locks available\)"):
-        run()
+        bulk.run()
     assert not connected.state.requests
 
 
-def test_no_folder(connected, run, tmp_path):
+def test_no_folder(connected, bulk, tmp_path):
     """A folder that can't be made is named."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OneboxError, match=r"file/v\.jsonl can't be opened: (Not a directory|File exists)") as caught:
-        run(path=tmp_path / "file" / "v.jsonl")
+        bulk.run(path=tmp_path / "file" / "v.jsonl")
     assert caught.value.retryable
 
 
-def test_torn_line(connected, run, results, tmp_path):
+def test_torn_line(connected, bulk, tmp_path):
     """What a machine was writing when it failed is dropped: no row was sent on the strength of it."""
-    run()
+    bulk.run()
     path = tmp_path / "results.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][:9])
-    assert run()["done"] == 9
+    assert bulk.run()["done"] == 9
     assert len(connected.state.books()) == 10
-    assert [line["row"] for line in results()] == list(range(9))
+    assert [line["row"] for line in bulk.results()] == list(range(9))
     path.write_bytes(lines[0] + bytes(9))  # Some file systems fill up with zeros what they have lost.
-    assert run()["done"] == 9
+    assert bulk.run()["done"] == 9
     path.write_bytes(lines[0][:3])
-    assert run()["done"] == 9
+    assert bulk.run()["done"] == 9
 
 
-def test_torn_line_and_another_end(connected, run, results, monkeypatch, tmp_path):
+def test_torn_line_and_another_end(connected, bulk, monkeypatch, tmp_path):
     """The lines before a torn one are kept, also if the run that finds it does not come to its end."""
-    run()
+    bulk.run()
     path = tmp_path / "results.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
 
@@ -206,11 +194,11 @@ def test_torn_line_and_another_end(connected, run, results, monkeypatch, tmp_pat
     for whole in (8, 0):
         path.write_bytes(b"".join(lines[:whole]) + lines[whole][:9])
         with pytest.raises(MemoryError):
-            run(parallelism=1)
-        assert [line["result"] for line in results()] == ["done"] * whole + ["begun"]
+            bulk.run(parallelism=1)
+        assert [line["result"] for line in bulk.results()] == ["done"] * whole + ["begun"]
 
 
-def test_permissions(connected, run, monkeypatch, tmp_path):
+def test_permissions(connected, bulk, monkeypatch, tmp_path):
     """Who may read new files of this process may follow the results, while the task runs and after it."""
     path, modes = tmp_path / "results.jsonl", set()
 
@@ -221,14 +209,14 @@ def test_permissions(connected, run, monkeypatch, tmp_path):
     monkeypatch.setattr(OneboxHook, "create_contact", create_contact)
     before = os.umask(0o022)
     try:
-        run()
+        bulk.run()
     finally:
         os.umask(before)
     assert modes == {path.stat().st_mode & 0o7777} == {0o644}
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
-def test_full_disk(connected, run, monkeypatch, nth):
+def test_full_disk(connected, bulk, monkeypatch, nth):
     """Without room for the intention nothing is sent, without room for the result the row is uncertain."""
     write, written_lines = os.write, []
 
@@ -244,11 +232,11 @@ def test_full_disk(connected, run, monkeypatch, nth):
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(OneboxError, match=r"results\.jsonl can't be written: no room left") as caught:
-            run(parallelism=1)
+            bulk.run(parallelism=1)
     assert caught.value.retryable
     sent = len(connected.state.books())
     assert sent == nth // 2
-    assert run(max_failed_share=1) | {"path": ""} == {
+    assert bulk.run(max_failed_share=1) | {"path": ""} == {
         "path": "",
         "count": 9,
         "done": 9 - (nth + 1) % 2,
@@ -258,7 +246,7 @@ def test_full_disk(connected, run, monkeypatch, nth):
     assert len(connected.state.books()) == 9
 
 
-def test_room_again(connected, run, monkeypatch):
+def test_room_again(connected, bulk, monkeypatch):
     """Of a line that found no room nothing is left before the next one, which finds some."""
     write, cut = os.write, []
 
@@ -270,8 +258,8 @@ def test_room_again(connected, run, monkeypatch):
 
     monkeypatch.setattr(os, "write", write_some)
     with pytest.raises(OneboxError, match="no room left"):
-        run(parallelism=1)
-    assert run()["done"] == 9
+        bulk.run(parallelism=1)
+    assert bulk.run()["done"] == 9
     assert written(connected) == [row["name"] for row in CONTACTS]
 
 
@@ -285,7 +273,7 @@ def test_very_many(tmp_path):
     assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == list(range(2500))
 
 
-def test_intention_is_on_the_disk_first(connected, run, monkeypatch, results):
+def test_intention_is_on_the_disk_first(connected, bulk, monkeypatch):
     """When Onebox hears of a row, the disk has it already."""
     order, sync = [], os.fsync
     send = OneboxHook.create_contact
@@ -295,11 +283,11 @@ def test_intention_is_on_the_disk_first(connected, run, monkeypatch, results):
         order.append("disk")
 
     def create_contact(self, *, name):
-        order.append(results()[-1]["result"])
+        order.append(bulk.results()[-1]["result"])
         return send(self, name=name)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(OneboxHook, "create_contact", create_contact)
-    run(CONTACTS[:2], parallelism=1)
+    bulk.run(CONTACTS[:2], parallelism=1)
     # The folder, the row, its result and the next row, and at the end the whole file and the folder again.
     assert order == ["disk", "disk", "begun", "disk", "begun", "disk", "disk"]
