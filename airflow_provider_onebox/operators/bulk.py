@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_onebox.exceptions import OneboxRequestError, OneboxUncertainWriteError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.onebox import _OneboxOperator, _path
-from airflow_provider_onebox.writes.columns import Columns
+from airflow_provider_onebox.writes.columns import ColumnMapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +89,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         if not 0 <= max_failed_share <= 1:
             raise ValueError(f"max_failed_share={max_failed_share!r} is not a number from 0 (no row) to 1 (all).")
         if columns:
-            Columns(getattr(OneboxHook, WRITES[kind]), columns)  # Checks them while the DAG is parsed.
+            ColumnMapping(getattr(OneboxHook, WRITES[kind]), columns)  # Checks them while the DAG is parsed.
         self.kind = kind
         self.rows = _path(rows)
         self.results_path = _path(results_path)
@@ -120,7 +120,7 @@ class OneboxBulkWriteOperator(_OneboxOperator):
         # Made here, because the threads are in no task.
         settings = self.hook.settings
         write = getattr(self.hook, WRITES[self.kind])
-        columns = Columns(write, self.columns)
+        columns = ColumnMapping(write, self.columns)
         target = (self.kind, settings.base_url, settings.site_id)
         with ResultsFile(self.results_path, (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)) as file:
             results, first = write_rows(

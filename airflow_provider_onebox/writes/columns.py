@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-class Columns:
-    """Renames the columns of rows to arguments.
+class ColumnMapping:
+    """Renames the columns of rows to the arguments of a write.
 
     A column is the argument that has its name, in any spelling: ``Full Name``, ``FullName`` and ``full_name`` are one.
     ``Id`` is left out, because Onebox assigns the ids.

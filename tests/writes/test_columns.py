@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_onebox.exceptions import OneboxConfigError
-from airflow_provider_onebox.writes.columns import Columns
+from airflow_provider_onebox.writes.columns import ColumnMapping
 
 
 def write(*, name=None, twitter_id=None):
@@ -36,7 +36,7 @@ def write(*, name=None, twitter_id=None):
 def test_rename(columns, row, renamed):
     """A column is an argument by its name in any spelling, or as `columns` says; other columns keep their names."""
     before = dict(row) if isinstance(row, dict) else row
-    assert Columns(write, columns).rename(row) == renamed
+    assert ColumnMapping(write, columns).rename(row) == renamed
     assert row == before
 
 
@@ -44,12 +44,12 @@ def test_rename(columns, row, renamed):
 def test_bad_columns(columns):
     """An argument that does not exist, or that two columns have, is refused."""
     with pytest.raises(ValueError, match="must name a different argument for each column") as caught:
-        Columns(write, columns)
+        ColumnMapping(write, columns)
     assert str(caught.value) == (
         f"columns={columns!r} must name a different argument for each column, or None to leave it out. The arguments: "
         "name, twitter_id."
     )
-    Columns(write, {"A": "name", "B": None, "C": None})
+    ColumnMapping(write, {"A": "name", "B": None, "C": None})
 
 
 def test_method():
@@ -59,9 +59,9 @@ def test_method():
         def write(self, *, name):
             pass
 
-    assert Columns(Writer.write).rename({"self": 1, "Name": 2}) == {"self": 1, "name": 2}
+    assert ColumnMapping(Writer.write).rename({"self": 1, "Name": 2}) == {"self": 1, "name": 2}
     with pytest.raises(ValueError, match=r"The arguments: name\.$"):
-        Columns(Writer.write, {"A": "self"})
+        ColumnMapping(Writer.write, {"A": "self"})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_method():
 )
 def test_header(columns, header):
     """A header whose columns are all arguments, or left out, fits."""
-    Columns(write, columns).check(header)
+    ColumnMapping(write, columns).check(header)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_header(columns, header):
 def test_bad_header(header, problems):
     """Each column that does not fit is named."""
     with pytest.raises(OneboxConfigError) as caught:
-        Columns(write).check(header)
+        ColumnMapping(write).check(header)
     assert str(caught.value) == (
         f"The columns don't fit, so nothing was sent: {problems}. Set columns to the argument of each, None to leave "
         "one out. The arguments: name, twitter_id."
@@ -93,6 +93,6 @@ def test_bad_header(header, problems):
 
 def test_header_that_lacks_a_column():
     """A name in `columns` that the table lacks is a mistake."""
-    columns = Columns(write, {"Full Name": "name", "Segment": None})
+    columns = ColumnMapping(write, {"Full Name": "name", "Segment": None})
     with pytest.raises(OneboxConfigError, match="nothing was sent: 'Full Name' is missing; 'Segment' is missing; 'A"):
         columns.check(["A"])
