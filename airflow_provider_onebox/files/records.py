@@ -132,16 +132,15 @@ class RecordFile(AtomicFile):
         """
         # Columns pick their fields themselves.
         rows = records if self._columns else project(records, self._fields)
-        lines = _encode_lines(rows)
-        if not self._keep_nul:
-            rows, found = remove_nul(rows, lines)
-            if found and self._columns:  # Perhaps in other fields.
-                rows = project(records, ["Id", *self._columns.names])
-                rows, found = remove_nul(rows, _encode_lines(rows))
-            if found:
-                lines = _encode_lines(rows)
-                if not self._with_nul:
-                    self._first_with_nul = records[found[0]].get("Id")
+        lines = b"" if self._keep_nul else _encode_lines(rows)
+        rows, found = remove_nul(rows, lines)
+        if found and self._columns:  # Perhaps in other fields.
+            rows = project(records, ["Id", *self._columns.names])
+            rows, found = remove_nul(rows, _encode_lines(rows))
+        if found:
+            lines = b""
+            if not self._with_nul:
+                self._first_with_nul = records[found[0]].get("Id")
             self._with_nul += len(found)
         with self._explain():
             self._form.write(rows, lines)
@@ -197,8 +196,13 @@ class _JsonLines:
     def __init__(self, file: Any, _: Any) -> None:
         self._file = file
 
-    def write(self, rows: list[dict[str, Any]], lines: bytes) -> None:  # noqa: ARG002 - tables need them
-        self._file.write(lines)
+    def write(self, rows: list[dict[str, Any]], lines: bytes = b"") -> None:
+        """Append records.
+
+        :param rows: the records.
+        :param lines: the same as JSON Lines, if they are encoded already.
+        """
+        self._file.write(lines or _encode_lines(rows))
 
     def close(self) -> None:
         pass
