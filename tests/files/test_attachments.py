@@ -48,17 +48,22 @@ def waits():
 
 @pytest.fixture
 def download(connected, tmp_path, waits):
-    """Download the attachments of one message: URLs, or attachments as Onebox has them."""
+    """Download the attachments of messages, or of one that has some URLs; return their paths, and how many failed."""
 
-    def run(*urls, max_bytes=10_000, hosts=(), **message):
-        downloads = Attachments(
-            OneboxHook().client, tmp_path / "files", max_bytes=max_bytes, hosts=hosts, pause=waits.append
-        )
-        named = [{"File": {"Name": "a.txt", "Path": url}} if isinstance(url, str) else url for url in urls]
-        (found,) = downloads.download([{"Id": "7", "ticketId": "12", "Attachments": named, **message}])
-        return found["attachmentFiles"], downloads.failed
+    def run(*urls, messages=None, client=None, folder=tmp_path / "files", max_bytes=10_000, hosts=(), **fields):
+        client = client or OneboxHook().client
+        downloads = Attachments(client, folder, max_bytes=max_bytes, hosts=hosts, pause=waits.append)
+        if messages is None:
+            messages = [{"Id": "7", "ticketId": "12", "Attachments": [named(url) for url in urls], **fields}]
+        found = downloads.download(messages)
+        return [path for message in found for path in message["attachmentFiles"]], downloads.failed
 
     return run
+
+
+def named(url, name="a.txt"):
+    """Return an attachment as Onebox has it."""
+    return {"File": {"Name": name, "Path": url}}
 
 
 def envelope(code, message="x"):
@@ -82,63 +87,54 @@ def test_operator(connected, tmp_path, said):
     """Each message says where its attachments are, those on another host only if that host is allowed."""
     connected.state.configure(attachment_size=100_000)
     ids = [row_id for row_id in connected.state.ids() if int(row_id) % 4][:8]
-    options = {"task_id": "t", "tickets": ids, "output_path": tmp_path / "m.jsonl", "attachments_path": tmp_path / "f"}
-    result = OneboxListConversationsOperator(**options, attachment_hosts=["LOCALHOST"], parallelism=4).execute({})
+    path = tmp_path / "m.jsonl"
+
+    def execute(**options):
+        task = OneboxListConversationsOperator(task_id="t", tickets=ids, output_path=path, **options)
+        return task.execute({})
+
+    folder = {"attachments_path": tmp_path / "f"}
+    result = execute(**folder, attachment_hosts=["LOCALHOST"], parallelism=4)
     assert (result["attachments"], result["attachments_failed"]) == (16, 0)
-    messages = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
-    assert {len(message["attachmentFiles"]) for message in messages if message["Attachments"]} == {1}
-    assert {len(message["attachmentFiles"]) for message in messages if not message["Attachments"]} == {0}
+    messages = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(len(message["attachmentFiles"]) == bool(message["Attachments"]) for message in messages)
     for message in messages[:2]:
-        (path,) = message["attachmentFiles"]
+        (stored,) = message["attachmentFiles"]
         name = message["Attachments"][0]["File"]["Name"]
-        assert path == f"{tmp_path}/f/{message['ticketId']}/{message['Id']}-1-{name}"
-        content = Path(path).read_bytes()
+        assert stored == f"{tmp_path}/f/{message['ticketId']}/{message['Id']}-1-{name}"
+        content = Path(stored).read_bytes()
         assert content.startswith(f"{message['ticketId']}/{name}\n".encode())
         assert len(content) == 100_000
     assert connected.state.logins == 1
     assert "Downloaded 16 attachments, skipped 0." in said()
-    result = OneboxListConversationsOperator(**options, max_attachment_bytes="200000").execute({})
+    result = execute(**folder, max_attachment_bytes="200000")
     assert (result["attachments"], result["attachments_failed"]) == (8, 8)
     assert "add that host to attachment_hosts" in said()
-
-
-def test_not_asked_for(connected, tmp_path):
-    """Without a folder, nothing is downloaded and the messages are as they came."""
-    path = tmp_path / "m.jsonl"
-    result = OneboxListConversationsOperator(task_id="t", tickets=connected.state.ids()[:2], output_path=path).execute(
-        {}
-    )
-    assert "attachments" not in result
+    assert "attachments" not in execute()
     assert "attachmentFiles" not in path.read_text()
 
 
+@pytest.mark.parametrize(("size", "limit"), [(0, 1), (1, 1), (1000, 1000), (1, 64 * 2**20)])
+def test_size(connected, download, own, size, limit):
+    """A file can be empty, and as large as the limit, which can be a byte, or as much as is read of any response."""
+    connected.state.configure(attachment_size=size)
+    (path,), _ = download(own, max_bytes=limit)
+    assert Path(path).stat().st_size == size
+
+
 def test_too_large(connected, download, own, said, tmp_path):
-    """One byte too many is too much, whatever the server says of the length; nothing is left of it."""
+    """One byte too many is too much; nothing is left of such a file."""
     connected.state.configure(attachment_size=1000)
-    assert download(own, max_bytes=1000)[1] == 0
-    for file in (tmp_path / "files" / "12").iterdir():
-        file.unlink()
-    assert download(own, own, max_bytes=999) == ([], 2)
+    assert download(own, max_bytes=999) == ([], 1)
     assert "message 7, ticket 12 was not downloaded: it is larger than max_attachment_bytes=999" in said()
-    assert list((tmp_path / "files" / "12").iterdir()) == []
-
-
-@pytest.mark.parametrize("limit", [1, 64 * 2**20])
-def test_limits_that_can_be_set(connected, download, own, limit):
-    """A limit can be as low as a byte and as high as what is read of any reply."""
-    connected.state.configure(attachment_size=1)
-    assert download(own, max_bytes=limit)[1] == 0
+    assert not (tmp_path / "files").exists()
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "message"),
     [
-        (
-            "http://elsewhere.example/x",
-            "on 'elsewhere.example': to download from there, without the token, add",
-        ),
+        ("http://elsewhere.example/x", "on 'elsewhere.example': to download from there, without the token, add"),
         ("//elsewhere.example/x", "on 'elsewhere.example'"),
-        ("https://elsewhere.example/x", "on 'elsewhere.example'"),
         ("http://127.0.0.1:1/x", "on '127.0.0.1'"),
         ("ftp://localhost/x", "begins with ftp://, not with https://"),
         ("file:/etc/passwd", "begins with file://"),
@@ -146,45 +142,37 @@ def test_limits_that_can_be_set(connected, download, own, limit):
         ("http://127.0.0.1:port/x", "is not valid"),
         ("/files/1/absent.txt", "absent.txt: rejected with status 404."),
         (None, "gives no URL"),
-        ("", "gives no URL"),
         (" ", "gives no URL"),
-        ({"File": None}, "gives no URL"),
-        ("x", "gives no URL"),
     ],
 )
-def test_not_to_be_had(download, said, url, words):
+def test_not_to_be_had(download, said, url, message):
     """What can't be downloaded is counted and logged; the rest of the message is not lost."""
-    attachment = url if isinstance(url, dict) or url == "x" else {"File": {"Name": "a", "Path": url}}
-    if url == "x":
-        paths, failed = download(Attachments=["x"])
-    else:
-        paths, failed = download(attachment, hosts="localhost")
-    assert (paths, failed) == ([], 1)
-    assert words in said()
+    assert download(url, hosts="localhost") == ([], 1)
+    assert message in said()
 
 
-@pytest.mark.parametrize("named", [None, "", [], {}])
-def test_no_attachments(download, named):
-    """A message can have no attachments."""
-    assert download(Attachments=named) == ([], 0)
+NO_LIST = "What message 7, ticket 12, names as attachments was not downloaded: it is not a list."
+
+
+@pytest.mark.parametrize(
+    ("attachments", "message"),
+    [
+        *((nothing, None) for nothing in (None, "", [], {})),
+        *((odd, NO_LIST) for odd in ("x", 7, named("/x"), {"\u0660": {}})),
+        (["x"], "gives no URL"),
+        ([{"File": None}], "gives no URL"),
+    ],
+)
+def test_attachments_of_another_form(download, said, attachments, message):
+    """What is no list is counted and logged, so that nobody takes it for no attachments, which a message can have."""
+    assert download(Attachments=attachments) == ([], bool(message))
+    assert (message or "") in said()
 
 
 def test_list_as_an_object(download, own, tmp_path):
-    """PHP writes a list with a gap as an object."""
-    named = {"0": {"File": {"Name": "a", "Path": own}}, "2": {"File": {"Name": "b", "Path": own}}}
-    assert download(Attachments=named) == ([f"{tmp_path}/files/12/7-1-a", f"{tmp_path}/files/12/7-2-b"], 0)
-
-
-@pytest.mark.parametrize("named", ["x", 7, {"File": {"Name": "a"}}, {"\u0660": {}}])
-def test_no_list(download, said, named):
-    """What is no list is counted and logged, so that nobody takes it for no attachments."""
-    assert download(Attachments=named) == ([], 1)
-    assert "What message 7, ticket 12, names as attachments was not downloaded: it is not a list." in said()
-
-
-def test_relative(download, own, connected):
-    """A URL without a host is on the connection's own Onebox."""
-    assert download(own.removeprefix(connected.url))[1] == 0
+    """PHP writes a list with a gap as an object; a URL without a host is on the connection's own Onebox."""
+    attachments = {"0": named(own, "a"), "2": named(urlsplit(own).path, "b")}
+    assert download(Attachments=attachments) == ([f"{tmp_path}/files/12/7-1-a", f"{tmp_path}/files/12/7-2-b"], 0)
 
 
 def test_host_as_it_is_asked(connected, download, said):
@@ -224,7 +212,7 @@ def test_redirects(connected, download, own, public, said):
     redirect(public)
     assert download(own, hosts=["localhost"])[1] == 0
     redirect(own.replace("0.txt", "1.txt"))
-    assert Path(download(own)[0][0]).read_bytes().endswith(b"")
+    assert Path(download(own)[0][0]).read_text().startswith(own.split("/")[-2] + "/1.txt")
     redirect(public)
     assert download(own) == ([], 1)
     redirect(own, times=5)
@@ -268,9 +256,14 @@ API = [
 ]
 
 
-@pytest.mark.parametrize("path", API)
-@pytest.mark.parametrize("how", ["named", "redirect", "redirect of another host"])
-def test_api_is_no_place_for_files(connected, download, own, public, said, path, how):
+@pytest.mark.parametrize(
+    ("how", "path"),
+    [
+        *(("named", path) for path in API),
+        *((how, path) for how in ("redirect", "redirect of another host") for path in API[:4]),
+    ],
+)
+def test_api_is_no_place_for_files(connected, download, own, public, said, how, path):
     """No URL that a customer writes makes the task ask the API, in whatever case and encoding."""
     url = path.format(connected.url, port=connected.port)
     if how != "named":
@@ -296,20 +289,17 @@ def test_names_that_are_not_the_api(connected, download, own, name):
 
 
 @pytest.mark.parametrize(
-    "url", ["/files/1/0.txt", "/voc2/files/1/0.txt", "/VOC/files/1/0.txt", "/voc/../files/1/0.txt", "/voc%2ffiles/1/0"]
+    "url", ["/files/1/0", "/voc2/files/1/0", "/VOC/files/1/0", "/voc/../files/1/0", "/voc%2ffiles/1/0"]
 )
-def test_outside_of_the_base_path(connect, said, tmp_path, url):
+def test_outside_of_the_base_path(connect, download, said, url):
     """What is beside the base path on the same host belongs to somebody else."""
     with Sandbox(records=5, base_path="/voc") as sandbox:
         connect(sandbox.url, login=sandbox.email, password=sandbox.password)
-        downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000)
-        paths = [url, f"{sandbox.url}/files/{sandbox.state.ids()[0]}/0.txt"]
-        named = [{"File": {"Name": "a", "Path": path}} for path in paths]
-        (message,) = downloads.download([{"Id": "7", "ticketId": "1", "Attachments": named}])
-        assert (message["attachmentFiles"], downloads.failed) == ([f"{tmp_path}/1/7-2-a"], 1)
-        assert [seen.path for seen in sandbox.state.seen if "authenticate" not in seen.path] == [
-            urlsplit(paths[1]).path
-        ]
+        inside = f"{sandbox.url}/files/{sandbox.state.ids()[0]}/0.txt"
+        (path,), failed = download(url, inside)
+        assert (path[-9:], failed) == ("7-2-a.txt", 1)
+        asked = [seen.path for seen in sandbox.state.seen if "authenticate" not in seen.path]
+        assert asked == [urlsplit(inside).path]
     assert "outside of the connection's Onebox URL, on '127.0.0.1': to download from there" in said()
 
 
@@ -326,10 +316,10 @@ def test_files_that_look_like_rejections(connected, download, own, public, conte
     assert connected.state.requests["GET list"] == (not other)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip", "nonsense"])
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "br", "gzip, gzip", "nonsense"])
 @pytest.mark.parametrize("content", [b"\x01\x02\x03", gzip.compress(b"x" * 1000)], ids=["bytes", "gzip"])
 def test_encoded_files(connected, download, own, encoding, content):
-    """A file is asked for uncompressed and stored as it is sent, whatever its encoding is called."""
+    """A file is asked for uncompressed and stored as it is sent, however its encoding is named."""
     connected.state.fail("status", path="/files/", status=206, body=content, headers={"Content-Encoding": encoding})
     (path,), _ = download(own)
     assert Path(path).read_bytes() == content
@@ -354,23 +344,18 @@ def test_encoded_many_times(connected, download, own, times, failed):
     assert download(own.replace("0.txt", name)) == ([] if failed else [ANY], failed)
 
 
-def test_unencrypted(connect, said, tmp_path):
-    """A file is not asked for in the clear, if Onebox is not."""
+def test_unencrypted(connect, download, said):
+    """No file is requested without encryption, unless Onebox itself is."""
     connect("https://dev.example")
-    downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=1, hosts=["dev.example"])
-    named = [
-        {"File": {"Path": "http://dev.example/x"}},
-        {"File": {"Path": "https://dev.example:port/?signature=s1gned"}},
-    ]
-    downloads.download([{"Id": "7", "Attachments": named}])
-    assert "its URL begins with http://, not with https://." in said()
-    assert "its URL 'https://dev.example:port/' is not valid." in said()
+    download("http://dev.example/x", "https://dev.example:port/?signature=s1gned", hosts=["dev.example"])
+    logged = said()
+    assert "its URL begins with http://, not with https://." in logged
+    assert "its URL 'https://dev.example:port/' is not valid." in logged
 
 
 @pytest.mark.parametrize(
-    ("fault", "words", "tries"),
+    ("fault", "message", "tries"),
     [
-        ({"kind": "status", "status": 500}, "rejected with status 500.", 4),
         ({"kind": "status", "status": 503}, "rejected with status 503.", 4),
         ({"kind": "status", "status": 429}, "rejected with status 429.", 4),
         ({"kind": "status", "status": 401}, "rejected with status 401.", 1),
@@ -378,17 +363,17 @@ def test_unencrypted(connect, said, tmp_path):
         ({"kind": "status", "status": 503, "headers": {"Retry-After": "31"}}, "rejected with status 503.", 1),
         ({"kind": "redirect"}, "redirected (302) to '/Login', a login page.", 1),
         ({"kind": "truncated"}, "broke off after the request was sent", 4),
-        ({"kind": "drop_before"}, "broke off after the request was sent", 4),
         ({"kind": "raw"}, "broke off after the request was sent", 4),
     ],
 )
 @pytest.mark.parametrize("other", [False, True])
-def test_files_that_always_fail(connected, download, own, public, said, waits, fault, words, tries, other):
+def test_files_that_always_fail(connected, download, own, public, said, waits, fault, message, tries, other):
     """One file never ends an export: it is tried again within bounds, skipped, counted and named, without a login."""
     connected.state.fail(**fault, path="/files/|/public/", times=99)
     assert download(public if other else own, hosts=["localhost"]) == ([], 1)
-    assert f"Attachment 1 of message 7, ticket 12 was not downloaded: GET {public if other else own}: " in said()
-    assert words in said()
+    logged = said()
+    assert f"Attachment 1 of message 7, ticket 12 was not downloaded: GET {public if other else own}: " in logged
+    assert message in logged
     assert connected.state.requests["GET other" if other else "GET files"] == tries
     assert waits == [1, 2, 4][: tries - 1]
     assert connected.state.logins == (not other)
@@ -415,42 +400,48 @@ def test_few_retries(connected, download, own, waits):
 def test_onebox_is_down(connected, connect, download, own):
     """Where it is Onebox that can't be used, the task fails, so that a retry downloads what is missing."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
-    connected.state.fail("status", path="/files/|ticketrz", status=503, times=9)
+
+    def fail(file_status, kind, **options):
+        connected.state.calm()
+        connected.state.fail("status", path="/files/", status=file_status)
+        connected.state.fail(kind, path="ticketrz", **options)
+
+    fail(503, "status", status=503, times=9)
     with pytest.raises(OneboxUnavailableError, match=r"GET ticketrz: not available \(503\)") as caught:
         download(own)
     assert caught.value.retryable
-    connected.state.calm()
-    connected.state.fail("status", path="/files/", status=401)
-    connected.state.fail("envelope", path="ticketrz", status=401, code="401", message=QUOTA)
+    fail(401, "envelope", status=401, code="401", message=QUOTA)
     with pytest.raises(OneboxServiceHoursError):
         download(own)
-    connected.state.fail("status", path="/files/", status=401)
-    connected.state.fail("envelope", path="ticketrz", status=500)
+    fail(401, "envelope", status=500)
     with pytest.raises(OneboxRequestError):
         download(own)
-    connected.state.fail("status", path="/files/", status=401)
-    connected.state.fail("envelope", path="ticketrz", status=403)
+    fail(401, "envelope", status=403)
     assert download(own) == ([], 1)
     connected.state.configure(outside_service_hours=True, service_hours_login=True)
     with pytest.raises(OneboxServiceHoursError):
         download(own)
 
 
-@pytest.mark.parametrize("form", ["401", "login page", "under 200"])
-def test_expired_token(connected, connect, own, tmp_path, form):
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        {"kind": "redirect"},
+        {"kind": "envelope", "status": 200, "code": 401, "message": "Expired token"},
+    ],
+    ids=["401", "login page", "under 200"],
+)
+def test_expired_token(connected, connect, download, own, fault):
     """A token that Onebox no longer accepts is renewed, once Onebox itself has said so."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
     client = OneboxHook().client
     client.tokens.get()
     connected.state.revoke()
-    if form == "login page":
-        connected.state.fail("redirect", path="/files/")
-    elif form == "under 200":
-        connected.state.fail("envelope", path="/files/", status=200, code=401, message="Expired token")
-    downloads = Attachments(client, tmp_path, max_bytes=10_000)
-    (message,) = downloads.download([{"Id": "7", "Attachments": [{"File": {"Path": own}}]}])
-    assert message["attachmentFiles"] == [f"{tmp_path}/no-id/7-1-file"]
-    assert (tmp_path / "no-id/7-1-file").read_bytes().startswith(b"1")
+    if fault:
+        connected.state.fail(path="/files/", **fault)
+    (path,), _ = download(own, client=client)
+    assert Path(path).read_bytes().startswith(b"1")
     assert (connected.state.logins, connected.state.requests["GET files"]) == (2, 2)
 
 
@@ -465,22 +456,17 @@ def test_long_errors(connected, download, own):
 
 
 def test_rejected_login(connected, connect, download, own):
-    """A rejected login is not the file's fault."""
-    connect(connected.url, login=connected.email, password="wrong")
-    with pytest.raises(OneboxAuthError):
-        download(own)
-
-
-def test_login_between_files(connected, own, tmp_path):
-    """Nor is one that is needed at the moment at which a file is asked for."""
+    """A rejected login is not the file's fault, also when the token expires as the file is requested."""
 
     def issue(_):
         raise OneboxAuthError("no")
 
     tokens = TokenSource(issue, Token("t", use_until=1.0), clock=iter([0.0, 2.0, 2.0]).__next__)
-    downloads = Attachments(OneboxClient(OneboxHook().settings, tokens=tokens), tmp_path, max_bytes=10_000)
     with pytest.raises(OneboxAuthError, match=r"^no$"):
-        downloads.download([{"Id": "7", "Attachments": [{"File": {"Path": own}}]}])
+        download(own, client=OneboxClient(OneboxHook().settings, tokens=tokens))
+    connect(connected.url, login=connected.email, password="wrong")
+    with pytest.raises(OneboxAuthError):
+        download(own)
 
 
 def test_secrets_in_urls(download, own, said):
@@ -488,10 +474,10 @@ def test_secrets_in_urls(download, own, said):
     url = own.replace("http://", "http://me:pa55word@").replace("0.txt", "absent/x?signature=s1gned")
     assert download(url) == ([], 1)
     # The sandbox runs in the same process, and its server logs what it was asked for.
-    words = "\n".join(line for line in said().splitlines() if "uvicorn" not in line)
-    assert "absent/x" in words
-    assert "pa55word" not in words
-    assert "s1gned" not in words
+    logged = "\n".join(line for line in said().splitlines() if "uvicorn" not in line)
+    assert "absent/x" in logged
+    assert "pa55word" not in logged
+    assert "s1gned" not in logged
 
 
 def test_netrc(connected, download, public, tmp_path, monkeypatch):
@@ -499,13 +485,6 @@ def test_netrc(connected, download, public, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text("machine localhost login me password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert download(public, hosts=["localhost"])[1] == 0
-
-
-def test_empty_file(connected, download, own):
-    """A file can be empty."""
-    connected.state.configure(attachment_size=0)
-    (path,), _ = download(own)
-    assert Path(path).read_bytes() == b""
 
 
 @pytest.mark.parametrize(
@@ -526,46 +505,39 @@ def test_empty_file(connected, download, own):
 )
 def test_names(connected, download, own, tmp_path, name, plain):
     """No name leads out of the folder, and each can be one on a file system."""
-    file = {"Name": name, "Path": own}
-    (path,), _ = download({"File": file})
+    (path,), _ = download(Attachments=[named(own, name)])
     assert path == f"{tmp_path}/files/12/7-1-{plain}"
     assert Path(path).exists()
 
 
-@pytest.mark.parametrize("message_id", [None, "7", 7, "7/"])
-def test_messages_that_look_alike(connected, own, tmp_path, message_id):
-    """Two messages never share a path: not without ids, and not with the same one, as a comment and a mail may have."""
-    named = [{"File": {"Name": "a.txt", "Path": own}}] * 2
-    downloads = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000, hosts=None)
-    messages = [{"Id": one, "ticketId": "1", "Attachments": named} for one in ("7", message_id, message_id)]
-    paths = [path for message in downloads.download(messages) for path in message["attachmentFiles"]]
-    assert len(set(paths)) == 6
-    assert paths[0] == f"{tmp_path}/1/7-1-a.txt"
-    assert message_id or paths[2] == f"{tmp_path}/1/no-id-1-a.txt"
+LONG = "𠀀" * 99
 
 
-def test_ids_and_numbers(connected, own, tmp_path):
-    """No two attachments share a path, whatever ids and names look like."""
-    files = [("7-1", "a"), ("7", "1-a"), ("7", "b"), ("7.2", "c"), ("7.2", "d"), ("7", "e")]
-    named = [
-        {"Id": message_id, "ticketId": "1", "Attachments": [{"File": {"Name": name, "Path": own}}]}
-        for message_id, name in files
-    ]
-    found = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000).download(named)
-    names = [Path(path).name for message in found for path in message["attachmentFiles"]]
-    assert names == ["7_1-1-a", "7-1-1-a", "7.2-1-b", "7.2.3-1-c", "7.2.4-1-d", "7.5-1-e"]
-
-
-@pytest.mark.parametrize(("letter", "kept"), [("x", 60), ("漢", 20), ("𠀀", 15)])
-def test_long_ids(connected, own, tmp_path, letter, kept):
-    """An id of any length fits into the name of a file, and two that begin alike stay apart."""
-    named = [{"File": {"Name": "𠀀" * 99 + "." + "𠀀" * 99, "Path": own}}]
-    messages = [{"Id": letter * 60 + end, "ticketId": letter * 60, "Attachments": named} for end in "ab"]
-    found = Attachments(OneboxHook().client, tmp_path, max_bytes=10_000).download(messages)
-    name = f"{'𠀀' * 30}.{'𠀀' * 4}"
-    assert [message["attachmentFiles"] for message in found] == [
-        [f"{tmp_path}/{letter * kept}/{letter * kept}{more}-1-{name}"] for more in ("", ".1")
-    ]
+@pytest.mark.parametrize(
+    ("messages", "paths"),
+    [
+        # Ids and numbers of attachments don't run together.
+        (
+            [("7-1", "a"), ("7", "1-a"), ("7", "b"), ("7.2", "c"), ("7.2", "d"), (7, "e")],
+            ["7_1-1-a", "7-1-1-a", "7.2-1-b", "7.2.3-1-c", "7.2.4-1-d", "7.5-1-e"],
+        ),
+        # No ids, and equal ones, as a comment and a mail may have.
+        ([(None, "a"), (None, "a"), ("7", "a"), ("7/", "a")], ["no-id-1-a", "no-id.1-1-a", "7-1-a", "7_-1-a"]),
+        # Long ids that begin alike.
+        *(
+            ([(letter * 60 + end, f"{LONG}.{LONG}") for end in "ab"], [f"{cut}-1-{name}", f"{cut}.1-1-{name}"])
+            for letter, kept in (("x", 60), ("漢", 20), ("𠀀", 15))
+            for cut, name in [(letter * kept, f"{LONG[:30]}.{LONG[:4]}")]
+        ),
+    ],
+)
+def test_no_path_twice(connected, own, download, tmp_path, messages, paths):
+    """No two attachments share a path, however long their messages' ids and names are and however alike they look."""
+    ticket = "漢" * 60
+    found, _ = download(
+        messages=[{"Id": row_id, "ticketId": ticket, "Attachments": [named(own, name)]} for row_id, name in messages]
+    )
+    assert found == [f"{tmp_path}/files/{ticket[:20]}/{path}" for path in paths]
 
 
 def test_again(connected, download, own, tmp_path):
@@ -601,12 +573,11 @@ def test_full_disk(connected, download, own, tmp_path, monkeypatch):
     assert list((tmp_path / "files" / "12").iterdir()) == []
 
 
-def test_url_of_a_folder(connected, own, tmp_path):
+def test_url_of_a_folder(connected, own, download, tmp_path):
     """The folder is whatever ObjectStoragePath takes, with or without a slash at its end."""
-    downloads = Attachments(OneboxHook().client, f"file://{tmp_path}/f_/", max_bytes=10_000, hosts=())
-    (found,) = downloads.download([{"Id": 7, "ticketId": "1", "Attachments": [{"File": {"Name": "a", "Path": own}}]}])
-    assert found["attachmentFiles"] == [f"file://{tmp_path}/f_/1/7-1-a"]
-    assert (tmp_path / "f_/1/7-1-a").read_bytes()
+    found = download(own, folder=f"file://{tmp_path}/f_/", hosts=None)
+    assert found == ([f"file://{tmp_path}/f_/12/7-1-a.txt"], 0)
+    assert (tmp_path / "f_/12/7-1-a.txt").read_bytes()
 
 
 def test_folder_in_the_way(download, own, tmp_path):
@@ -627,7 +598,7 @@ def test_log_is_bounded(download, caplog, count):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"attachments_path": " "}, "attachments_path=' ' names no folder"),
         ({"attachments_path": "None"}, "names no folder"),
@@ -644,9 +615,9 @@ def test_log_is_bounded(download, caplog, count):
         ({"attachment_hosts": ["ü_.example"]}, "is not a list of host names"),
     ],
 )
-def test_bad_arguments(connected, tmp_path, arguments, words):
+def test_bad_arguments(connected, tmp_path, arguments, message):
     """What can't work is refused before anything is sent."""
     options = {"attachments_path": tmp_path / "f", "tickets": ["1"], "output_path": tmp_path / "m", **arguments}
-    with pytest.raises(OneboxConfigError, match=words.replace("(", r"\(")):
+    with pytest.raises(OneboxConfigError, match=message.replace("(", r"\(")):
         OneboxListConversationsOperator(task_id="t", **options).execute({})
     assert not connected.state.requests

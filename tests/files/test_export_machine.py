@@ -544,7 +544,7 @@ class Changes(Exports):
 
 
 HISTORIES = settings(
-    max_examples=int(os.environ.get("EXPORT_HISTORIES", "200")) // 2,
+    max_examples=int(os.environ.get("EXPORT_HISTORIES", "60")) // 2,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -25,7 +25,7 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.sandbox import Sandbox
 
-LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "40"))
+LISTINGS = int(os.environ.get("CHAOS_LISTINGS", "16"))
 ROWS = 2000
 LISTING_FAULTS = (
     *FAULTS,
@@ -97,7 +97,7 @@ def test_chaos(server, capsys):
 def test_chaos_of_pace(server, capsys):
     """A server that changes its own limit and its pace at random while it is listed gives each row once, in order."""
     tally: Counter[str] = Counter()
-    for seed in range(max(10, LISTINGS // 4)):
+    for seed in range(max(4, LISTINGS // 4)):
         chance = Random(seed)  # noqa: S311 - no secret
         client, ids = begin(server, seed)
         server.state.configure(fault_rate=0.05, fault_kinds=({"kind": "status", "status": 429}, "drop_before"))

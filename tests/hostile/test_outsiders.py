@@ -25,7 +25,7 @@ from airflow_provider_onebox.files.attachments import Attachments
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator
 
-RUNS = int(os.environ.get("CHAOS_CONVERSATIONS", "25"))
+RUNS = int(os.environ.get("CHAOS_CONVERSATIONS", "12"))
 TICKETS = 6
 
 # fmt: off
@@ -70,14 +70,14 @@ def messages_with(*urls):
 @example("https://files.example/x", "https://dev.example/voc/index.php?_url=/api/connection")
 @given(links, st.none() | links)
 def test_token(tmp_path, link, redirect):
-    """Whatever a URL or a redirect looks like, the token goes below the Onebox URL alone, and never to its API."""
+    """The token goes, for any URL and redirect, below the Onebox URL alone, and never to its API."""
     client, adapter = client_of(LOGIN)
     client.tokens.get()
     responses = [http(200, b"x")]
     if redirect:
         responses.insert(0, http(302, b"", [(b"Location", re.sub(r"[\r\n]", "", redirect).encode())]))
     other = Scripted(*responses)
-    adapter.sent, adapter.replies = [], responses
+    adapter.sent, adapter.responses = [], responses
     downloads = Attachments(client, tmp_path, max_bytes=100, hosts=["files.example"], pause=lambda seconds: None)
     downloads._session.mount("https://", other)
     (message,) = downloads.download(messages_with(link))
@@ -116,8 +116,8 @@ API = (
     "{}/./api/connection",
 )
 REJECTIONS = [
-    json.dumps({"_meta": {"status": "ERROR"}, "records": {"errorCode": code, "userMessage": words}})
-    for code, words in ((401, "Expired token"), (503, "busy"), ("401", "time limit reached"), (404, "no such ticket"))
+    json.dumps({"_meta": {"status": "ERROR"}, "records": {"errorCode": code, "userMessage": message}})
+    for code, message in ((401, "Expired token"), (503, "busy"), ("401", "time limit reached"), (404, "no such ticket"))
 ]
 CONTENTS = [
     *REJECTIONS,

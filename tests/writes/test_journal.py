@@ -102,15 +102,30 @@ def written(sandbox):
     return len([entry for entry in sandbox.state.books() if entry["id"]])
 
 
-def die_after_the_response(monkeypatch):
-    """Let the process die when it has sent the write, before it has noted the result."""
+def die(run, *args, **options):
+    """Run a write in a process that dies when it has sent it, before it has noted the result."""
     request = OneboxHook.request
 
     def dying(self, *args, **options):
         request(self, *args, **options)
         raise Died
 
-    monkeypatch.setattr(OneboxHook, "request", dying)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OneboxHook, "request", dying)
+        with pytest.raises(Died):
+            run(*args, **options)
+
+
+def fail_at(airflow, step, nth=1):
+    """Let the store fail at a step."""
+    steps = []
+
+    def before(now):
+        steps.append(now)
+        if steps.count(step) >= nth and now == step:
+            raise RuntimeError("somebody's secret")
+
+    airflow.before = before
 
 
 @pytest.mark.parametrize("kind", WRITES)
@@ -135,12 +150,9 @@ def test_result_is_returned_again(connected, run, stores, kind, caplog, capsys):
 
 
 @pytest.mark.parametrize("kind", WRITES)
-def test_process_that_died(connected, run, stores, monkeypatch, kind):
+def test_process_that_died(connected, run, stores, kind):
     """A try that follows one that died after it sent fails at once, sends nothing, and says what to do."""
-    with monkeypatch.context() as patch:
-        die_after_the_response(patch)
-        with pytest.raises(Died):
-            run(kind)
+    die(run, kind)
     (text,) = stores.values()
     assert json.loads(text) == {"call": CALLS[kind], "try_number": 1, "max_tries": 2}
     for try_number in (2, 3):
@@ -155,29 +167,23 @@ def test_process_that_died(connected, run, stores, monkeypatch, kind):
 
 
 @pytest.mark.parametrize("died", [False, True])
-def test_cleared(connected, run, stores, monkeypatch, died):
+def test_cleared(connected, run, stores, died):
     """A person who clears the task has the write made anew; Airflow raises max_tries for that."""
-    with monkeypatch.context() as patch:
-        if died:
-            die_after_the_response(patch)
-            with pytest.raises(Died):
-                run()
-        else:
-            run()
+    if died:
+        die(run)
+    else:
+        run()
     second = run(try_number=2, max_tries=3)
     assert written(connected) == 2
     assert run(try_number=3, max_tries=3) == second
     assert len(stores) == 1
 
 
-def test_new_run_of_the_same_name(connected, run, stores):
-    """The first try of a run asks for no earlier one: a run that was deleted and made again has that one's id."""
-    assert run() != run()
-    assert written(connected) == 2
+def test_first_try(connected, run, stores):
+    """The first try finds no earlier one, because a deleted run that is created again has the same id.
 
-
-def test_same_try_again(connected, run, airflow):
-    """On Airflow 3.4, a retry policy can run the first try again: the journal is read for a task that has one."""
+    On Airflow 3.4, a retry policy can run the first try again, so for a task that has one the journal is read.
+    """
     first = run()
     context = {**run.context, "task": SimpleNamespace(retry_policy=object())}
     assert OneboxCreateTicketOperator(task_id="t", **TICKET).execute(context) == first
@@ -217,20 +223,20 @@ def test_nothing_to_note(connected, connect, run, stores):
     assert not connected.state.books()
 
 
-@pytest.mark.parametrize("step", ["write", "read"])
-def test_journal_that_cannot_be_written(connected, run, airflow, step):
-    """Where the journal can't be written, nothing is sent, and a retry can help."""
+@pytest.mark.parametrize("step", ["write", "read", None])
+def test_journal_that_cannot_be_written(connected, run, airflow, monkeypatch, step):
+    """Where the journal can't be written, nothing is sent, and a retry can help.
 
-    def before(now):
-        if now == step:
-            raise RuntimeError("somebody's secret")
-
-    airflow.before = before
+    Airflow 3.0 and 3.1 only log that a Variable could not be set, so it is read back.
+    """
+    if step:
+        fail_at(airflow, step)
+    else:
+        monkeypatch.setattr(journal.Variable, "set", lambda *_: None)
     with pytest.raises(OneboxError) as caught:
         run()
     assert type(caught.value) is OneboxError
-    assert caught.value.retryable
-    assert not caught.value.uncertain
+    assert (caught.value.retryable, caught.value.uncertain) == (True, False)
     assert str(caught.value) == (
         f"The journal entry in the Variable {VARIABLE!r} can't be written (RuntimeError): nothing was sent. A retry "
         "can help; journal=False makes the write without a journal."
@@ -239,28 +245,7 @@ def test_journal_that_cannot_be_written(connected, run, airflow, step):
 
 
 def test_journal_that_cannot_be_read(connected, run, airflow):
-    """Where a later try can't read the journal, nothing is sent."""
-
-    def before(step):
-        raise RuntimeError(step)
-
-    airflow.before = before
-    with pytest.raises(OneboxError, match=r"can't be read \(RuntimeError\): nothing was sent") as caught:
-        run(try_number=2)
-    assert caught.value.retryable
-    assert not connected.state.requests
-
-
-def test_variable_that_was_not_set(connected, run, airflow, monkeypatch):
-    """Airflow 3.0 and 3.1 only log that a Variable could not be set: it is read back."""
-    monkeypatch.setattr(journal.Variable, "set", lambda *_: None)
-    with pytest.raises(OneboxError, match="can't be written"):
-        run()
-    assert not connected.state.books()
-
-
-def test_foreign_entry(connected, run, airflow):
-    """What this provider did not write is not interpreted."""
+    """Where a later try can't read the journal, or did not write what it reads, nothing is sent."""
     airflow.variables[VARIABLE] = "7"
     with pytest.raises(OneboxConfigError) as caught:
         run(try_number=2)
@@ -268,29 +253,18 @@ def test_foreign_entry(connected, run, airflow):
         f"The journal entry in the Variable {VARIABLE!r} is '7', which this provider did not write: nothing was sent. "
         "Remove it."
     )
+    fail_at(airflow, "read")
+    with pytest.raises(OneboxError, match=r"can't be read \(RuntimeError\): nothing was sent") as caught:
+        run(try_number=2)
+    assert caught.value.retryable
     assert not connected.state.requests
-
-
-@pytest.mark.usefixtures("stores")
-def test_entry_that_is_gone(connected, run):
-    """A try that died before it noted anything has sent nothing."""
-    assert run(try_number=2)
-    assert written(connected) == 1
 
 
 def test_result_that_cannot_be_noted(connected, run, airflow, caplog):
     """The write was made, so its result is returned; a retry would fail as uncertain."""
-    steps = []
-
-    def before(step):
-        steps.append(step)
-        if steps.count("write") == 2:
-            raise RuntimeError
-
-    airflow.before = before
+    fail_at(airflow, "write", 2)
     assert run()
     assert "The result of this write can't be noted in the journal (RuntimeError): should this task be" in caplog.text
-    airflow.before = lambda step: None
     with pytest.raises(OneboxUncertainWriteError):
         run(try_number=2)
     assert written(connected) == 1
@@ -299,12 +273,7 @@ def test_result_that_cannot_be_noted(connected, run, airflow, caplog):
 def test_entry_that_cannot_be_removed(connected, connect, run, airflow, caplog):
     """The error of the write is raised, and the log says what a retry will do."""
     connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
-
-    def before(step):
-        if step == "delete":
-            raise RuntimeError
-
-    airflow.before = before
+    fail_at(airflow, "delete")
     connected.state.fail("status", path="create", status=429)
     with pytest.raises(OneboxUnavailableError):
         run()
@@ -345,13 +314,6 @@ def test_what_is_kept(connected, run, stores, options, kept):
             "larger than 4,096 bytes. Nothing was sent again."
         )
     assert written(connected) == 1
-
-
-def test_no_body_in_the_journal(run, stores):
-    """What is written is in no entry."""
-    for kind in WRITES:
-        run(kind, response_filter=lambda _: 1) if kind == "request" else run(kind)
-        assert "geheim" not in "".join(stores.values())
 
 
 def test_reads_have_none(connected, run, stores):
@@ -419,18 +381,12 @@ def test_variable_is_removed(connected, run, airflow, monkeypatch, name):
         callback(run.context)
 
 
-def test_variable_of_airflow_2(connected, run, airflow, monkeypatch):
-    """Airflow 2 calls back before it records the success; a kill between the two must find the entry."""
-    monkeypatch.setattr(journal, "AIRFLOW_3", False)
-    first = run()
-    run.task.on_success_callback[-1](run.context)
-    assert run(try_number=2) == first
-    assert written(connected) == 1
-
-
 @pytest.mark.parametrize("is_airflow_2", [True, False])
-def test_next_write_on_airflow_2(run, airflow, monkeypatch, is_airflow_2):
-    """On Airflow 2, the next write of a task removes the Variables of those whose success is recorded by then."""
+def test_next_write_on_airflow_2(connected, run, airflow, monkeypatch, is_airflow_2):
+    """On Airflow 2, the next write of a task removes the Variables of those whose success is recorded by then.
+
+    It calls back before it records the success; a kill between the two must find the entry.
+    """
     asked = []
     monkeypatch.setattr(journal, "AIRFLOW_3", not is_airflow_2)
     monkeypatch.setattr(
@@ -439,9 +395,12 @@ def test_next_write_on_airflow_2(run, airflow, monkeypatch, is_airflow_2):
     first = run(map_index=3)
     expected = [("onebox_write@d@t@", f"{VARIABLE}@3")] if is_airflow_2 else []
     assert asked == expected
+    if is_airflow_2:
+        run.task.on_success_callback[-1](run.context)
+    assert json.loads(airflow.variables[f"{VARIABLE}@3"])["result"] == "done"
     assert run(map_index=3, try_number=2) == first
     assert asked == expected
-    assert json.loads(airflow.variables[f"{VARIABLE}@3"])["result"] == "done"
+    assert written(connected) == 1
 
 
 def test_next_write_that_cannot_remove(run, airflow, monkeypatch, caplog):
@@ -483,31 +442,19 @@ def test_mapped_operator(airflow):
     assert task.on_success_callback[0] is print
 
 
-@pytest.mark.parametrize("error", [OneboxConfigError("x"), OneboxUnavailableError("x")])
-def test_error_of_another_call_after_the_write(connected, run, stores, error):
-    """What a filter's own call to Onebox raises does not make the write one that was not made."""
+@pytest.mark.parametrize("error", [OneboxConfigError("x"), OneboxUnavailableError("x"), AirflowSkipException("x")])
+def test_error_after_the_write(connected, run, stores, error):
+    """What a filter raises, also of its own call to Onebox, does not make the write one that was not made."""
 
     def response_filter(_):
         raise error
 
-    with pytest.raises(OneboxUnusableResultError, match=f"response_filter failed: {type(error).__name__}: x"):
+    is_skip = isinstance(error, AirflowSkipException)
+    reason = "^x$" if is_skip else f"response_filter failed: {type(error).__name__}: x"
+    with pytest.raises(AirflowSkipException if is_skip else OneboxUnusableResultError, match=reason):
         run("request", response_filter=response_filter)
     with pytest.raises(OneboxUncertainWriteError):
         run("request", 2, response_filter=response_filter)
-    assert written(connected) == 1
-
-
-def test_skip_after_the_write(connected, run, airflow):
-    """A filter that decides to skip the task leaves the entry; no retry follows a skip."""
-
-    def skip(_):
-        raise AirflowSkipException("x")
-
-    with pytest.raises(AirflowSkipException):
-        run("request", response_filter=skip)
-    assert list(airflow.variables) == [VARIABLE]
-    with pytest.raises(OneboxUncertainWriteError):
-        run("request", 2, response_filter=skip)
     assert written(connected) == 1
 
 
