@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from support.wire import Peer, client_of, http_reply
 
 from airflow_provider_onebox.api.client import OneboxClient
 from airflow_provider_onebox.api.rate import RateController
@@ -21,70 +21,42 @@ from airflow_provider_onebox.exceptions import (
 )
 
 
-class Lists:
-    """A Onebox that has one list; ``answer`` may say something else than the page."""
+class Lists(Peer):
+    """A Onebox that has one list; `fault` may return something else than the page."""
 
     def __init__(self, count):
+        super().__init__(Lists.serve_pages)
         self.count, self.row = count, {}
         self.asked = []
         self.in_flight = []  # by request, itself included
-        self._in_flight = 0
-        self._lock = threading.Lock()
-        self.answer = lambda limit, number: None
-        outer = self
+        self.busy = 0
+        self.lock = threading.Lock()
+        self.fault = lambda limit, number: None
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # else the body waits for the head to be acknowledged
-
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.reply(200, {"token": "opaque"})
-
-            def do_GET(self):
-                query = {name: int(value[0]) for name, value in parse_qs(urlsplit(self.path).query).items()}
-                with outer._lock:
-                    outer.asked.append(query)
-                    number = len(outer.asked)
-                    outer._in_flight += 1
-                    outer.in_flight.append(outer._in_flight)
-                status, body, headers = outer.answer(query["limit"], number) or (200, outer.page(query), {})
-                with outer._lock:
-                    outer._in_flight -= 1
-                self.reply(status, body, headers)
-
-            def reply(self, status, body, headers=None):
-                body = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *words):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+    def serve_pages(self, conn):
+        while request := self.read(conn):
+            method, path, _ = request.decode().split(" ", 2)
+            if method == "POST":
+                conn.sendall(http_reply(200, {"token": "opaque"}))
+                continue
+            query = {name: int(value[0]) for name, value in parse_qs(urlsplit(path).query).items()}
+            with self.lock:
+                self.asked.append(query)
+                number = len(self.asked)
+                self.busy += 1
+                self.in_flight.append(self.busy)
+            response = self.fault(query["limit"], number) or (200, self.page(query))
+            with self.lock:
+                self.busy -= 1
+            conn.sendall(http_reply(*response))
 
     def page(self, query):
         begin = query.get("sinceId", 0) + query.get("offset", 0)
         rows = [{"Id": str(n + 1), **self.row} for n in range(begin, min(begin + query["limit"], self.count))]
         return {"count": len(rows), "total": self.count - query.get("sinceId", 0), "data": rows}
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *failure):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
     def client(self, **settings):
-        url = f"http://127.0.0.1:{self._server.server_port}"
-        conn = Settings("crm", url, "agent@example.com", "open sesame", "169", **settings)
-        return OneboxClient(conn, pause=lambda abandoned, seconds: None)
+        return client_of(self.url, **settings)
 
 
 def listed(client, **options):
@@ -97,17 +69,15 @@ def lists():
         yield server
 
 
-@pytest.mark.parametrize("count", [250, 450])
-def test_offset_ignored(sandbox, count):
-    """A default listing loses no row where the server ignores offset."""
+def test_offset_ignored(sandbox):
+    """A default listing loses no record where the server ignores offset."""
     sandbox.state.configure(offset_ignored=True)
-    sandbox.state.add(count - len(sandbox.state.ids()))
     client = OneboxClient(Settings("crm", sandbox.url, sandbox.email, sandbox.password, "169"))
     assert listed(client) == list(map(int, sandbox.state.ids()))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "problem"),
     [
         ({"resource": "../x"}, r"Resource '\.\./x' is not a name"),
         ({"resource": ""}, "Resource '' is not a name"),
@@ -123,9 +93,9 @@ def test_offset_ignored(sandbox, count):
         ({"parallelism": 33}, "parallelism='33' is not a whole number from 1 to 32"),
     ],
 )
-def test_list_arguments_refused(lists, arguments, words):
-    """Bad arguments are refused at the call, not at the first record, and nothing is sent."""
-    with pytest.raises(OneboxConfigError, match=f"^{words}"):
+def test_list_arguments_rejected(lists, arguments, problem):
+    """Bad arguments are rejected at the call, not at the first record, and nothing is sent."""
+    with pytest.raises(OneboxConfigError, match=f"^{problem}"):
         lists.client().lists.pages(**{"resource": "ticketrz", **arguments})
     assert not lists.asked
 
@@ -138,7 +108,7 @@ def test_least_arguments(lists):
 
 def test_count_is_two_small_requests(lists):
     """Counting asks for the first and the last record, and for no more of them when it has to try again."""
-    lists.answer = lambda limit, number: (502, b"", {}) if number in (1, 3) else None
+    lists.fault = lambda limit, number: (502, b"") if number in (1, 3) else None
     assert lists.client().lists.count("ticketrz") == (3000, 3000)
     assert lists.asked == [{"limit": 1}] * 2 + [{"limit": 1, "offset": 2999}] * 2
 
@@ -153,7 +123,7 @@ def test_count_of_a_short_list_is_one_request(lists, count, expected):
 
 def test_since_id_ignored(lists):
     """Where the server ignores sinceId, the error says which call it is about."""
-    lists.answer = lambda limit, number: (200, {"total": 9, "data": [{"Id": "1"}, {"Id": "2"}]}, {})
+    lists.fault = lambda limit, number: (200, {"total": 9, "data": [{"Id": "1"}, {"Id": "2"}]})
     with pytest.raises(OneboxResponseError, match=r"^Connection 'crm', site 169: GET ticketrz: asked for records"):
         listed(lists.client())
 
@@ -168,7 +138,7 @@ def test_most_records(lists, most):
 def test_rows_and_requests_grow(lists):
     """Without tuning, a list takes far fewer requests than pages of 100, and no more than four in flight."""
     lists.count = 20_000
-    lists.answer = lambda limit, number: time.sleep(0.05)
+    lists.fault = lambda limit, number: time.sleep(0.05)
     assert listed(lists.client()) == list(range(1, 20_001))
     assert len(lists.asked) < 100
     assert lists.asked[0] == {"limit": 100}
@@ -185,30 +155,30 @@ def test_rows_and_requests_grow(lists):
     ],
 )
 def test_server_that_fails_at_large_pages(lists, status, body):
-    """A page that is larger than any before and is rejected is asked for again with fewer rows."""
-    lists.answer = lambda limit, number: (status, body, {}) if limit > 100 else time.sleep(0.001)
+    """A page that is larger than any before and is rejected is asked for again with fewer records."""
+    lists.fault = lambda limit, number: (status, body) if limit > 100 else time.sleep(0.001)
     assert listed(lists.client()) == list(range(1, 3001))
     rejected = [query for query in lists.asked if query["limit"] > 100]
     assert 0 < len(rejected) < 12
 
 
 def test_413_at_the_first_page(lists):
-    """A first page that is too large shrinks too, down to a single row."""
+    """A first page that is too large shrinks too, down to a single record."""
     lists.count = 40
-    lists.answer = lambda limit, number: (413, b"", {}) if limit > 1 else None
+    lists.fault = lambda limit, number: (413, b"") if limit > 1 else None
     assert listed(lists.client()) == list(range(1, 41))
     assert [query["limit"] for query in lists.asked[:4]] == [100, 25, 6, 1]
 
 
 def test_413_for_a_single_row(lists):
-    """A row that is too large by itself ends the listing with the server's message."""
-    lists.answer = lambda limit, number: (413, b"<title>Too Large</title>", {})
+    """A record that is too large by itself ends the listing with the server's message."""
+    lists.fault = lambda limit, number: (413, b"<title>Too Large</title>")
     with pytest.raises(OneboxRequestError, match="Too Large"):
         listed(lists.client())
 
 
-def test_reply_that_is_too_large(lists, monkeypatch):
-    """A page past the bound on replies is asked for again with fewer rows, and the next ones are smaller by then."""
+def test_response_that_is_too_large(lists, monkeypatch):
+    """A page past the bound on responses is asked for again with fewer records, and the next ones are smaller by then."""
     monkeypatch.setattr("airflow_provider_onebox.api.client.MAX_JSON_BYTES", 4_000_000)
     lists.count, lists.row = 100, {"Body": "x" * 200_000}
     assert listed(lists.client()) == list(range(1, 101))
@@ -217,51 +187,50 @@ def test_reply_that_is_too_large(lists, monkeypatch):
     assert {query["limit"] for query in lists.asked[12:]} <= set(range(1, 7))
 
 
-@pytest.mark.parametrize("error", [404, 403])
-def test_rejection_of_the_first_page_is_not_repeated(lists, error):
+@pytest.mark.parametrize("status", [404, 403])
+def test_rejection_of_the_first_page_is_not_repeated(lists, status):
     """What is wrong with the call is not put down to its size."""
-    lists.answer = lambda limit, number: (error, b"", {})
+    lists.fault = lambda limit, number: (status, b"")
     with pytest.raises(OneboxRequestError):
         listed(lists.client())
     assert len(lists.asked) == 1
 
 
 def test_error_at_a_page_no_larger_than_before(lists):
-    """Rows that came once are not too many, so an error of such a page is a different one."""
-    lists.answer = lambda limit, number: (200, b"", {}) if number == 3 else None
+    """Records that came once are not too many, so an error of such a page is a different one."""
+    lists.fault = lambda limit, number: (200, b"") if number == 3 else None
     with pytest.raises(OneboxResponseError):
         listed(lists.client(), page_size=100)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_rejections_slow_the_listing_down(lists, status):
+def test_rejections_slow_the_listing_down(lists):
     """After a rejection requests start apart; the size of pages stays."""
     starts = []
 
-    def answer(limit, number):
+    def fault(limit, number):
         starts.append(time.monotonic())
-        return (status, b"", {"Retry-After": "0"}) if number == 9 else time.sleep(0.05)
+        return (429, b"", b"Retry-After: 0") if number == 9 else time.sleep(0.05)
 
-    lists.answer = answer
-    assert listed(lists.client(), page_size=120, parallelism=4) == list(range(1, 3001))
-    assert {query["limit"] for query in lists.asked} == {120}
+    lists.count, lists.fault = 600, fault
+    assert listed(lists.client(), page_size=40, parallelism=4) == list(range(1, 601))
+    assert {query["limit"] for query in lists.asked} == {40}
     assert max(lists.in_flight) == 4
     # Eight pages came in 0.1 to 0.2 s before the rejection, so that is how far apart all others start.
-    assert starts[-1] - starts[15] > 0.01 * (len(starts) - 16)
+    assert starts[-1] - starts[12] > 0.01 * (len(starts) - 13)
 
 
 @pytest.mark.parametrize("status", [502, 504])
 def test_try_again_with_fewer_rows(lists, status):
-    """A gateway that gave a large page up is asked for a quarter, then for as few rows as at first."""
-    lists.answer = lambda limit, number: (status, b"", {}) if number in (1, 2) else None
+    """A gateway that timed out at a large page is asked for a quarter, then for as few records as at first."""
+    lists.fault = lambda limit, number: (status, b"") if number in (1, 2) else None
     assert listed(lists.client(), page_size=1000) == list(range(1, 3001))
     assert [query["limit"] for query in lists.asked[:3]] == [1000, 250, 100]
 
 
 def test_time_out_of_a_large_page(lists):
-    """A page that takes longer than the timeout is asked for with fewer rows."""
+    """A page that takes longer than the timeout is asked for with fewer records."""
     released = threading.Event()
-    lists.answer = lambda limit, number: released.wait(5) and None if limit > 500 else None
+    lists.fault = lambda limit, number: released.wait(5) and None if limit > 500 else None
     try:
         assert listed(lists.client(timeout=0.5), page_size=1000, parallelism=1) == list(range(1, 3001))
     finally:
@@ -270,7 +239,7 @@ def test_time_out_of_a_large_page(lists):
 
 def test_trouble_that_lasts(lists):
     """The tries of a page are as many as of every other call."""
-    lists.answer = lambda limit, number: (502, b"", {})
+    lists.fault = lambda limit, number: (502, b"")
     with pytest.raises(OneboxUnavailableError, match="try 3 of 3"):
         listed(lists.client(max_retries=2))
     assert len(lists.asked) == 3
@@ -278,7 +247,7 @@ def test_trouble_that_lasts(lists):
 
 def test_listing_that_is_left_ends_its_threads(lists):
     """The threads of a listing end with it, those too that wait for their turn."""
-    lists.answer = lambda limit, number: time.sleep(0.05)
+    lists.fault = lambda limit, number: time.sleep(0.05)
     batches = lists.client().lists.pages("ticketrz", page_size=10, parallelism=2)
     next(batches)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("onebox-page")]
@@ -292,7 +261,7 @@ def test_listing_that_is_left_ends_its_threads(lists):
 
 def test_listing_that_is_left_tries_nothing_again(lists):
     """A page that waits to be tried again when the listing ends is not, and does not wait any longer."""
-    lists.answer = lambda limit, number: (503, b"", {}) if number > 1 else None
+    lists.fault = lambda limit, number: (503, b"") if number > 1 else None
     client, waits, ends = lists.client(), threading.Event(), []
 
     def pause(abandoned, seconds):
@@ -314,13 +283,13 @@ def test_listing_that_is_left_tries_nothing_again(lists):
 def test_rejected_token_is_no_measure(lists, monkeypatch):
     """A 401 is small; its size says nothing of the page that arrives after a new login."""
     envelope = {"_meta": {"status": "ERROR"}, "records": {"errorCode": 401, "userMessage": "Expired token"}}
-    lists.answer = lambda limit, number: (401, envelope, {}) if number == 2 else None
+    lists.fault = lambda limit, number: (401, envelope) if number == 2 else None
     sizes = []
     record_page = RateController.record_page
 
-    def record(rate, *, size, **facts):
+    def record(rate, *, size, **page):
         sizes.append(size)
-        record_page(rate, size=size, **facts)
+        record_page(rate, size=size, **page)
 
     monkeypatch.setattr(RateController, "record_page", record)
     assert listed(lists.client(), page_size=100, parallelism=1) == list(range(1, 3001))
@@ -331,7 +300,7 @@ def test_rejected_token_is_no_measure(lists, monkeypatch):
 @pytest.mark.parametrize("times", [1, 2])
 def test_count_that_its_total_contradicts(lists, times):
     """A page without records and with a total is asked for once more, then the count fails and can be run again."""
-    lists.answer = lambda limit, number: (200, {"count": 0, "total": 1000, "data": []}, {}) if number <= times else None
+    lists.fault = lambda limit, number: (200, {"count": 0, "total": 1000, "data": []}) if number <= times else None
     if times == 1:
         assert lists.client().lists.count("ticketrz") == (3000, 3000)
         return
@@ -342,7 +311,7 @@ def test_count_that_its_total_contradicts(lists, times):
 
 def test_listing_that_its_total_contradicts(lists):
     """A listing does not end in silence because a page is empty."""
-    lists.answer = lambda limit, number: (200, {"count": 0, "total": 1000, "data": []}, {}) if number > 1 else None
+    lists.fault = lambda limit, number: (200, {"count": 0, "total": 1000, "data": []}) if number > 1 else None
     with pytest.raises(OneboxResponseError, match="after Id 100, Onebox returned none and a total of 1,000, so"):
         listed(lists.client())
 
@@ -360,27 +329,25 @@ def test_count_where_totals_ignore_since_id(lists, count):
     assert lists.client().lists.count("ticketrz", since_id=3000 - count) == (count, 3000 if count else None)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("count", [1, 150])
+@pytest.mark.parametrize(("count", "packed"), [(1, True), (150, False)])
 @pytest.mark.parametrize(
     ("row", "cleaned"),
     [
         ({"Token": "x", "Name": "{"}, {"Name": "{"}),
         ({"Token": None, "a": [{"b": {"app_secret": "x", "c": 1}}]}, {"Token": None, "a": [{"b": {"c": 1}}]}),
-        ({"a": {"Password": "x"}}, {"a": {}}),
     ],
 )
 def test_secrets_are_left_out(lists, row, cleaned, count, packed):
     """No record of any page has a field that holds a secret, however deep, unless it is asked for."""
     lists.count, lists.row = count, row
 
-    def answer(limit, number):
+    def fault(limit, number):
         page = lists.page(lists.asked[-1])
         if packed:
             page["data"] = {str(n): row for n, row in enumerate(page["data"])}
-        return 200, page, {}
+        return 200, page
 
-    lists.answer = answer
+    lists.fault = fault
     client = lists.client()
     for include_secrets, expected in ((False, cleaned), (True, row)):
         batches = client.lists.pages("ticketrz", parallelism=1, include_secrets=include_secrets)
