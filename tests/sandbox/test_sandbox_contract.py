@@ -22,7 +22,7 @@ from airflow_provider_onebox.sandbox import Sandbox
 from airflow_provider_onebox.sandbox.data import RESOURCES
 from airflow_provider_onebox.sandbox.state import FORMS, Settings
 
-EXAMPLES = 20
+EXAMPLES = 10
 CONFIG = SchemathesisConfig(
     seed=1,
     projects=ProjectsConfig(
@@ -78,7 +78,7 @@ def test_contract(case, server):
 
 
 @SCHEMA.include(method="GET").parametrize()
-@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@settings(max_examples=5, deadline=None, derandomize=True, database=None)
 def test_contract_without_token(case, server):
     """Without a token every well-formed path is a 401 in the form of the contract."""
     reply = case.call(base_url=server.url)

@@ -1,9 +1,13 @@
-"""Print the connection form of Onebox as JSON, as the page of the installed Airflow gets it."""
+"""Print the installed Airflow's tables of providers, and as JSON the connection form of Onebox as its page gets it."""
 
 from __future__ import annotations
 
 import json
 import sys
+
+from run_commands import MARK, main
+
+main(['["providers", "list"]', '["providers", "hooks"]'])
 
 from airflow.providers_manager import ProvidersManager
 
@@ -27,4 +31,4 @@ else:
         "labels": {name: shown.title for name, shown in fields.items() if shown.title},
         "extra": {n: [p["schema"].get("title"), p["description"]] for n, p in (found.extra_fields or {}).items()},
     }
-sys.stdout.write(f"\n{json.dumps(form)}\n")
+sys.stdout.write(f"{MARK}\n{json.dumps(form)}\n")
