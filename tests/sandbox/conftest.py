@@ -35,9 +35,9 @@ class Caller(requests.Session):
 
     def page(self, resource: str = "ticketrz", **query: Any) -> dict[str, Any]:
         """Return one page."""
-        reply = self.get(f"/api/{resource}", params=query)
-        assert reply.status_code == 200, reply.text
-        body: dict[str, Any] = reply.json()
+        response = self.get(f"/api/{resource}", params=query)
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
         return body
 
 

@@ -43,19 +43,19 @@ def server():
         yield sandbox
 
 
-def is_error(reply):
+def is_error(response):
     """Return whether a response is the first error envelope."""
-    body = reply.json()
+    body = response.json()
     return body["_meta"]["status"] == "ERROR" and {"errorCode", "userMessage"} <= set(body["records"])
 
 
-def excluded_checks(case, reply):
+def excluded_checks(case, response):
     """Return the checks that cannot hold for this request, because the contract does not say all."""
     excluded = []
-    if reply.status_code in (400, 404):
-        assert case.method == "HEAD" or is_error(reply)
+    if response.status_code in (400, 404):
+        assert case.method == "HEAD" or is_error(response)
         times = [case.query[name] for name in ("since", "lastUpdate") if name in case.query]
-        if reply.status_code == 400 and not all(TIME.fullmatch(str(time)) for time in times):
+        if response.status_code == 400 and not all(TIME.fullmatch(str(time)) for time in times):
             # The contract takes any text for a time; a description has the format.
             excluded.append(positive_data_acceptance)
     if f"{case.method} {case.path}" in ("POST /api/{resource}", "POST /api/news/create", "GET /api/news/get"):
@@ -73,17 +73,17 @@ def test_contract(case, server):
     """For valid and invalid requests with a token, the response conforms to the contract."""
     token = server.state.issue("169", server.email)
     headers = {} if case.path == "/api/authenticate" else {"Authorization": f"Bearer {token}"}
-    reply = case.call(base_url=server.url, headers=headers)
-    case.validate_response(reply, excluded_checks=excluded_checks(case, reply), headers=headers)
+    response = case.call(base_url=server.url, headers=headers)
+    case.validate_response(response, excluded_checks=excluded_checks(case, response), headers=headers)
 
 
 @SCHEMA.include(method="GET").parametrize()
 @settings(max_examples=5, deadline=None, derandomize=True, database=None)
 def test_contract_without_token(case, server):
     """Without a token every well-formed path is a 401 in the form of the contract."""
-    reply = case.call(base_url=server.url)
-    case.validate_response(reply, excluded_checks=excluded_checks(case, reply))
-    assert reply.status_code in (401, 404, 405)
+    response = case.call(base_url=server.url)
+    case.validate_response(response, excluded_checks=excluded_checks(case, response))
+    assert response.status_code in (401, 404, 405)
 
 
 def test_login_that_succeeds(server):
@@ -133,9 +133,9 @@ def test_quirks(server, quirk):
             )
             case.validate_response(case.call(base_url=server.url), excluded_checks=MEANT)
         case = SCHEMA["/api/{resource}"]["GET"].Case(path_parameters={"resource": "ticketrz"}, query={"limit": 0})
-        reply = case.call(base_url=server.url)
-        case.validate_response(reply, excluded_checks=MEANT)
-        assert "data" not in reply.json()
+        response = case.call(base_url=server.url)
+        case.validate_response(response, excluded_checks=MEANT)
+        assert "data" not in response.json()
     finally:
         server.state.configure(**{name: getattr(Settings, name) for name in quirk})
 

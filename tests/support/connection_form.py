@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
+from airflow.providers_manager import ProvidersManager
 from run_commands import MARK, main
 
 main(['["providers", "list"]', '["providers", "hooks"]'])
-
-from airflow.providers_manager import ProvidersManager
 
 try:
     from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
