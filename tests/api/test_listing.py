@@ -178,7 +178,7 @@ def test_413_for_a_single_row(lists):
 
 
 def test_response_that_is_too_large(lists, monkeypatch):
-    """A page past the bound on responses is asked for again with fewer records, and the next ones are smaller by then."""
+    """A page past the bound on responses is asked for again with fewer records, and so are the next ones."""
     monkeypatch.setattr("airflow_provider_onebox.api.client.MAX_JSON_BYTES", 4_000_000)
     lists.count, lists.row = 100, {"Body": "x" * 200_000}
     assert listed(lists.client()) == list(range(1, 101))
