@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NEEDS_AIRFLOW = re.compile(
-    r"^ *(?:from|import) (?:airflow\b|support\.(?!processes|wire)"
+    r"^ *(?:from|import) (?:airflow\b|support\.(?!compliance|processes|wire)"
     r"|airflow_provider_onebox(?!\.(?:api|exceptions|provider_info|sandbox)\b))",
     re.MULTILINE,
 )

@@ -13,29 +13,26 @@ from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.api.token import Token
 
 TOKEN = "opaque-token-0123456789"
-
-
 NEW_TOKEN = "opaque-token-9876543210"
-
-
 PASSWORD = "p@ss w/rd&100%"
+EXPIRED = {"_meta": {"status": "ERROR"}, "records": {"errorCode": 401, "userMessage": "Expired token"}}
+PATIENCE = 60  # seconds; nothing takes as long, on a slow machine either
 
 
-def http_reply(status=200, body=b"{}", *headers):
-    """Put a reply together."""
+def http_response(status=200, body=b"{}", *headers):
+    """Put a response together."""
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [b"HTTP/1.1 %d X" % status, b"Content-Length: %d" % len(body), *headers, b"", b""]
     return b"\r\n".join(lines) + body
 
 
-EXPIRED = {"_meta": {"status": "ERROR"}, "records": {"errorCode": 401, "userMessage": "Expired token"}}
-
-
-LOGIN = {"response_code": "200", "response_status": "Success", "token": NEW_TOKEN}
+def login_response(token=NEW_TOKEN):
+    """Issue a token."""
+    return http_response(200, {"response_code": "200", "response_status": "Success", "token": token})
 
 
 class Peer:
-    """A server on loopback that gives each connection to `answer` in a separate thread."""
+    """A server on loopback that gives each connection to ``answer`` in a separate thread."""
 
     def __init__(self, answer, context=None):
         self.answer, self.context = answer, context
@@ -76,7 +73,7 @@ class Peer:
     def serve(self, raw):
         # The client hangs up early, which is what most tests want.
         with raw, contextlib.suppress(OSError):
-            raw.settimeout(20)
+            raw.settimeout(PATIENCE)
             if self.context:
                 with self.wrap(self.context, raw) as conn:
                     self.answer(self, conn)
@@ -106,8 +103,13 @@ class Peer:
         self.requests.append(head + b"\r\n\r\n" + body)
         return self.requests[-1]
 
+    def count(self):
+        """Count the logins and the other requests."""
+        logins = self.lines().count("POST /api/authenticate")
+        return logins, len(self.requests) - logins
+
     def lines(self):
-        """List the first lines of what was asked."""
+        """List the first lines of the requests."""
         return [request.split(b" HTTP/")[0].decode() for request in self.requests]
 
     def tokens(self):
@@ -119,16 +121,17 @@ class Peer:
         ]
 
 
-def script(*replies):
-    """Answer one request after the other, on whatever connections they come; logins are answered apart."""
-    left = list(replies)
+def script(*responses, logins=()):
+    """Give each request the next response, the last one again and again; ``None`` hangs up. Logins have their own."""
+    left, left_of_logins = list(responses), list(logins or [login_response()])
 
     def answer(peer, conn):
         while request := peer.read(conn):
-            if b"/api/authenticate" in request.split(b"\r\n")[0]:
-                conn.sendall(http_reply(200, LOGIN))
-            else:
-                conn.sendall(left.pop(0) if len(left) > 1 else left[0])
+            these = left_of_logins if b"/api/authenticate" in request.split(b"\r\n")[0] else left
+            response = these.pop(0) if len(these) > 1 else these[0]
+            if response is None:
+                return
+            conn.sendall(response)
 
     return answer
 
@@ -181,6 +184,6 @@ class Silent:
     def __call__(self, peer, conn):
         while peer.read(conn):
             if len(peer.requests) > self.steps:
-                peer.over.wait(20)
+                peer.over.wait(PATIENCE)
                 return
-            conn.sendall(http_reply(200, LOGIN))
+            conn.sendall(login_response())
