@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import gc
 import gzip
-import io
 import multiprocessing
 import os
 import re
@@ -15,21 +14,15 @@ from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
-from support.files import NAMES, ROWS, entries, write
+from support.files import ROWS, entries, write
 from support.processes import PATIENCE
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.files import atomic
-from airflow_provider_onebox.files.atomic import digest_at, digest_of
+from airflow_provider_onebox.files.atomic import digest_at
 from airflow_provider_onebox.files.reading import read_rows
 from airflow_provider_onebox.files.records import RecordFile
 from airflow_provider_onebox.files.uploads import read_files
-
-
-def test_new_folder(tmp_path):
-    """The folder of a file is made, with those above it."""
-    write(tmp_path / "new" / "newer" / "a.jsonl", [])
-    assert (tmp_path / "new" / "newer" / "a.jsonl").exists()
 
 
 def test_on_the_disk(tmp_path, monkeypatch):
@@ -98,14 +91,10 @@ def test_symbolic_link(tmp_path, exists):
     assert entries(tmp_path / "real") == ["b.jsonl"]
 
 
-def test_uri(tmp_path, monkeypatch):
-    """The plain URI has no connection in it."""
-    assert RecordFile(tmp_path / "x" / ".." / "a.jsonl").uri == f"file://{tmp_path}/a.jsonl"
-
-
-def test_object_store(store, monkeypatch):
-    """A key in a bucket is right, a bucket alone is not, and a connection has to exist."""
+def test_uri(tmp_path, store, monkeypatch):
+    """The plain URI has no connection in it; a bucket alone is rejected, and a connection that does not exist."""
     monkeypatch.setenv("AIRFLOW_CONN_LAKE", "aws://")
+    assert RecordFile(tmp_path / "x" / ".." / "a.jsonl").uri == f"file://{tmp_path}/a.jsonl"
     assert re.fullmatch(r"memory:/{1,3}bucket/a\.jsonl", RecordFile("memory://lake@bucket/a.jsonl").uri)
     with pytest.raises(OneboxConfigError, match="names a bucket and no file in it"):
         RecordFile("memory://lake@bucket")
@@ -130,11 +119,7 @@ def test_relative_path(tmp_path, monkeypatch):
     """On every Airflow a relative path is one of the working directory, for writing and for reading."""
     monkeypatch.chdir(tmp_path)
     name = "folder/a.jsonl"
-    with RecordFile(name) as file:
-        file.write([{"Id": "1"}])
-        file.finish()
-        digest = file.digest()
-        file.publish()
+    digest = write(name, [{"Id": "1"}])
     assert (tmp_path / name).read_text() == '{"Id":"1"}\n'
     assert digest_at(name) == digest
     assert list(read_rows(name)) == [{"Id": "1"}]
@@ -173,59 +158,42 @@ def test_local_target_is_renamed(tmp_path):
     assert entries(tmp_path) == ["a.jsonl"]
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """Make every path one of a remote store, which is this dictionary."""
-    files = {}
-
-    class Remote:
-        """Stands in for a bucket's file system."""
-
-        fails = None
-
-        def exists(self, path):
-            return path in files
-
-        def put_file(self, source, target):
-            if self.fails:
-                raise self.fails
-            assert stat.S_IMODE(Path(source).stat().st_mode) == 0o600
-            files[target] = Path(source).read_bytes()
-
-    remote = Remote()
-    files["fs"] = remote
-    (tmp_path / "worker").mkdir()
-    monkeypatch.setattr(atomic.tempfile, "tempdir", str(tmp_path / "worker"))
-    monkeypatch.setattr(ObjectStoragePath, "protocol", property(lambda self: "s3"))
-    monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda self: remote))
-    return files
-
-
-def test_remote_target_is_one_upload(tmp_path, bucket):
+def test_remote_target_is_one_upload(tmp_path, store, monkeypatch):
     """A target that is not local is written once, from a whole and private local file, which is removed."""
-    write("/bucket/a.jsonl.gz")
-    assert len(gzip.decompress(bucket["/bucket/a.jsonl.gz"]).splitlines()) == 2
+    put, modes = store.put_file, []
+
+    def put_file(source, target):
+        modes.append(stat.S_IMODE(Path(source).stat().st_mode))
+        put(source, target)
+
+    monkeypatch.setattr(store, "put_file", put_file)
+    write("memory://bucket/a.jsonl.gz")
+    assert len(gzip.decompress(store.cat_file("/bucket/a.jsonl.gz")).splitlines()) == 2
+    assert modes == [0o600]
     assert entries(tmp_path / "worker") == []
 
 
-def test_failed_upload(tmp_path, bucket):
+def test_failed_upload(tmp_path, store, monkeypatch):
     """An upload that fails, with any error of its library, is reported with path and count."""
-    bucket["fs"].fails = RuntimeError("AccessDenied")
-    with pytest.raises(OneboxError, match=r"/bucket/a.jsonl was not written: AccessDenied \(after 2 records"):
-        write("/bucket/a.jsonl")
+
+    def put_file(source, target):
+        raise RuntimeError("AccessDenied")
+
+    monkeypatch.setattr(store, "put_file", put_file)
+    with pytest.raises(OneboxError, match=r"bucket/a.jsonl was not written: AccessDenied \(after 2 records"):
+        write("memory://bucket/a.jsonl")
     assert entries(tmp_path / "worker") == []
 
 
-def test_digest_of_nothing(tmp_path):
-    """Where nothing is, there is no digest."""
-    assert digest_at(str(tmp_path / "none")) is None
+def test_digest(tmp_path, monkeypatch):
+    """Other content has another digest, and no file has none.
 
-
-def test_no_false_lineage(tmp_path, monkeypatch):
-    """Our own output is read without ObjectStoragePath.open, which reports what it reads as an input of the task."""
-    digest = write(tmp_path / "a.jsonl")
+    Our own output is read without ObjectStoragePath.open, which reports what it reads as an input of the task.
+    """
     monkeypatch.setattr(ObjectStoragePath, "open", lambda *_, **__: pytest.fail("reported to lineage"))
-    assert digest_at(str(tmp_path / "a.jsonl")) == digest
+    digest = write(tmp_path / "a.jsonl")
+    assert digest_at(str(tmp_path / "a.jsonl")) == digest != write(tmp_path / "a.jsonl", [])
+    assert digest_at(str(tmp_path / "none")) is None
 
 
 def die_while_writing(path, ready):
@@ -273,20 +241,19 @@ def test_leftovers(tmp_path, killed):
     assert entries(tmp_path) == ["a.jsonl", "a.jsonl.gz"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_leftovers_of_uploads(tmp_path, bucket, killed, name):
-    """What is to be uploaded lies in this machine's temporary folder: two live processes, then none, in every form."""
-    one, two = killed(f"/bucket/{name}"), killed(f"/bucket/{name}")
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet"])
+def test_leftovers_of_uploads(tmp_path, store, killed, name):
+    """What is to be uploaded is in this machine's temporary folder: of two live processes, then of none."""
+    target, left = f"memory://bucket/{name}", []
+    one, two = killed(target), killed(target)
     next(one)
     next(two)
-    write(f"/bucket/{name}", fields=["Id"])
-    assert len(entries(tmp_path / "worker")) == 2, "a file in use was removed"
-    next(one)
-    write(f"/bucket/{name}", fields=["Id"])
-    assert len(entries(tmp_path / "worker")) == 1
-    next(two)
-    write(f"/bucket/{name}", fields=["Id"])
-    assert entries(tmp_path / "worker") == []
+    for step in (None, one, two):
+        if step:
+            next(step)
+        write(target, fields=["Id"])
+        left.append(len(entries(tmp_path / "worker")))
+    assert left == [2, 1, 0]
 
 
 def test_leftovers_without_locks(tmp_path, monkeypatch, killed):
@@ -317,8 +284,3 @@ def test_taken_for_a_leftover(tmp_path, monkeypatch):
     write(tmp_path / "a.jsonl")
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
     assert len(removed) == 1
-
-
-def test_digest():
-    """Files with other content have other digests."""
-    assert digest_of(io.BytesIO(b"1")) == digest_of(io.BytesIO(b"1")) != digest_of(io.BytesIO(b"2"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from support.files import entries, write
+from support.files import write
 from support.watermarks import Deployment
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
+from airflow_provider_onebox.files.atomic import storage_path
+from airflow_provider_onebox.files.reading import read_rows
 from airflow_provider_onebox.files.records import RecordFile
 
 
@@ -19,13 +22,18 @@ def airflow(monkeypatch):
 
 
 @pytest.fixture(params=["local", "store"])
-def folder(request, tmp_path):
-    """Return where to write, and what lists the names there."""
+def path(request, tmp_path):
+    """The path of a file, on a disk and in an object store."""
     if request.param == "local":
-        (tmp_path / "out").mkdir()
-        return str(tmp_path / "out"), lambda: entries(tmp_path / "out")
-    fs = request.getfixturevalue("store")
-    return "memory://bucket", lambda: sorted(path.rpartition("/")[2] for path in fs.store)
+        return str(tmp_path / "out" / "a.jsonl")
+    request.getfixturevalue("store")
+    return "memory://bucket/a.jsonl"
+
+
+def names(path):
+    """Return the names in the folder of a file."""
+    folder = storage_path(path).parent
+    return sorted(found.rpartition("/")[2] for found in folder.fs.find(folder.path))
 
 
 def begin(path, ti, rows=()):
@@ -47,8 +55,6 @@ def end(file):
 
 def lines(path):
     """Read the ids in a file."""
-    from airflow_provider_onebox.files.reading import read_rows
-
     return [row["Id"] for row in read_rows(path)]
 
 
@@ -56,9 +62,8 @@ ONE, TWO = ("d", "t", "r1", 0), ("d", "t", "r1", 1)
 
 
 @pytest.mark.parametrize("other", [TWO, ("d", "u", "r1", -1), ("d", "u", "r1", 0)])
-def test_two_of_one_run(airflow, folder, other):
+def test_two_of_one_run(airflow, path, other):
     """The second of two instances of one run fails for good, with the remedy, before it replaces anything."""
-    path = f"{folder[0]}/a.jsonl"
     airflow.running = {ONE, other}
     first = begin(path, airflow.ti(map_index=0), [1])
     dag_id, task_id, run_id, map_index = other
@@ -68,9 +73,8 @@ def test_two_of_one_run(airflow, folder, other):
     assert lines(path) == ["1"]
 
 
-def test_two_runs(airflow, folder):
+def test_two_runs(airflow, path):
     """A task of another run fails in a way that a retry mends, and leaves no claim."""
-    path = f"{folder[0]}/a.jsonl"
     airflow.running = {("d", "t", "r1", -1), ("d", "t", "r2", -1)}
     first = begin(path, airflow.ti("r1"), [1])
     with pytest.raises(OneboxError, match="it was not replaced") as caught:
@@ -80,12 +84,11 @@ def test_two_runs(airflow, folder):
     end(first)
     end(begin(path, airflow.ti("r2"), [2]))
     assert lines(path) == ["2"]
-    assert folder[1]() == ["a.jsonl"]
+    assert names(path) == ["a.jsonl"]
 
 
-def test_both_at_the_same_moment(airflow, folder, monkeypatch):
+def test_both_at_the_same_moment(airflow, path, monkeypatch):
     """Where both find no claim, the earlier notices before it publishes."""
-    path = f"{folder[0]}/a.jsonl"
     airflow.running = {ONE, TWO}
     first = begin(path, airflow.ti(map_index=0), [1])
     with monkeypatch.context() as patch:
@@ -93,79 +96,64 @@ def test_both_at_the_same_moment(airflow, folder, monkeypatch):
         second = begin(path, airflow.ti(map_index=1), [2])
     with pytest.raises(OneboxConfigError, match="also written by task 't', map index 1"):
         end(first)
-    assert "a.jsonl" not in folder[1]()
+    assert "a.jsonl" not in names(path)
     end(second)
     assert lines(path) == ["2"]
 
 
-def test_claim_that_is_gone(airflow, folder):
+def test_claim_that_is_gone(airflow, path):
     """A claim that another one has replaced and removed is noticed, too."""
-    path = f"{folder[0]}/a.jsonl"
     file = begin(path, airflow.ti(), [1])
     file._claim._fs.rm_file(file._claim._path)
     with pytest.raises(OneboxError, match="also written by another task; it was not replaced") as caught:
         end(file)
     assert caught.value.retryable
-    assert folder[1]() == []
+    assert names(path) == []
 
 
-def test_one_after_the_other(airflow, folder):
+def test_one_after_the_other(airflow, path):
     """A sibling that begins after an instance of its run has succeeded replaces nothing; another task or run may."""
-    path = f"{folder[0]}/a.jsonl"
     airflow.running = {ONE}
     end(begin(path, airflow.ti(map_index=0), [1]))
     airflow.running, airflow.succeeded = {TWO}, {ONE}
     with pytest.raises(OneboxConfigError, match="map index 0"):
         begin(path, airflow.ti(map_index=1))
     assert lines(path) == ["1"]
-    claim = next(name for name in folder[1]() if name != "a.jsonl")
-    assert claim.startswith(".a.jsonl.")
-    assert claim.endswith(".claim")
+    assert re.fullmatch(r"\.a\.jsonl\.\w+\.claim", names(path)[0])
     for ti in (airflow.ti(map_index=0), airflow.ti("r2", map_index=1), airflow.ti("r2", "u")):
         end(begin(path, ti, [2]))
     assert lines(path) == ["2"]
-    assert folder[1]() == ["a.jsonl"]
+    assert names(path) == ["a.jsonl"]
 
 
-def test_cleared_in_another_order(airflow, folder):
+def test_cleared_in_another_order(airflow, path):
     """What an instance wrote that has been cleared since, its sibling may write."""
-    path = f"{folder[0]}/a.jsonl"
     end(begin(path, airflow.ti(map_index=0), [1]))
     end(begin(path, airflow.ti(map_index=1), [2]))
     assert lines(path) == ["2"]
 
 
-def test_failed_instance(airflow, folder):
+def test_failed_instance(airflow, path):
     """An instance that fails leaves no claim, mapped or not."""
     for index in (-1, 0):
-        begin(f"{folder[0]}/a.jsonl", airflow.ti(map_index=index)).__exit__()
-    assert folder[1]() == []
+        begin(path, airflow.ti(map_index=index)).__exit__()
+    assert names(path) == []
 
 
-def test_dead_instance(airflow, folder):
-    """The claim of an instance that no longer runs is replaced."""
-    path = f"{folder[0]}/a.jsonl"
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"owner": ["d"], "process": "x"}'])
+def test_claim_of_nobody(airflow, path, content):
+    """The claim of an instance that no longer runs is replaced, and so is what is no claim."""
     file = begin(path, airflow.ti("r1"))
+    if content is not None:
+        file._claim._fs.pipe_file(file._claim._path, content)
     file._raw.close()
     end(begin(path, airflow.ti("r2"), [2]))
     assert lines(path) == ["2"]
-    assert [name for name in folder[1]() if name.endswith(".claim")] == []
+    assert [name for name in names(path) if name.endswith(".claim")] == []
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"owner": ["d"], "process": "x"}'])
-def test_claim_of_nobody(airflow, folder, content):
-    """What is no claim is replaced."""
-    path = f"{folder[0]}/a.jsonl"
-    file = begin(path, airflow.ti("r1"))
-    file._claim._fs.pipe_file(file._claim._path, content)
-    file._raw.close()
-    end(begin(path, airflow.ti("r2"), [2]))
-    assert lines(path) == ["2"]
-
-
-def test_superseded_process(airflow, folder):
+def test_superseded_process(airflow, path):
     """A process that its own retry has superseded leaves the retry's claim in place."""
-    path = f"{folder[0]}/a.jsonl"
     airflow.running = {ONE, TWO}
     old = begin(path, airflow.ti(map_index=0), [1])
     new = begin(path, airflow.ti(map_index=0, try_number=2), [1])
@@ -175,9 +163,8 @@ def test_superseded_process(airflow, folder):
     end(new)
 
 
-def test_claim_that_cannot_be_removed(airflow, folder, caplog, monkeypatch):
+def test_claim_that_cannot_be_removed(airflow, path, caplog, monkeypatch):
     """A claim that can't be removed fails no task; the log says so."""
-    path = f"{folder[0]}/a.jsonl"
     file = begin(path, airflow.ti(), [1])
 
     def fail(path):
@@ -192,10 +179,10 @@ def test_claim_that_cannot_be_removed(airflow, folder, caplog, monkeypatch):
     assert lines(path) == ["1"]
 
 
-def test_no_task(folder):
+def test_no_task(path):
     """Without a task instance, nothing is claimed."""
-    write(f"{folder[0]}/a.jsonl")
-    assert folder[1]() == ["a.jsonl"]
+    write(path)
+    assert names(path) == ["a.jsonl"]
 
 
 def test_probe(airflow, store, monkeypatch):

@@ -97,53 +97,49 @@ def test_misfits_are_counted(caplog):
     ]
 
 
-def test_parquet(tmp_path):
-    """The file has columns of these types, in this order."""
-    rows = [{"Id": "1", "CreateDate": "2026-11-24 08:30:00", "Subject": "a\0b", "Rest": "\0"}, {"Id": "2"}]
-    fields = {"Subject": "string", "CreateDate": "timestamptz", "Id": "int64"}
+def test_parquet(tmp_path, caplog):
+    """The file has columns of these types, in this order; U+0000 in a field that is left out is not counted."""
+    rows = [{"Id": "1", "CreateDate": "2026-11-24 08:30:00", "Subject": "a\0b", "Rest": "\0"}]
+    rows += [{"Id": "2", "Rest": "\0", "ModifyDate": "2026-11-24"}]
+    fields = {"Subject": "string", "CreateDate": "timestamptz", "ModifyDate": "timestamp", "Id": "int64"}
     write(tmp_path / "a.parquet", rows, fields, zone=JAKARTA)
     table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
     assert {name: str(table.schema.field(name).type) for name in table.schema.names} == {
         "Subject": "string",
         "CreateDate": "timestamp[us, tz=UTC]",
+        "ModifyDate": "timestamp[us]",
         "Id": "int64",
     }
-    instant = dt.datetime(2026, 11, 24, 1, 30, tzinfo=UTC)
-    assert table.to_pydict() == {"Subject": ["ab", None], "CreateDate": [instant, None], "Id": [1, 2]}
-
-
-def test_naive_timestamp(tmp_path):
-    """A time as Onebox writes it is one without a zone in the file too."""
-    write(tmp_path / "a.parquet", [{"Id": "1", "CreateDate": "2026-11-24 08:30:00"}], {"CreateDate": "timestamp"})
-    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
-    assert table.schema.field("CreateDate").type == pyarrow.timestamp("us")
-
-
-@pytest.mark.parametrize(("strict", "left"), [("fail", []), ("null", ["a.parquet"])])
-def test_misfit_in_a_file(tmp_path, caplog, strict, left):
-    """A value that does not fit keeps the file from being published, or is counted when it is complete."""
-    rows = [{"Id": "7", "Rating": "good"}]
-    with caplog.at_level(logging.WARNING):
-        if strict == "fail":
-            with pytest.raises(OneboxConfigError, match="The record with Id 7 has a Rating that is not of"):
-                write(tmp_path / "a.parquet", rows, {"Rating": "int64"})
-        else:
-            write(tmp_path / "a.parquet", rows, {"Rating": "int64"}, on_misfit=strict)
-    assert [path.name for path in tmp_path.iterdir()] == left
-    assert ["Wrote null for 1 values of Rating" in line for line in caplog.messages] == [True] * len(left)
+    assert table.to_pydict() == {
+        "Subject": ["ab", None],
+        "CreateDate": [dt.datetime(2026, 11, 24, 1, 30, tzinfo=UTC), None],
+        "ModifyDate": [None, dt.datetime(2026, 11, 24)],
+        "Id": [1, 2],
+    }
+    assert caplog.messages == ["Removed U+0000 from the text of 1 records, the first with Id 1."]
 
 
 def test_nul_elsewhere(tmp_path, caplog):
-    """U+0000 in a field that is left out is not counted."""
+    """Nothing is logged where only fields that are left out have U+0000."""
     write(tmp_path / "a.parquet", [{"Id": "1", "Rest": "\0"}], {"Id": "int64"})
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.csv.gz"])
-def test_types_elsewhere(tmp_path, name):
+def test_misfit_in_a_file(tmp_path, caplog):
+    """A value that does not fit keeps the file from being published, or is counted when it is complete."""
+    rows, fields = [{"Id": "7", "Rating": "good"}], {"Rating": "int64"}
+    with pytest.raises(OneboxConfigError, match="The record with Id 7 has a Rating that is not of"):
+        write(tmp_path / "a.parquet", rows, fields)
+    assert (list(tmp_path.iterdir()), caplog.messages) == ([], [])
+    write(tmp_path / "a.parquet", rows, fields, on_misfit="null")
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pydict() == {"Rating": [None]}
+    assert "Wrote null for 1 values of Rating" in caplog.messages[0]
+
+
+def test_types_elsewhere(tmp_path):
     """Only Parquet has types: elsewhere they are refused, so that nobody takes text for numbers."""
     with pytest.raises(OneboxConfigError) as caught:
-        RecordFile(tmp_path / name, fields={"Id": "int64"})
+        RecordFile(tmp_path / "a.csv", fields={"Id": "int64"})
     assert str(caught.value) == (
         "fields=\"{'Id': 'int64'}\" has types, and only Parquet files and frames do: pass a list of names, or name a "
         ".parquet file in output_path."

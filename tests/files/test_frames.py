@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import pytest
 
 from airflow_provider_onebox.exceptions import OneboxConfigError
-from airflow_provider_onebox.files.frames import FRAMES, frame_of, require
+from airflow_provider_onebox.files.frames import FRAMES, frame_of
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 RECORDS = [{"Id": "1", "Tags": ["a", "b"], "Rating": 4}, {"Id": "2", "Rating": None, "Name": "Ada"}]
@@ -57,13 +57,6 @@ def test_missing_library(connected, monkeypatch, library, missing):
     with pytest.raises(OneboxConfigError, match=f"^A frame of {library} needs {missing}: pip install {missing}$"):
         OneboxHook().get_df("ticketrz", df_type=library)
     assert connected.state.logins == 0
-
-
-def test_required_is_there(monkeypatch):
-    """Nothing is raised where both are installed."""
-    monkeypatch.setitem(sys.modules, "pyarrow", pytest)
-    monkeypatch.setitem(sys.modules, "pandas", pytest)
-    assert require("pandas") is None
 
 
 def test_unknown_library(connected):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from support.watermarks import KEY, SCOPE, dies_before_the_file_is_there, ids, pages
+from support.watermarks import KEY, SCOPE, ids, killed_before, pages
 
 from airflow_provider_onebox.files.export import export_incremental
 from airflow_provider_onebox.files.ids import ById, Ids
@@ -48,7 +48,7 @@ def test_late_record_of_a_repeated_run(run):
 
 def test_late_record_of_a_prepared_run(airflow, run, monkeypatch):
     """What a run has prepared is final too: a superseded process of it may still publish it."""
-    with dies_before_the_file_is_there(monkeypatch):
+    with killed_before("publish", monkeypatch):
         run("r1", [1, 3], overlap=5)
     assert run("r1", [1, 2, 3, 4], overlap=5) == [1, 3]
     assert run("r2", [1, 2, 3, 4], overlap=5) == [2, 4]

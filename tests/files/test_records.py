@@ -40,7 +40,7 @@ def small_disk(size):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_written_as_json_lines(tmp_path, prefix, name):
     """A line a record, compressed by suffix with no name or time in it, in a folder that is made if need be."""
-    target = tmp_path / "new" / name
+    target = tmp_path / "new" / "newer" / name
     digest = write(f"{prefix}{target}")
     raw = target.read_bytes()
     text = gzip.decompress(raw) if name.endswith(".gz") else raw
@@ -51,19 +51,18 @@ def test_written_as_json_lines(tmp_path, prefix, name):
     assert entries(target.parent) == [name]
 
 
-def test_no_records(tmp_path):
-    """No records make an empty file, not a blank line."""
-    write(tmp_path / "a.jsonl", [])
-    assert (tmp_path / "a.jsonl").read_bytes() == b""
-
-
-@pytest.mark.parametrize(("name", "text"), [("a.jsonl", ""), ("a.csv", '"Id"\n')])
-def test_nothing_written(tmp_path, name, text):
-    """A file that is given nothing, not even a list without records, is the same as one of no records."""
-    with RecordFile(tmp_path / name, fields=["Id"]) as file:
-        file.finish()
-        file.publish()
-    assert (tmp_path / name).read_text() == text
+@pytest.mark.parametrize("pages", [0, 1])
+def test_no_records(tmp_path, pages):
+    """A file without records, of an empty page or of none, has its columns, if it is a table, and no blank line."""
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        with RecordFile(tmp_path / name, fields=["Id"]) as file:
+            for _ in range(pages):
+                file.write([])
+            file.finish()
+            file.publish()
+    assert (tmp_path / "a.jsonl").read_text() == ""
+    assert (tmp_path / "a.csv").read_text() == '"Id"\n'
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pydict() == {"Id": []}
 
 
 MIXED = [
@@ -121,16 +120,13 @@ def test_csv(tmp_path, name):
     assert write(target, MIXED, COLUMNS) == digest
 
 
-@pytest.mark.parametrize(
-    ("rows", "text"), [([], '"Id"\n'), ([{"Id": None}, {}, {"Id": ""}, {"Id": "x"}], '"Id"\n""\n""\n""\n"x"\n')]
-)
-def test_csv_of_one_column(tmp_path, rows, text):
-    """No records make a header alone, once; no line is empty, for readers skip these."""
-    write(tmp_path / "a.csv", rows, ["Id"])
-    assert (tmp_path / "a.csv").read_text() == text
+def test_csv_of_one_column(tmp_path):
+    """No line is empty, because readers skip such lines."""
+    write(tmp_path / "a.csv", [{"Id": None}, {}, {"Id": ""}, {"Id": "x"}], ["Id"])
+    assert (tmp_path / "a.csv").read_text() == '"Id"\n""\n""\n""\n"x"\n'
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.none() | st.text("\",\r\n\0 'ø=") | st.text(), min_size=2, max_size=2), min_size=1))
 def test_csv_is_read_as_written(rows):
     """The standard library reads every text as it was, and a reader that knows of nulls finds these too."""
@@ -166,67 +162,54 @@ def test_parquet(tmp_path):
     assert write(target, MIXED, COLUMNS) == digest == digest_at(str(target))
 
 
-def test_parquet_without_records(tmp_path):
-    """No records make a file with the columns."""
-    write(tmp_path / "a.parquet", [], ["Id"])
-    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pydict() == {"Id": []}
+def row_groups(path, pages):
+    """Write pages of ids as Parquet; return the row groups of the file."""
+    with RecordFile(path, fields=["Id"]) as file:
+        for page in pages:
+            file.write([{"Id": row_id} for row_id in page])
+        file.finish()
+        file.publish()
+    assert file.count == sum(map(len, pages))
+    with pyarrow.parquet.ParquetFile(path) as found:
+        return [found.read_row_group(index) for index in range(found.num_row_groups)]
 
 
 def test_few_row_groups(tmp_path):
     """Some pages of records are one row group."""
-    with RecordFile(tmp_path / "a.parquet", fields=["Id"]) as file:
-        for page in range(5):
-            file.write([{"Id": f"{page}-{n}"} for n in range(1000)])
-        file.finish()
-        file.publish()
-    with pyarrow.parquet.ParquetFile(tmp_path / "a.parquet") as found:
-        assert [found.read_row_group(index).num_rows for index in range(found.num_row_groups)] == [5000]
+    pages = [[f"{page}-{n}" for n in range(1000)] for page in range(5)]
+    assert [group.num_rows for group in row_groups(tmp_path / "a.parquet", pages)] == [5000]
 
 
 def test_row_groups(tmp_path, monkeypatch):
-    """Pages are put together up to the bound, larger ones are split, and a record that is larger stands alone."""
+    """Pages are put together up to the bound, larger ones are split, and a record that is larger is a group alone."""
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1000)
     sizes = [5000] + [100] * 20 + [5000] + [100] * 3
-    pages = [sizes[:1], sizes[1:3], sizes[3:4], sizes[4:21], sizes[21:]]
-    number = iter(range(100))
-    pages = [[{"Id": f"{next(number):02}".ljust(size, ".")} for size in page] for page in pages]
-    with RecordFile(tmp_path / "a.parquet", fields=["Id"]) as file:
-        for page in pages:
-            file.write(page)
-        file.finish()
-        file.publish()
-    assert file.count == 25
-    with pyarrow.parquet.ParquetFile(tmp_path / "a.parquet") as found:
-        groups = [found.read_row_group(index) for index in range(found.num_row_groups)]
-    assert [row for group in groups for row in group.to_pylist()] == [row for page in pages for row in page]
+    ids = [f"{number:02}".ljust(size, ".") for number, size in enumerate(sizes)]
+    groups = row_groups(tmp_path / "a.parquet", [ids[:1], ids[1:3], ids[3:4], ids[4:21], ids[21:]])
+    assert [row_id for group in groups for row_id in group["Id"].to_pylist()] == ids
     assert [group.nbytes <= 1000 or group.num_rows == 1 for group in groups] == [True] * len(groups)
     assert groups[1].num_rows == 3, "two pages were not put together"
     assert all(group.num_rows for group in groups)
 
 
 @pytest.mark.parametrize("fields", ["Id", b"Id", 7, [], [""], [" "], ["Id", "Id"], ["Id", None], {"Id": 1}.items()])
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
-def test_bad_fields(tmp_path, name, fields):
-    """Names that can't be columns are rejected in every format, before anything is listed or written."""
+def test_bad_fields(tmp_path, fields):
+    """Names that can't be columns are rejected before anything is listed or written."""
     with pytest.raises(OneboxConfigError, match="is not a list of different names: pass, for example"):
-        RecordFile(tmp_path / name, fields=fields)
+        RecordFile(tmp_path / "a.jsonl", fields=fields)
 
 
 @pytest.mark.parametrize(
     ("name", "fields", "reason"),
     [
         ("a.csv", None, r"results_path='.*a\.csv' is a table and needs columns"),
-        ("a.csv.gz", None, "is a table and needs columns"),
         ("a.parquet", None, "is a table and needs columns"),
         ("a.parquet.gz", ["Id"], r"results_path='.*a\.parquet\.gz': Parquet is compressed in itself"),
-        ("a.parquet.gz", None, "Parquet is compressed in itself"),
         ("A.CSV", None, "is a table and needs columns"),
         ("a.Parquet.GZ", ["Id"], "Parquet is compressed in itself"),
         ("a.tsv", ["Id"], r"results_path='.*a\.tsv': \.tsv is not a format that is written here: use \.jsonl"),
         ("a.TSV.gz", ["Id"], r"\.tsv is not a format"),
-        ("a.csv.bz2", ["Id"], r"\.bz2 is not a format"),
         ("a.jsonl.zst", None, r"\.zst is not a format"),
-        ("a.xlsx", ["Id"], r"\.xlsx is not a format"),
     ],
 )
 def test_bad_table(tmp_path, name, fields, reason):
@@ -245,27 +228,12 @@ def test_without_pyarrow(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_failure_leaves_the_earlier_file(tmp_path, name):
-    """A block that fails changes nothing and leaves nothing behind."""
-    target = tmp_path / name
-    write(target, fields=["Id"])
-    before = target.read_bytes()
-
-    def fail():
-        with RecordFile(target, fields=["Id"]) as file:
-            file.write([{"Id": "3"}] * 10000)
-            raise RuntimeError("in the middle")
-
-    with pytest.raises(RuntimeError, match="in the middle"):
-        fail()
-    assert target.read_bytes() == before
-    assert entries(tmp_path) == [name]
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("count", [1, 400])
 def test_full_disk(tmp_path, monkeypatch, name, count):
-    """A disk that is full, while writing or at the end, is an error with path, count and remedy; nothing is left."""
+    """A disk that is full, while writing or at the end, is an error with path, count and remedy.
+
+    The earlier file stays as it was, and nothing else is left.
+    """
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 250_000)  # So that Parquet is written when a second page comes.
     target = tmp_path / name
     write(target, fields=["Id"])

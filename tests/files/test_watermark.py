@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from support.watermarks import KEY, SCOPE, Killed, die_at, dies_before_the_file_is_there, ids, upto
+from support.watermarks import KEY, SCOPE, ids, killed, killed_before, upto
 
 from airflow_provider_onebox._airflow.variables import MAX_KEY
 from airflow_provider_onebox.api.pagination import Batch
@@ -18,6 +19,18 @@ from airflow_provider_onebox.files.export import export_incremental
 from airflow_provider_onebox.files.ids import ById
 from airflow_provider_onebox.files.records import RecordFile
 from airflow_provider_onebox.files.watermark import KEPT_RUNS, Done, Watermark
+
+
+@pytest.fixture
+def result_of(airflow, tmp_path):
+    """Run an incremental export; return its result."""
+
+    def execute(run_id, policy, *, keep_empty=True, **names):
+        ti = airflow.ti(run_id, **names)
+        file = RecordFile(tmp_path / f"{run_id}.jsonl", ti=ti)
+        return export_incremental(file, Watermark(ti, SCOPE, policy), "ticketrz", keep_empty=keep_empty)
+
+    return execute
 
 
 def test_runs_follow_each_other(airflow, run):
@@ -35,10 +48,9 @@ def test_runs_follow_each_other(airflow, run):
     assert "pending" not in stored
 
 
-def test_nothing_new(airflow, tmp_path):
+def test_nothing_new(result_of):
     """Without new records, the last id is the one where the listing began, so that a sensor can go on from it."""
-    watermark = Watermark(airflow.ti(), SCOPE, ById(upto(7), 7))
-    result = export_incremental(RecordFile(tmp_path / "a.jsonl"), watermark, "ticketrz")
+    result = result_of("r1", ById(upto(7), 7))
     assert (result["count"], result["first_id"], result["last_id"]) == (0, None, "7")
 
 
@@ -55,25 +67,18 @@ def test_repeated_run_writes_the_same_range(airflow, run, caplog):
     assert run("r3", 35) == list(range(31, 36))
 
 
-def test_repeated_run_lists_no_further(airflow, run, tmp_path):
-    """A cleared run does not list what comes after its range."""
+def test_repeated_run_lists_no_further(run, result_of):
+    """A cleared run does not list what comes after its range; one without records asks for none."""
     run("r1", 10)
+    run("r2", 10)
 
     def listing(after, most):
         yield from upto(12)(after, most)
         raise AssertionError("it has listed on")
 
-    watermark = Watermark(airflow.ti("r1"), SCOPE, ById(listing))
-    result = export_incremental(RecordFile(tmp_path / "r1.jsonl"), watermark, "ticketrz")
+    result = result_of("r1", ById(listing))
     assert (result["count"], result["last_id"]) == (10, "10")
-
-
-def test_repeated_empty_run_lists_nothing(airflow, run, tmp_path):
-    """A cleared run without records asks for none."""
-    run("r1", 10)
-    run("r2", 10)
-    watermark = Watermark(airflow.ti("r2"), SCOPE, ById(lambda *_: pytest.fail("it has listed")))
-    result = export_incremental(RecordFile(tmp_path / "r2.jsonl"), watermark, "ticketrz")
+    result = result_of("r2", ById(lambda *_: pytest.fail("it has listed")))
     assert (result["count"], result["first_id"], result["last_id"]) == (0, None, "10")
 
 
@@ -81,33 +86,31 @@ def test_repeated_empty_run_lists_nothing(airflow, run, tmp_path):
 @pytest.mark.parametrize(("step", "nth", "first"), [("write", 1, 0), ("write", 2, 10)])
 def test_killed(airflow, run, again, step, nth, first):
     """After a kill before or after the file got there, a retry writes what was prepared, another run what is left."""
-    die_at(airflow, step, nth)
-    with pytest.raises(Killed):
+    with killed(airflow, step, nth):
         run("r1", 10)
     if again == "r1":
         # What was prepared is final: an older process that still lives can't do harm then.
         assert run("r1", 12) == list(range(1, 13 if nth == 1 else 11))
     else:
         assert run("r2", 12) == list(range(first + 1, 13))
-        assert "r1" in airflow.watermark(KEY)["runs"] or nth == 1
+        assert list(airflow.watermark(KEY)["runs"]) == (["r2"] if nth == 1 else ["r1", "r2"])
     assert "pending" not in airflow.watermark(KEY)
 
 
-def test_killed_before_the_file_got_there(airflow, run, tmp_path, monkeypatch):
+def test_killed_before_the_file_got_there(airflow, run, monkeypatch):
     """A file that was prepared and is not there is not counted; the next run lists its range."""
-    with dies_before_the_file_is_there(monkeypatch):
+    with killed_before("publish", monkeypatch):
         run("r1", 10)
     assert airflow.watermark(KEY)["pending"]["run_id"] == "r1"
     assert run("r2", 12) == list(range(1, 13))
     assert list(airflow.watermark(KEY)["runs"]) == ["r2"]
 
 
-def test_pending_file_that_cannot_be_read(airflow, run, tmp_path, monkeypatch):
+def test_pending_file_that_cannot_be_read(airflow, run):
     """If the file of a run that died can't be read, the error names the watermark, the path and the remedy."""
-    die_at(airflow, "write", 2)
-    with pytest.raises(Killed):
+    with killed(airflow, "write", 2):
         run("r1", 10)
-    stored = json.loads(airflow.variables[KEY])
+    stored = airflow.watermark(KEY)
     stored["pending"]["path"] = "gone://bucket/r1.jsonl"
     airflow.variables[KEY] = json.dumps(stored)
     with pytest.raises(OneboxError, match=r"gone://bucket/r1\.jsonl, and that can't be read") as caught:
@@ -132,16 +135,16 @@ def test_constant_path(airflow, run, tmp_path):
     assert run("r1", 22, path=path) == list(range(1, 21))
 
 
-def test_path_taken_meanwhile(airflow, tmp_path):
+def test_path_taken_meanwhile(result_of, tmp_path):
     """A file that turns up while a run lists is not replaced either."""
-    path = tmp_path / "a.jsonl"
+    path = tmp_path / "r1.jsonl"
 
     def listing(after, most):
         path.write_text("other")
         return upto(3)(after, most)
 
     with pytest.raises(OneboxConfigError, match="was not replaced"):
-        export_incremental(RecordFile(path), Watermark(airflow.ti(), SCOPE, ById(listing)), "ticketrz")
+        result_of("r1", ById(listing))
     assert path.read_text() == "other"
 
 
@@ -157,9 +160,9 @@ def test_run_that_is_not_known_any_more(airflow, run, tmp_path, monkeypatch):
     assert KEPT_RUNS == 500
 
 
-@pytest.mark.parametrize(("nth", "words"), [(2, "nothing was written"), (3, "written, but not counted")])
-def test_changed_meanwhile(airflow, run, tmp_path, nth, words):
-    """A process whose watermark was moved on under its hands stops, and the watermark stays where the other put it."""
+@pytest.mark.parametrize(("nth", "message"), [(2, "nothing was written"), (3, "written, but not counted")])
+def test_changed_meanwhile(airflow, run, nth, message):
+    """A process stops if another one moves its watermark, which stays where the other put it."""
     reads = []
 
     def before(step):
@@ -168,7 +171,7 @@ def test_changed_meanwhile(airflow, run, tmp_path, nth, words):
             airflow.variables[KEY] = '{"known": {"last": 40}}'
 
     airflow.before = before
-    with pytest.raises(OneboxError, match=words) as caught:
+    with pytest.raises(OneboxError, match=message) as caught:
         run("r1", 10)
     assert caught.value.retryable
     assert airflow.watermark(KEY) == {"known": {"last": 40}}
@@ -205,12 +208,8 @@ def test_mapped_instances(airflow, run):
 
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_instances_with_one_watermark(airflow, run, is_killed):
-    """A mapped instance that nothing tells apart from another is rejected with the remedy, before it lists anything."""
-    if is_killed:
-        die_at(airflow, "write", 2)
-        with pytest.raises(Killed):
-            run("r1", 4, map_index=0)
-    else:
+    """A mapped instance that nothing distinguishes from another is rejected before it lists anything."""
+    with killed(airflow, "write", 2) if is_killed else nullcontext():
         run("r1", 4, map_index=0)
     reason = r"^The mapped instances 0 and 1 of this task use one watermark, .* nothing was listed\. Give each its own"
     with pytest.raises(OneboxConfigError, match=reason):
@@ -236,7 +235,7 @@ def test_key(airflow):
 
 @pytest.mark.parametrize("text", ["12", "[]", "{}", '{"known": {"last": "x"}}', "soon", '{"last": 1, "runs": {}}'])
 def test_watermark_of_somebody_else(airflow, run, text):
-    """A watermark that makes no sense is not guessed at, and the remedy works."""
+    """A watermark that can't be read is rejected, and the remedy works."""
     airflow.variables[KEY] = text
     with pytest.raises(
         OneboxConfigError, match=r'Set it to {"known": {"last": <id>}} to begin after that id'
@@ -290,15 +289,9 @@ class Found:
 
 
 @pytest.fixture
-def run_changes(airflow, tmp_path):
+def run_changes(result_of):
     """Run an export of changes that finds some ids; return its result."""
-
-    def execute(run_id, found, **names):
-        ti = airflow.ti(run_id, **names)
-        watermark = Watermark(ti, SCOPE, Found(found))
-        return export_incremental(RecordFile(tmp_path / f"{run_id}.jsonl", ti=ti), watermark, "ticketrz")
-
-    return execute
+    return lambda run_id, found, **options: result_of(run_id, Found(found), **options)
 
 
 def test_cleared_run_keeps_its_changes(airflow, run_changes, tmp_path):
@@ -316,39 +309,21 @@ def test_cleared_run_keeps_its_changes(airflow, run_changes, tmp_path):
     assert airflow.watermark(CHANGES_KEY) == stored
 
 
-def test_cleared_run_without_changes(airflow, tmp_path):
+def test_cleared_run_without_changes(airflow, run_changes, tmp_path):
     """A cleared run that found no changes has a file or none, as its task wants it now; an unwanted one is removed."""
-    path = tmp_path / "r1.jsonl"
-
-    def export_of(keep_empty, try_number):
-        ti = airflow.ti("r1", try_number=try_number)
-        watermark = Watermark(ti, SCOPE, Found([]))
-        return export_incremental(RecordFile(path, ti=ti), watermark, "ticketrz", keep_empty=keep_empty)
-
-    first = export_of(False, 1)
+    first = run_changes("r1", [], keep_empty=False)
     for number, keep_empty in enumerate((False, True, True, False), 2):
-        assert export_of(keep_empty, number) == first
-        assert path.exists() is keep_empty
+        assert run_changes("r1", [], keep_empty=keep_empty, try_number=number) == first
+        assert (tmp_path / "r1.jsonl").exists() is keep_empty
     assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "x"}
 
 
-def test_empty_run_that_is_killed(airflow, tmp_path, monkeypatch):
+def test_empty_run_that_is_killed(result_of, tmp_path, monkeypatch):
     """A run that is killed before it removes its empty file removes it when it is retried."""
-
-    def execute():
-        ti = airflow.ti("r1")
-        watermark = Watermark(ti, SCOPE, ById(upto(0)))
-        export_incremental(RecordFile(tmp_path / "r1.jsonl", ti=ti), watermark, "ticketrz", keep_empty=False)
-
-    def die(file):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RecordFile, "remove", die)
-        with pytest.raises(Killed):
-            execute()
+    with killed_before("remove", monkeypatch):
+        result_of("r1", ById(upto(0)), keep_empty=False)
     assert (tmp_path / "r1.jsonl").exists()
-    execute()
+    result_of("r1", ById(upto(0)), keep_empty=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -362,31 +337,24 @@ def test_cleared_run_without_its_changes(run_changes, tmp_path):
 
 
 @pytest.mark.parametrize("try_number", [1, 2])
-@pytest.mark.parametrize("there", ["nothing", "other content"])
-def test_prepared_changes_that_are_not_in_place(airflow, run_changes, tmp_path, monkeypatch, there, try_number):
-    """A retry of a run that died before its file got there lists anew, also if something else stands in that place.
+@pytest.mark.parametrize("existing", [None, "other content"])
+def test_prepared_changes_that_are_not_published(airflow, run_changes, tmp_path, monkeypatch, existing, try_number):
+    """A retry of a run that died before it published its file lists anew, also if the path has another file.
 
-    So does a run that was deleted and made anew, whose tries are counted from 1 again.
+    So does a run that was deleted and created again, whose tries are counted from 1.
     """
-
-    def die(file):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RecordFile, "publish", die)
-        with pytest.raises(Killed):
-            run_changes("r1", [1, 2])
-    if there != "nothing":
-        (tmp_path / "r1.jsonl").write_text(there)
+    with killed_before("publish", monkeypatch):
+        run_changes("r1", [1, 2])
+    if existing:
+        (tmp_path / "r1.jsonl").write_text(existing)
     assert run_changes("r1", [2, 3], try_number=try_number)["count"] == 2
     assert ids(tmp_path / "r1.jsonl") == [2, 3]
     assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "x"}
 
 
-def test_prepared_changes_that_are_in_place(airflow, run_changes):
-    """A retry of a run that died after its file got there keeps the file, and counts it."""
-    die_at(airflow, "write", 2)
-    with pytest.raises(Killed):
+def test_prepared_changes_that_are_published(airflow, run_changes):
+    """A retry of a run that died after it published its file keeps the file, and counts it."""
+    with killed(airflow, "write", 2):
         run_changes("r1", [1, 2])
     assert "pending" in airflow.watermark(CHANGES_KEY)
     assert run_changes("r1", [2, 3], try_number=2)["last_id"] == "2"
@@ -395,19 +363,19 @@ def test_prepared_changes_that_are_in_place(airflow, run_changes):
     assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "xx"}
 
 
-def test_try_that_begins_too_late(airflow, run_changes, monkeypatch, tmp_path):
-    """A try that is superseded stops if a later one has prepared its file; take the number out, and it may."""
-    with dies_before_the_file_is_there(monkeypatch):
+def test_try_that_begins_too_late(airflow, run_changes, monkeypatch):
+    """A superseded try stops if a later one has prepared its file; take the number out, and it may go on."""
+    with killed_before("publish", monkeypatch):
         run_changes("r1", [1], try_number=2)
     before = airflow.variables[CHANGES_KEY]
     with pytest.raises(OneboxError, match=r"^Try 2 of this run .* this is try 1, .* nothing was listed\.") as caught:
-        run_changes("r1", [1, 2], try_number=1)
+        run_changes("r1", [1, 2])
     assert caught.value.retryable
     assert airflow.variables[CHANGES_KEY] == before
     stored = json.loads(before)
     del stored["pending"]["try_number"]
     airflow.variables[CHANGES_KEY] = json.dumps(stored)
-    assert run_changes("r1", [1, 2], try_number=1)["count"] == 2
+    assert run_changes("r1", [1, 2])["count"] == 2
 
 
 def test_changes_that_cannot_be_read(airflow, run_changes):

@@ -117,27 +117,30 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def die_at(airflow, step, nth=1):
-    """Let the next process die before a step of its work with the Variable."""
+@contextmanager
+def killed(airflow, step, nth=1):
+    """Kill a process before a step of its work with the Variable."""
     seen = []
 
     def before(name):
         seen.append(name)
         if seen.count(step) == nth:
-            airflow.before = lambda name: None
             raise Killed
 
     airflow.before = before
+    with pytest.raises(Killed):
+        yield
+    airflow.before = lambda step: None
 
 
 @contextmanager
-def dies_before_the_file_is_there(monkeypatch):
-    """Kill a run that has prepared its file."""
+def killed_before(method, monkeypatch):
+    """Kill a process before it publishes its file, or removes it."""
 
     def die(file):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(RecordFile, "publish", die)
+        patch.setattr(RecordFile, method, die)
         with pytest.raises(Killed):
             yield
