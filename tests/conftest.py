@@ -103,6 +103,16 @@ def connected(onebox_connection, sandbox):
 
 
 @pytest.fixture
+def reconnect(connect, sandbox):
+    """Define `onebox_default`, or another connection to the sandbox, with other options."""
+
+    def define(conn_id="onebox_default", **options):
+        connect(sandbox.url, conn_id, **{"login": sandbox.email, "password": sandbox.password, **options})
+
+    return define
+
+
+@pytest.fixture
 def bulk(tmp_path):
     """Bulk writes whose results file is in a test's folder."""
     from support.bulk import Bulk
