@@ -45,22 +45,14 @@ def test_all_done(connected, bulk, tmp_path, monkeypatch, kind, rows):
     count = len(rows)
     result = {"path": str(tmp_path / "results.jsonl"), "count": count, "done": count, "rejected": 0, "uncertain": 0}
     assert bulk.run(rows, kind, parallelism="3") == result
-    words = f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 uncertain."
-    assert log.lines[-1] == ("info", words)
+    line = f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 uncertain."
+    assert log.lines[-1] == ("info", line)
     lines = bulk.results()
     assert [(line["row"], line["result"]) for line in lines] == [(n, "done") for n in range(count)]
     assert {tuple(line) for line in lines} == {("row", "result", "key", "id")}
     assert sorted(line["id"] for line in lines) == sorted(entry["id"] for entry in connected.state.books())
     assert connected.state.logins == 1
     assert os.listdir(tmp_path) == ["results.jsonl"]  # noqa: PTH208 - names are what is compared
-
-
-def test_rows_of_a_file(connected, bulk, tmp_path):
-    """Rows come from a file, too."""
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in CONTACTS))
-    assert bulk.run({"path": str(path)})["done"] == 9
-    assert written(connected) == [row["name"] for row in CONTACTS]
 
 
 def test_no_rows(connected, bulk):
@@ -87,8 +79,8 @@ def test_share(connected, bulk, share, fails):
         assert bulk.run(rows, max_failed_share=share)["rejected"] == 1
 
 
-def test_in_doubt(connected, bulk):
-    """A row whose answer is lost is uncertain, fails the task for good, and is repeated only if asked to."""
+def test_uncertain(connected, bulk):
+    """A row whose response is lost is uncertain, fails the task for good, and is repeated only if asked to."""
     connected.state.fail("drop_after", path="contactrz", after=2)
     with pytest.raises(
         OneboxUncertainWriteError,
@@ -130,21 +122,21 @@ def test_rows_that_end_with_an_error(connected, bulk, tmp_path):
     assert written(connected) == [row["name"] for row in CONTACTS]
 
 
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_csv(connected, bulk, tmp_path, mark):
-    """A table from a spreadsheet is written, its columns named by `columns` or by the arguments in any spelling."""
-    path = tmp_path / "rows.csv"
-    path.write_text(
-        f"{mark}Full Name;E-mail;Segment;Id\r\nSiti;siti@example.com;A;1\r\nBudi;;B;2\r\n", encoding="utf-8"
-    )
-    assert bulk.run(str(path), columns={"Full Name": "name", "Segment": None})["done"] == 2
+def test_csv(connected, bulk, tmp_path):
+    """A table from a spreadsheet is written, its columns named by `columns` or by the arguments in any spelling.
+
+    A row is recognized by what is sent.
+    """
+    path, columns = tmp_path / "rows.csv", {"Full Name": "name", "Segment": None}
+    path.write_text("Full Name;E-mail;Segment;Id\r\nSiti;siti@example.com;A;1\r\nBudi;;B;2\r\n")
+    assert bulk.run(str(path), columns=columns)["done"] == 2
     bodies = [entry["body"] for entry in connected.state.books()]
     assert sorted(map(sorted, map(dict.items, bodies))) == [
         [("Email", "siti@example.com"), ("Name", "Siti")],
         [("Name", "Budi")],
     ]
-    path.write_text(path.read_text(encoding="utf-8").replace(";A;1", ";B;3"))
-    assert bulk.run(str(path), columns={"Full Name": "name", "Segment": None})["done"] == 2
+    path.write_text(path.read_text().replace(";A;1", ";B;3"))
+    assert bulk.run(str(path), columns=columns)["done"] == 2
     assert len(connected.state.books()) == 2
 
 
@@ -166,19 +158,17 @@ def test_cells_beyond_the_header(connected, bulk, tmp_path):
     assert written(connected) == ["Siti"]
 
 
-@pytest.mark.parametrize("name", [None, "a.jsonl.gz", "a.csv"])
+@pytest.mark.parametrize("name", [None, "a.csv"])
 def test_another_site(connected, bulk, tmp_path, name):
     """Contacts that a list operator has read at one site are written to another."""
     path = name and str(tmp_path / name)
     fields = ["Id", "Name", "Phone", "Fax", "Email", "Mobile", "TwitterId", "FacebookId", "Media"]
-    listing = OneboxListOperator(task_id="l", resource="contactrz", max_records=5, output_path=path, fields=fields)
-    listed = listing.execute({})
-    result = bulk.run(listed, site_id="170")
-    assert result["done"] == 5
-    new = [entry["id"] for entry in connected.state.books()]
-    copies = OneboxListOperator(task_id="l", resource="contactrz", site_id="170", since_id=min(map(int, new)) - 1)
-    originals = OneboxListOperator(task_id="l", resource="contactrz", max_records=5).execute({})
-    without_id = [{key: record[key] for key in record if key != "Id"} for record in (*copies.execute({}), *originals)]
+    options = {"task_id": "l", "resource": "contactrz", "max_records": 5, "fields": fields}
+    assert bulk.run(OneboxListOperator(**options, output_path=path).execute({}), site_id="170")["done"] == 5
+    new = [int(entry["id"]) for entry in connected.state.books()]
+    copies = OneboxListOperator(**options, site_id="170", since_id=min(new) - 1).execute({})
+    originals = OneboxListOperator(**options).execute({})
+    without_id = [{**record, "Id": None} for record in (*copies, *originals)]
     assert sorted(without_id[:5], key=str) == sorted(without_id[5:], key=str)
 
 
@@ -187,13 +177,6 @@ def test_ambiguous(connected, bulk):
     assert bulk.run([{"Name": "A", "name": "B"}, {"Name": "C"}], max_failed_share=1)["rejected"] == 1
     assert bulk.results()[0]["message"].endswith("got an unexpected keyword argument 'Name'.")
     assert written(connected) == ["C"]
-
-
-def test_same_row_in_another_spelling(connected, bulk):
-    """A row is recognized by what is sent, not by the names of its columns."""
-    bulk.run()
-    assert bulk.run([{"Full Name": row["name"]} for row in CONTACTS], columns={"Full Name": "name"})["done"] == 9
-    assert len(written(connected)) == 9
 
 
 def test_bad_columns():

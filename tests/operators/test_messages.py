@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import threading
 from pathlib import Path
@@ -23,7 +22,6 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator, OneboxSendMessageOperator
-from airflow_provider_onebox.operators.onebox import OneboxListOperator
 from airflow_provider_onebox.sandbox.app import QUOTA
 
 
@@ -34,7 +32,7 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def said(caplog, capsys):
+def logged(caplog, capsys):
     """Return the log, wherever this Airflow keeps it."""
     caplog.set_level("INFO")
     return lambda: caplog.text + capsys.readouterr().out
@@ -51,8 +49,8 @@ def lines(path):
 
 
 @pytest.mark.parametrize("parallelism", ["1", 4])
-def test_conversations(connected, path, said, monkeypatch, parallelism):
-    """All messages of all tickets are in one file, ticket by ticket and in order, and the log tells how far it is."""
+def test_conversations(connected, path, logged, monkeypatch, parallelism):
+    """All messages of all tickets are in one file, ticket by ticket and in order, and the log says how far it is."""
     monkeypatch.setattr("airflow_provider_onebox.api.progress.LOG_SECONDS", 0)
     ids = connected.state.ids()[:40]
     result = execute(ids, path, parallelism=parallelism)
@@ -61,22 +59,10 @@ def test_conversations(connected, path, said, monkeypatch, parallelism):
     assert result == {**where, "count": len(messages), "tickets": 40, "missing": 0, "failed": 0}
     assert [m["Id"] for m in messages] == [f"{i}{n}" for i in ids for n in range(int(i) % 4 + 1)]
     assert [m["ticketId"] for m in messages] == [m["Id"][:-1] for m in messages]
-    words = said()
-    assert "40 tickets so far (" in words
-    assert f"Wrote {len(messages)} messages of 40 tickets to {path}." in words
+    log = logged()
+    assert "40 tickets so far (" in log
+    assert f"Wrote {len(messages)} messages of 40 tickets to {path}." in log
     assert connected.state.logins == 1
-
-
-def test_of_a_listing(connected, path, tmp_path):
-    """What a listing returns is taken as it is: records, and what it says of its file."""
-    options = {"task_id": "l", "resource": "ticketrz", "max_records": 5}
-    records = OneboxListOperator(**options).execute({})
-    written = OneboxListOperator(**options, output_path=str(tmp_path / "tickets.jsonl")).execute({})
-    assert execute(records, path)["tickets"] == 5
-    first = lines(path)
-    assert execute(written, path)["tickets"] == 5
-    assert lines(path) == first
-    assert {m["ticketId"] for m in first} == set(connected.state.ids()[:5])
 
 
 def test_no_tickets(connected, path):
@@ -87,13 +73,13 @@ def test_no_tickets(connected, path):
     assert not connected.state.requests
 
 
-def test_missing_tickets(connected, path, said):
+def test_missing_tickets(connected, path, logged):
     """A ticket that was deleted meanwhile is left out, counted and named; if all are, something else is wrong."""
     first, second = connected.state.ids()[:2]
     connected.state.delete([first])
     assert execute([first, second], path)["missing"] == 1
     assert {m["ticketId"] for m in lines(path)} == {second}
-    assert f"No longer at site 169: tickets {first}." in said()
+    assert f"No longer at site 169: tickets {first}." in logged()
     before = path.read_bytes()
     with pytest.raises(OneboxRequestError, match=f"{first} not found"):
         execute([first], path)
@@ -110,34 +96,31 @@ def test_missing_tickets_under_another_status(connected, path):
     "fault",
     [
         {"kind": "empty"},
-        {"kind": "status", "status": 500},
         {"kind": "status", "status": 503},
         {"kind": "envelope", "status": 403},
         {"kind": "envelope_200"},
         {"kind": "html"},
         {"kind": "redirect"},
-        {"kind": "drop_before"},
         {"kind": "wrong_type", "value": {"data": ["x"]}},
-        {"kind": "wrong_type", "value": []},
         {"kind": "wrong_type", "value": None},
     ],
     ids=lambda fault: f"{fault['kind']} {fault.get('status', fault.get('value', ''))}",
 )
-def test_unreadable_tickets(connected, connect, path, said, fault):
+def test_unreadable_tickets(connected, reconnect, path, logged, fault):
     """A ticket whose conversation can't be read is left out, counted and named, as a missing one is."""
-    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    reconnect(max_retries=0)
     first, second, third = connected.state.ids()[:3]
     connected.state.delete([third])
     connected.state.fail(**fault, path=f"conversations/{first}$", times=99)
     result = execute([first, second, third], path, parallelism=1)
     assert (result["tickets"], result["missing"], result["failed"]) == (3, 1, 1)
     assert {m["ticketId"] for m in lines(path)} == {second}
-    words = said()
+    log = logged()
     assert re.search(
         rf"Skipped because they can't be read \(Connection .*GET ticket/conversations/{first}: .*\): tickets {first}\.",
-        words,
+        log,
     )
-    assert f"No longer at site 169: tickets {third}." in words
+    assert f"No longer at site 169: tickets {third}." in log
     # A rejection is final; any other failure is asked for twice, when Onebox has shown that it works.
     is_final = fault["kind"] == "redirect" or fault.get("status") == 403
     assert connected.state.requests["GET conversations"] == (3 if is_final else 4)
@@ -159,13 +142,11 @@ def test_second_try(connected, path):
     [
         (1, 2, 0.5, True),
         (2, 3, 0.5, False),
-        (1, 1, 0.5, False),
         (1, 1, 1, False),
         (2, 3, 1, True),
         (1, 3, 0, False),
         (2, 20, 0.1, True),
         (3, 20, 0.1, False),
-        (3, 30, 0.1, False),
         (12, 24, 0.5, False),
     ],
 )
@@ -209,9 +190,9 @@ def test_invalid_share():
 
 
 @pytest.mark.parametrize("fault", [{"kind": "status", "status": 503}, {"kind": "empty"}])
-def test_onebox_is_down(connected, connect, path, fault):
+def test_onebox_is_down(connected, reconnect, path, fault):
     """Where Onebox itself can't be used, the task fails at once, for Airflow to retry it."""
-    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    reconnect(max_retries=0)
     connected.state.fail(**fault, path="conversations|ticketrz", after=5, times=999)
     with pytest.raises(OneboxError, match="GET ticketrz: ") as caught:
         execute(connected.state.ids(), path, parallelism=1)
@@ -225,14 +206,6 @@ def test_service_hours(connected, path):
     connected.state.fail("envelope", path="conversations", status=401, code="401", message=QUOTA)
     with pytest.raises(OneboxServiceHoursError):
         execute(connected.state.ids()[:3], path)
-
-
-def test_one_ticket(connected, path, tmp_path):
-    """One id, as a number or as text, or one record is a list of one."""
-    ticket = connected.state.ids()[0]
-    for tickets in (ticket, f" {ticket} ", int(ticket), {"Id": ticket, "Subject": "x"}):
-        assert execute(tickets, path)["tickets"] == 1
-        assert {m["ticketId"] for m in lines(path)} == {ticket}
 
 
 @pytest.mark.parametrize(("most", "is_allowed"), [(None, True), (2, True), ("2", True), (1, False), (0, False)])
@@ -265,20 +238,6 @@ def test_secrets(connected, path, tmp_path):
     assert lines(path)[0]["attachmentFiles"] == []
 
 
-def test_full_disk(connected, path, monkeypatch):
-    """The file stays as it was until the disk has the whole of the new one."""
-    execute(connected.state.ids()[:1], path)
-    before = path.read_bytes()
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OneboxError, match="No space left on device"):
-        execute(connected.state.ids()[1:2], path)
-    assert path.read_bytes() == before
-
-
 def test_defaults():
     """An attachment may have the 20 MiB that the documentation promises."""
     task = OneboxListConversationsOperator(task_id="t", tickets=[], output_path="x")
@@ -306,45 +265,24 @@ def test_parallelism(connected, path, monkeypatch, parallelism):
 def test_rejection_slows_down(connected, path, monkeypatch):
     """When Onebox rejects a conversation for being one too many, the others wait with it."""
     waits = []
-    rejected = RateController.rejected
-
-    def note(self, **details):
-        rejected(self, **details)
-        waits.append((details["wait"], self.delay(details["now"])))
-
-    monkeypatch.setattr(RateController, "rejected", note)
-    connected.state.fail("status", path="ticket/conversations", after=6, status=429)
+    monkeypatch.setattr(RateController, "rejected", lambda rate, **details: waits.append(details["wait"]))
+    headers = {"Retry-After": "0"}
+    connected.state.fail("status", path="ticket/conversations", after=6, status=429, headers=headers)
     assert execute(connected.state.ids()[:16], path)["tickets"] == 16
-    ((wait, delay),) = waits
-    assert 1 <= wait <= 2
-    assert delay >= wait
+    assert waits == [0]
 
 
-def test_transient_errors(connected, path):
-    """Reads are retried like all others."""
-    connected.state.fail("status", path="conversations", status=503, headers={"Retry-After": "0"})
-    assert execute(connected.state.ids()[:3], path)["tickets"] == 3
-
-
-def test_templates(connected, path):
-    """Tickets, path and number of requests can come from templates, whatever these make of them."""
-    ids = connected.state.ids()[:3]
-    task = OneboxListConversationsOperator(
-        task_id="t", tickets="{{ params.ids }}", output_path="{{ params.path }}", parallelism="{{ 3 }}"
-    )
-    task.dag = DAG("d", schedule=None)
-    task.render_template_fields({"params": {"ids": ids, "path": str(path)}})
-    assert task.execute({})["tickets"] == 3
-
-
-def test_templates_in_paths(connected, path, tmp_path):
-    """A template in a Path is rendered as in a text."""
+def test_templates(connected, path, tmp_path):
+    """Tickets, paths and the number of requests can come from templates."""
     (tmp_path / "ids.jsonl").write_text("\n".join(connected.state.ids()[:3]))
     folder = Path("{{ params.folder }}")
-    task = OneboxListConversationsOperator(task_id="t", tickets=folder / "ids.jsonl", output_path=folder / path.name)
+    task = OneboxListConversationsOperator(
+        task_id="t", tickets=folder / "ids.jsonl", output_path=folder / path.name, parallelism="{{ 3 }}"
+    )
     task.dag = DAG("d", schedule=None)
     task.render_template_fields({"params": {"folder": str(tmp_path)}})
-    assert task.execute({})["path"] == str(path)
+    result = task.execute({})
+    assert (result["tickets"], result["path"]) == (3, str(path))
 
 
 def send(**fields):
@@ -352,7 +290,7 @@ def send(**fields):
     return OneboxSendMessageOperator(task_id="t", **{"connection_id": "3", "body": "x", **fields}).execute({})
 
 
-def test_send(connected, tmp_path, said):
+def test_send(connected, tmp_path, logged):
     """A message is sent with all that it has, and its id is returned."""
     (tmp_path / "a.txt").write_text("a")
     fields = {"subject": "s", "sender": "f", "to": "t", "cc": "c", "bcc": "b", "method_id": "POST", "body_text": "y"}
@@ -365,16 +303,16 @@ def test_send(connected, tmp_path, said):
     assert (body["From"], body["ConversationId"], body["Users"]) == ("f", ticket, users)
     assert body["Content"] == {"Body": "x", "BodyText": "y", "ContentType": "text/plain", "Encoding": "utf-8"}
     assert body["Attachments"][0]["File"]["size"] == 1
-    assert f"Sent message {message} through connection 3." in said()
+    assert f"Sent message {message} through connection 3." in logged()
     assert send(previous_id=message)
     connected.state.fail("wrong_type", path="message", value={"data": []})
     assert send() is None
-    assert "Sent message (Onebox returned no id) through connection 3." in said()
+    assert "Sent message (Onebox returned no id) through connection 3." in logged()
 
 
-def test_send_once(connected, connect):
+def test_send_once(connected, reconnect):
     """A message that may have been sent is not sent again; one that can't have been is left to a retry."""
-    connect(connected.url, login=connected.email, password=connected.password, max_retries=0)
+    reconnect(max_retries=0)
     connected.state.fail("drop_after", path="message")
     with pytest.raises(OneboxUncertainWriteError):
         send()
@@ -385,12 +323,6 @@ def test_send_once(connected, connect):
     assert len([entry for entry in connected.state.books() if entry["id"]]) == 1
 
 
-def test_send_templates(connected):
+def test_send_templates():
     """Each field of a message is a template."""
     assert set(OneboxSendMessageOperator.message_fields) < set(OneboxSendMessageOperator.template_fields)
-    task = OneboxSendMessageOperator(task_id="t", connection_id="{{ 3 }}", body="Run {{ run_id }}", to="{{ x }}")
-    task.dag = DAG("d", schedule=None)
-    task.render_template_fields({"run_id": "r1", "x": "a@example.com"})
-    task.execute({})
-    body = connected.state.books()[0]["body"]
-    assert (body["ConnectionId"], body["Content"]["Body"], body["To"]) == ("3", "Run r1", "a@example.com")
