@@ -19,6 +19,16 @@ from airflow_provider_onebox.notifications import onebox
 from airflow_provider_onebox.notifications.onebox import NOTIFY_SECONDS, OneboxTicketNotifier
 
 WHO = {"full_name": "Airflow", "contact": "ops@example.com", "category": "Pipelines"}
+ALERT = {
+    "dag_run": {"dag_id": "d", "dag_run_id": "r"},
+    "deadline": {"id": "7", "deadline_time": "2026-11-24T08:30:00Z"},
+}
+"""What Airflow says about a missed deadline."""
+
+
+def notifier(**options):
+    """Make a notifier."""
+    return OneboxTicketNotifier(**{**WHO, **options})
 
 
 @pytest.fixture
@@ -31,15 +41,15 @@ def logged(monkeypatch):
 
 def context(**changes):
     """Make the context of a failed task, where templates need it."""
-    facts = {"dag_id": "d", "task_id": "t", "map_index": 3, "run_id": "r", "try_number": 2}
-    ti = SimpleNamespace(**{**facts, "log_url": "http://airflow.example/log?x=1&y=2", **changes})
+    details = {"dag_id": "d", "task_id": "t", "map_index": 3, "run_id": "r", "try_number": 2}
+    ti = SimpleNamespace(**{**details, "log_url": "http://airflow.example/log?x=1&y=2", **changes})
     error = RuntimeError("somebody's secret")
     return {"dag": DAG(ti.dag_id, schedule=None), "ti": ti, "run_id": ti.run_id, "exception": error}
 
 
 def test_ticket(connected, logged):
     """The ticket names the run and its log, and not the error's text; the task's log names the ticket."""
-    OneboxTicketNotifier(**WHO)(context())
+    notifier()(context())
     (ticket,) = connected.state.tickets
     assert ticket["subject"] == "Airflow: d.t failed"
     assert (ticket["fullName"], ticket["contact"], ticket["category"]) == tuple(WHO.values())
@@ -47,14 +57,14 @@ def test_ticket(connected, logged):
         "DAG: d\nTask: t\nMap index: 3\nRun: r\nTry: 2\nLog: http://airflow.example/log?x=1&y=2\n"
     )
     assert logged == [("info", f"Opened Onebox ticket {ticket['ticketId']}.")]
-    for map_index, is_told in ((0, True), (-1, False)):
-        OneboxTicketNotifier(**WHO)(context(map_index=map_index))
-        assert (f"Map index: {map_index}\n" in connected.state.tickets[-1]["content"]) is is_told
+    for map_index in (0, -1):
+        notifier()(context(map_index=map_index))
+    assert ["Map index: " in ticket["content"] for ticket in connected.state.tickets] == [True, True, False]
 
 
 def test_own_words(connected):
     """Every field can be a template."""
-    OneboxTicketNotifier(**WHO, subject="{{ ti.run_id }}", content="{{ exception }}", site_id="{{ 170 }}")(context())
+    notifier(subject="{{ ti.run_id }}", content="{{ exception }}", site_id="{{ 170 }}")(context())
     (ticket,) = connected.state.tickets
     assert (ticket["subject"], ticket["siteId"]) == ("r", "170")
     assert "somebody's secret" in ticket["content"]
@@ -63,53 +73,45 @@ def test_own_words(connected):
 def test_native_objects(connected):
     """What a template renders as a number is sent as text."""
     values = {**context(), "dag": DAG("d", schedule=None, render_template_as_native_obj=True)}
-    OneboxTicketNotifier(**WHO, subject="{{ 7 }}", content="{{ 8 }}", site_id="{{ 170 }}")(values)
+    notifier(subject="{{ 7 }}", content="{{ 8 }}", site_id="{{ 170 }}")(values)
     (ticket,) = connected.state.tickets
     assert (ticket["subject"], ticket["content"], ticket["siteId"]) == ("7", "8", "170")
 
 
 def test_two_failures_in_one_process(connected):
     """The second failed task is described by its own text, not with those of the first."""
-    notifier = OneboxTicketNotifier(**WHO, subject="{{ ti.task_id }}")
+    notify = notifier(subject="{{ ti.task_id }}")
     for task_id in ("one", "two"):
-        notifier(context(task_id=task_id))
+        notify(context(task_id=task_id))
     assert [ticket["subject"] for ticket in connected.state.tickets] == ["one", "two"]
     assert ["Task: one" in ticket["content"] for ticket in connected.state.tickets] == [True, False]
 
 
-def test_missing_field(connected, logged):
-    """A ticket that can't be opened is not tried, and one line in the log says why."""
-    OneboxTicketNotifier(**{**WHO, "contact": ""}).notify(context())
-    ((level, line),) = logged
-    assert level == "error"
-    assert line.startswith("No Onebox ticket was opened: A ticket needs")
-    assert "contact" in line
-    assert not connected.state.requests
-
-
-def test_onebox_that_never_answers(connect, logged, monkeypatch):
+def test_onebox_that_never_responds(connect, logged, monkeypatch):
     """It ends long before Airflow ends the task's process, whatever the connection allows, and says so."""
     assert NOTIFY_SECONDS == 5
     monkeypatch.setattr(onebox, "NOTIFY_SECONDS", 0.2)
     with deaf_server() as server:
         connect(server.url, timeout=3600, max_retries=9)
-        OneboxTicketNotifier(**WHO)(context())
+        notifier()(context())
     ((level, line),) = logged
     assert level == "error"
     assert "\n" not in line
 
 
 def test_failure_is_tried_once(connected, logged):
-    """A ticket is not retried: the task's process has no time for it."""
+    """A ticket is not retried, as the task's process has no time for it; one line of the log says why there is none."""
     connected.state.fail("status", path="ticket/create", status=503, times=9)
-    OneboxTicketNotifier(**WHO)(context())
+    notifier()(context())
     assert connected.state.requests == {"POST authenticate": 1, "POST create": 1}
-    assert len(logged) == 1
+    ((level, line),) = logged
+    assert level == "error"
+    assert line.startswith("No Onebox ticket was opened: Connection 'onebox_default', site 169: POST ticket/create: ")
 
 
 @pytest.mark.skipif(AIRFLOW_VERSION < (3, 1), reason="Airflow has deadline alerts from 3.1 on")
 def test_missed_deadline(connected, monkeypatch):
-    """For a deadline alert the notifier is awaited with what Airflow tells of it, and blocks no event loop."""
+    """For a deadline alert the notifier is awaited with what Airflow says about it, and blocks no event loop."""
     threads, create = [], OneboxHook.create_ticket
 
     def create_ticket(*args, **fields):
@@ -117,13 +119,9 @@ def test_missed_deadline(connected, monkeypatch):
         return create(*args, **fields)
 
     monkeypatch.setattr(OneboxHook, "create_ticket", create_ticket)
-    alert = {
-        "dag_run": {"dag_id": "d", "dag_run_id": "r"},
-        "deadline": {"id": "7", "deadline_time": "2026-11-24T08:30:00Z"},
-    }
 
     async def scenario():
-        await OneboxTicketNotifier(**WHO, context=alert)
+        await notifier(context=ALERT)
 
     asyncio.run(scenario())
     assert len(threads) == 1
@@ -148,43 +146,26 @@ def test_dag_callback(connected, monkeypatch):
         asked.append(question)
         return {"r": states}
 
-    OneboxTicketNotifier(**WHO)(dag_context(get_task_states=get_task_states))
+    notifier()(dag_context(get_task_states=get_task_states))
     (ticket,) = connected.state.tickets
     assert asked == [{"dag_id": "d", "run_ids": ["r"]}]
     assert ticket["subject"] == "Airflow: d failed"
     assert ticket["content"] == "DAG: d\nRun: r\nFailed tasks: bad_one, worse_3\n"
 
 
-def test_dag_callback_of_airflow_2(connected):
-    """On Airflow 2 the run itself knows its failed tasks."""
-    asked = []
-
-    def get_task_instances(state):
-        asked.append(state)
-        return [SimpleNamespace(task_id=name, map_index=index) for name, index in (("b", 3), ("b", 0), ("a", -1))]
-
-    run = SimpleNamespace(get_task_instances=get_task_instances)
-    OneboxTicketNotifier(**WHO)({**dag_context(), "dag_run": run})
-    assert asked == ["failed"]
-    assert "Failed tasks: a, b[0], b[3]\n" in connected.state.tickets[-1]["content"]
-
-
-def test_dag_callback_that_can_not_ask(connected, monkeypatch, caplog):
-    """Where the failed tasks can't be had, the ticket is opened all the same: an error, Airflow 3.0, no task at all."""
+def test_dag_callback_without_the_names(connected, monkeypatch, caplog):
+    """Where the failed tasks can't be listed, the ticket is opened all the same: after an error, and without a task."""
 
     def get_task_states(**question):
         raise RuntimeError("API_SERVER_ERROR")
 
     monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 1))
-    OneboxTicketNotifier(**WHO)(dag_context(get_task_states=get_task_states))
+    failed = dag_context(get_task_states=get_task_states)
+    notifier()(failed)
     assert "The failed tasks of run r can't be listed: RuntimeError" in caplog.text
-    monkeypatch.setattr(compat, "AIRFLOW_VERSION", (3, 0))
-    OneboxTicketNotifier(**WHO)(dag_context(get_task_states=lambda **question: pytest.fail("it never answers")))
-    bare = dag_context()
-    OneboxTicketNotifier(**WHO)({"dag": bare["dag"], "run_id": "r", "reason": "timed_out"})
-    assert [ticket["content"] for ticket in connected.state.tickets] == [
-        "DAG: d\nRun: r\nFailed tasks: see the run\n"
-    ] * 3
+    notifier()({"dag": failed["dag"], "run_id": "r", "reason": "timed_out"})
+    content = "DAG: d\nRun: r\nFailed tasks: see the run\n"
+    assert [ticket["content"] for ticket in connected.state.tickets] == [content] * 2
 
 
 ONCE = "onebox_tickets@d@onebox_default@"
@@ -194,7 +175,7 @@ ONCE = "onebox_tickets@d@onebox_default@"
 def test_once_per(connected, monkeypatch, logged, caplog, once_per, opened):
     """However often a run or a task fails, it has one ticket, which later failures name; another DAG has its own."""
     airflow = Deployment(monkeypatch)
-    notifier = OneboxTicketNotifier(**WHO, once_per=once_per)
+    notify = notifier(once_per=once_per)
     for changes in (
         {"task_id": "a"},
         {"task_id": "a", "map_index": 4},
@@ -202,8 +183,8 @@ def test_once_per(connected, monkeypatch, logged, caplog, once_per, opened):
         {"run_id": "later", "task_id": "a"},
         {"dag_id": "other", "task_id": "a"},
     ):
-        notifier(context(**changes))
-    notifier(dag_context(task_id="a"))
+        notify(context(**changes))
+    notify(dag_context(task_id="a"))
     tickets = connected.state.tickets
     assert len(tickets) == opened
     assert "The Variable" not in caplog.text
@@ -220,12 +201,12 @@ def test_once_per(connected, monkeypatch, logged, caplog, once_per, opened):
         assert airflow.variables == {}
 
 
-def test_once_per_of_another_connection(connected, connect, monkeypatch):
+def test_once_per_of_another_connection(connected, reconnect, monkeypatch):
     """A ticket at one connection or site is none at another."""
     airflow = Deployment(monkeypatch)
-    connect(connected.url, "onebox_other", login=connected.email, password=connected.password)
+    reconnect("onebox_other")
     for options in ({}, {"site_id": "170"}, {"onebox_conn_id": "{{ 'onebox_other' }}"}):
-        OneboxTicketNotifier(**WHO, once_per="run", **options)(context())
+        notifier(once_per="run", **options)(context())
     assert len(connected.state.tickets) == 3
     assert list(airflow.variables) == [ONCE, f"{ONCE}170", "onebox_tickets@d@onebox_other@"]
 
@@ -235,7 +216,7 @@ def test_once_per_with_a_failed_ticket(connected, monkeypatch, logged):
     airflow = Deployment(monkeypatch)
     connected.state.fail("status", path="ticket/create", status=503, times=1)
     for _ in range(3):
-        OneboxTicketNotifier(**WHO, once_per="run")(context())
+        notifier(once_per="run")(context())
     assert len(connected.state.tickets) == 1
     assert [level for level, _ in logged] == ["error", "info", "info"]
     assert len(json.loads(airflow.variables[ONCE])) == 1
@@ -245,7 +226,7 @@ def test_once_per_remembers_few(connected, monkeypatch):
     """The Variable of a DAG that fails for months stays small, and keeps the latest."""
     airflow = Deployment(monkeypatch)
     airflow.variables[ONCE] = json.dumps({f"run {n}": "1" for n in range(100)})
-    OneboxTicketNotifier(**WHO, once_per="run")(context())
+    notifier(once_per="run")(context())
     tickets = list(json.loads(airflow.variables[ONCE]))
     assert (len(tickets), tickets[0], tickets[-1]) == (100, "run 1", "r")
 
@@ -261,7 +242,7 @@ def test_once_per_at_once(connected, monkeypatch):
             airflow.variables[ONCE] = json.dumps({"another": "7"})
 
     airflow.before = before
-    OneboxTicketNotifier(**WHO, once_per="run")(context())
+    notifier(once_per="run")(context())
     assert list(json.loads(airflow.variables[ONCE])) == ["another", "r"]
 
 
@@ -276,7 +257,7 @@ def test_once_per_without_variables(connected, monkeypatch, caplog, broken, warn
             raise RuntimeError("API_SERVER_ERROR")
 
     airflow.before = before
-    OneboxTicketNotifier(**WHO, once_per="run")(context())
+    notifier(once_per="run")(context())
     assert len(connected.state.tickets) == 1
     assert f"The Variable {ONCE!r}, which holds the open tickets, can't be {warned}: " in caplog.text
 
@@ -284,32 +265,30 @@ def test_once_per_without_variables(connected, monkeypatch, caplog, broken, warn
 def test_once_per_and_a_deadline(connected, monkeypatch):
     """A missed deadline is reported even if a failed task of the run has a ticket."""
     Deployment(monkeypatch)
-    notifier = OneboxTicketNotifier(**WHO, once_per="run")
-    notifier.notify(context())
-    alert = {"dag_run": {"dag_id": "d", "dag_run_id": "r"}, "deadline": {"id": "7", "deadline_time": "now"}}
-    notifier.notify(alert)
+    for failure in (context(), ALERT):
+        notifier(once_per="run").notify(failure)
     assert len(connected.state.tickets) == 2
 
 
 def test_once_per_something_else():
     """Another word is refused when the DAG is parsed."""
     with pytest.raises(ValueError, match=r"^once_per='dag' is none of 'run', 'task' and None\."):
-        OneboxTicketNotifier(**WHO, once_per="dag")
+        notifier(once_per="dag")
 
 
 def test_arguments_of_airflow():
     """What Airflow passes by itself goes to the base class."""
     if AIRFLOW_VERSION >= (3, 1):
-        assert OneboxTicketNotifier(**WHO, context={"x": 1}).context == {"x": 1}
+        assert notifier(context={"x": 1}).context == {"x": 1}
     assert issubclass(OneboxTicketNotifier, BaseNotifier)
     assert onebox.log.name == onebox.__name__
 
 
-@pytest.mark.parametrize("template", ["{{ ti.nope.x }}", "{{ 1 / 0 }}", "{{ oops", "{% if %}"])
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ oops"])
 @pytest.mark.parametrize("field", ["subject", "content"])
 def test_text_whose_template_fails(connected, logged, field, template):
     """The ticket is opened with its default text, the other text is as it should be, and the log says why."""
-    OneboxTicketNotifier(**WHO, **{"subject": "own", "content": "own", field: template})(context())
+    notifier(**{"subject": "own", "content": "own", field: template})(context())
     (ticket,) = connected.state.tickets
     assert ticket["subject"] == ("Airflow: d.t failed" if field == "subject" else "own")
     assert ticket["content"].startswith("DAG: d\nTask: t\n") is (field == "content")
@@ -322,9 +301,9 @@ def test_text_whose_template_fails(connected, logged, field, template):
 
 def test_other_fields_whose_template_fails(connected, logged):
     """Without a reporter, a category or a connection there is no ticket: one line says so, and nothing is sent."""
-    notifier = OneboxTicketNotifier(**{**WHO, "contact": "{{ nope.x }}", "category": "{{ oops"})
+    notify = notifier(contact="{{ nope.x }}", category="{{ oops")
     for _ in range(2):
-        notifier(context())
+        notify(context())
     assert [level for level, _ in logged] == ["error"] * 2
     assert logged[0][1].startswith(
         "No Onebox ticket was opened: the template of contact failed: UndefinedError: 'nope' is undefined; the "
@@ -336,40 +315,31 @@ def test_other_fields_whose_template_fails(connected, logged):
 def test_dag_without_templates(connected, logged):
     """`airflow dags test` calls back with a DAG that can't render; the templates are rendered all the same."""
     values = {**context(), "dag": SimpleNamespace(dag_id="d")}
-    OneboxTicketNotifier(**WHO, subject="{{ ti.task_id }} {{ run_id }}")(values)
+    notifier(subject="{{ ti.task_id }} {{ run_id }}")(values)
     (ticket,) = connected.state.tickets
     assert (ticket["subject"], ticket["fullName"]) == ("t r", "Airflow")
     assert [level for level, _ in logged] == ["info"]
 
 
 @pytest.mark.parametrize(
-    ("state", "words"),
+    ("changes", "subject"),
     [
-        ("success", "succeeded"),
-        ("skipped", "was skipped"),
-        ("up_for_retry", "will be retried"),
-        ("running", "failed"),
-        ("failed", "failed"),
-        (None, "failed"),
+        ({"state": "success"}, "d.t succeeded"),
+        ({"state": "skipped"}, "d.t was skipped"),
+        ({"state": "up_for_retry"}, "d.t will be retried"),
+        ({"state": "running"}, "d.t failed"),
+        ({"state": "running", "exception": None}, "d.t has begun"),
+        ({"state": "failed"}, "d.t failed"),
+        ({"state": None}, "d.t failed"),
+        ({"reason": "success"}, "d succeeded"),
     ],
 )
-def test_what_happened(connected, state, words):
+def test_what_happened(connected, changes, subject):
     """The subject says what happened; Airflow 3.0 calls a task that has failed running."""
-    OneboxTicketNotifier(**WHO)(context(state=state))
-    assert connected.state.tickets[0]["subject"] == f"Airflow: d.t {words}"
-
-
-def test_before_it_runs(connected):
-    """As callback of a task that begins, the ticket does not say that it failed."""
-    OneboxTicketNotifier(**WHO)({**context(state="running"), "exception": None})
-    assert connected.state.tickets[0]["subject"] == "Airflow: d.t has begun"
-
-
-def test_dag_that_succeeded(connected):
-    """As success callback of a DAG, the ticket does not say that it failed."""
-    OneboxTicketNotifier(**WHO)({**context(), "reason": "success"})
+    notifier()({**context(state=changes.get("state")), **changes})
     (ticket,) = connected.state.tickets
-    assert (ticket["subject"], ticket["content"]) == ("Airflow: d succeeded", "DAG: d\nRun: r\n")
+    assert ticket["subject"] == f"Airflow: {subject}"
+    assert (ticket["content"] == "DAG: d\nRun: r\n") is ("reason" in changes)
 
 
 def test_deadline_in_a_sync_callback(monkeypatch, logged):
@@ -379,14 +349,10 @@ def test_deadline_in_a_sync_callback(monkeypatch, logged):
         raise RuntimeError
 
     monkeypatch.setattr(OneboxHook, "get_connection", classmethod(refuse))
-    alert = {"dag_run": {"dag_id": "d", "dag_run_id": "r"}, "deadline": {"id": "7", "deadline_time": "now"}}
     advice = " In a SyncCallback, Airflow gives no access to connections: use an AsyncCallback."
-    notifier = OneboxTicketNotifier(**WHO)
-    notifier(alert)
-    asyncio.run(notifier.async_notify(alert))
-    notifier(context())
+    notifier()(ALERT)
+    asyncio.run(notifier().async_notify(ALERT))
+    notifier()(context())
     lines = [line for _, line in logged]
-    assert [line.startswith("No Onebox ticket was opened: Connection 'onebox_default' can't be") for line in lines] == [
-        True
-    ] * 3
+    assert all(line.startswith("No Onebox ticket was opened: Connection 'onebox_default' can't be") for line in lines)
     assert [advice in line for line in lines] == [True, False, False]
