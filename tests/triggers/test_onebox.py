@@ -17,7 +17,7 @@ from support.airflow_home import AIRFLOW_3, AIRFLOW_VERSION
 from support.polling import Gate, Log, add_late, deaf_server, first, until
 
 from airflow_provider_onebox._airflow import compat
-from airflow_provider_onebox.exceptions import OneboxConfigError
+from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxServiceHoursError, OneboxUnavailableError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.triggers import _polling as polling
 from airflow_provider_onebox.triggers import onebox
@@ -372,22 +372,6 @@ class TestWatcher:
             {"resource": "ticketrz", "count": 3, "since_id": ids[-4], "last_id": ids[-1]},
         ]
 
-    def test_mended_connection(self, connected, reconnect, logged):
-        """A rejected password is not tried again, and a mended one is taken up without a restart."""
-        reconnect(password="wrong password")
-        last = connected.state.ids()[-1]
-
-        async def scenario():
-            waiting = asyncio.ensure_future(first(watcher(since_id=last)))
-            await until(lambda: len(logged) > MAX_FAILED_POLLS)
-            connected.state.add(1)
-            reconnect()
-            return await waiting
-
-        assert asyncio.run(scenario())["count"] == 1
-        assert connected.state.failed_logins == 1
-        assert {level for level, _ in logged} == {"error"}
-
     def test_restart(self, connected):
         """Where Airflow keeps its state, a watcher goes on where it was, and writes what has changed alone."""
         store = Store()
@@ -436,39 +420,6 @@ class TestWatcher:
         kept.pop(("b", KEY))
         again = watcher(since_id=ids[-2], store=store)
         assert [event["count"] for event in asyncio.run(watch(again, connected))] == [1]
-
-    def test_state_store_that_fails(self, connected, logged):
-        """An Airflow that does not respond is a failed poll like any other."""
-        store = Store()
-        fails = [RuntimeError("API_SERVER_ERROR")] * 3
-
-        async def aget(key):
-            if fails:
-                raise fails.pop()
-
-        store.aget = aget
-        trigger = watcher(since_id=connected.state.ids()[-2], store=store)
-        assert [event["count"] for event in asyncio.run(watch(trigger, connected))] == [1]
-        assert sum("state store does not respond: API_SERVER_ERROR" in line for _, line in logged) == len(logged) == 3
-
-    def test_outside_service_hours(self, connected, logged):
-        """Outside service hours the watcher logs so as information and goes on."""
-        connected.state.configure(outside_service_hours=True)
-        last = connected.state.ids()[-1]
-
-        async def scenario():
-            waiting = asyncio.ensure_future(first(watcher(since_id=last)))
-            await until(lambda: connected.state.requests["GET list"] > 3)
-            connected.state.configure(outside_service_hours=False)
-            connected.state.add(1)
-            return await waiting
-
-        assert asyncio.run(scenario())["count"] == 1
-        assert len(logged) > 2
-        assert all(
-            level == "info" and line.startswith("Outside service hours, continuing: Connection ")
-            for level, line in logged
-        )
 
     def test_pause(self, connected, monkeypatch):
         """Polls are as far apart as the watcher says."""
@@ -693,21 +644,29 @@ class TestLateRecords:
         )
         assert logged == [("error", line)] * 2
 
-    def test_unexpected_error(self, polls, logged):
-        """An error that nobody expected is logged, and the next poll goes on: a watcher never ends."""
-        records = Records(1, 2, 3)
-        fails = [TypeError("sesame"), ValueError("sesame")]
+    def test_failed_polls(self, polls, logged):
+        """A failed poll is logged, and the next one goes on: a watcher never ends."""
+        records, store = Records(1, 2, 3), Store()
+        fails = [ValueError("sesame"), OneboxUnavailableError("gone"), OneboxServiceHoursError("closed")]
+        fails_in_airflow = [RuntimeError("API_SERVER_ERROR")]
 
         async def ask(*args):
             if fails:
                 raise fails.pop()
             return await Records.ask(records, *args)
 
-        records.ask = ask
-        assert polls(records, records.add, records.add, records.add, since_id=3) == [("3", "5", 2), ("5", "6", 1)]
-        assert [line.split(" in ")[0] for _, line in logged] == [
-            f"Poll for new ticketrz records failed, continuing: The trigger failed with an unexpected {name}"
-            for name in ("ValueError", "TypeError")
+        async def aget(key):
+            if fails_in_airflow:
+                raise fails_in_airflow.pop()
+
+        records.ask, store.aget = ask, aget
+        assert polls(records, *[records.add] * 5, since_id=3, store=store) == [("3", "7", 4), ("7", "8", 1)]
+        failed = "Poll for new ticketrz records failed, continuing: "
+        assert [(level, line.split(" in test_")[0]) for level, line in logged] == [
+            ("error", f"{failed}Airflow's asset state store does not respond: API_SERVER_ERROR"),
+            ("info", "Outside service hours, continuing: closed"),
+            ("error", f"{failed}gone"),
+            ("error", f"{failed}The trigger failed with an unexpected ValueError"),
         ]
 
     @pytest.mark.parametrize(

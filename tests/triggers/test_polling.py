@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -15,7 +14,7 @@ from contextvars import ContextVar
 
 import pytest
 from support.polling import Gate, deaf_server, until
-from support.processes import PATIENCE, run, unmeasured
+from support.processes import PATIENCE
 
 from airflow_provider_onebox._airflow import masking
 from airflow_provider_onebox.api.client import OneboxClient
@@ -86,12 +85,12 @@ def test_pause_of_nothing():
 )
 def test_until_opening(monkeypatch, known, interval, pause):
     """The next poll is at the opening if Onebox names it, an hour away at the most, else at the usual pace."""
-    asked = []
+    hours = "18:00 - 06:00"
     monkeypatch.setattr(
-        "airflow_provider_onebox.api.service_hours.seconds_until_opening", lambda words: asked.append(words) or known
+        "airflow_provider_onebox.api.service_hours.seconds_until_opening",
+        lambda message: known if message == hours else None,
     )
-    assert until_opening(OneboxServiceHoursError("x", server_message="18:00 - 06:00"), interval) == pause
-    assert asked == ["18:00 - 06:00"]
+    assert until_opening(OneboxServiceHoursError("x", server_message=hours), interval) == pause
 
 
 def poll(connection, after=0, *, seconds=POLL_SECONDS, **filters):
@@ -111,24 +110,24 @@ def count(*after, conn_id="onebox_default", **filters):
 
 
 def test_polls_of_the_same_moment_are_one(connected):
-    """One request answers all who have the newest record; each other trigger gets its own count."""
+    """One request serves all who have the newest record; each other trigger gets a separate count."""
     ids = [int(row_id) for row_id in connected.state.ids()]
     connected.state.add(2)
     new = [int(row_id) for row_id in connected.state.ids()][-2:]
     polls = connected.state.requests
     assert count(*range(new[-1], new[-1] + 50)) == [(0, None)] * 50
     assert polls["GET list"] == 1
-    answers = count(new[-1], ids[-1], new[0], ids[-1], ids[-3], 0)
-    assert answers == [(0, None), (2, new[1]), (1, new[1]), (2, new[1]), (4, new[1]), (252, new[1])]
-    asked = polls["GET list"]
+    counts = count(new[-1], ids[-1], new[0], ids[-1], ids[-3], 0)
+    assert counts == [(0, None), (2, new[1]), (1, new[1]), (2, new[1]), (4, new[1]), (252, new[1])]
+    before = polls["GET list"]
     assert count(new[0], new[1]) == [(1, new[1]), (0, None)]
-    assert polls["GET list"] == asked + 1
+    assert polls["GET list"] == before + 1
     assert count(ids[-1], ids[-1], since="2099-01-01 00:00") == [(0, None), (0, None)]
     assert count(0, last_update="2099-01-01 00:00") == [(0, None)]
 
 
 def test_question_that_is_in_flight(connected, monkeypatch):
-    """Who asks while the same is being asked gets a later answer; those who ask then share it."""
+    """Who asks while the same is being asked gets a later response; those who ask then share it."""
     gate = Gate(monkeypatch)
 
     async def ask():
@@ -149,7 +148,7 @@ def test_question_that_is_in_flight(connected, monkeypatch):
 def test_failed_poll_reaches_all_who_asked(connected):
     """An error of the one request is everybody's, and there is one try: the next poll is the retry."""
     connected.state.fail("status", path="ticketrz", status=503)
-    assert [type(answer) for answer in count(0, 1, 2)] == [OneboxUnavailableError] * 3
+    assert [type(error) for error in count(0, 1, 2)] == [OneboxUnavailableError] * 3
     assert connected.state.requests["GET list"] == 1
 
 
@@ -182,17 +181,6 @@ def new_threads(monkeypatch):
     polling._threads.cache_clear()
     yield
     polling._threads.cache_clear()
-
-
-def test_nothing_heavy_is_imported_in_the_event_loop():
-    """What a poll imports before its look-up, which has a separate thread, does not block other triggers."""
-    code = (
-        "import sys, airflow_provider_onebox.triggers._polling\n"
-        "there = set(sys.modules)\n"
-        "import airflow_provider_onebox.api.listing\n"
-        "print({'requests', 'urllib3'} & (set(sys.modules) - there))"
-    )
-    assert run(sys.executable, "-c", code, env=unmeasured()).stdout == "set()\n"
 
 
 def test_threads_of_each_kind(new_threads):
@@ -294,9 +282,9 @@ def test_look_up_is_nobodys(connected, monkeypatch):
     assert seen == [None]
 
 
-def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
+def test_rejected_password_is_not_tried_again(connected, reconnect, monkeypatch):
     """Nobody who polls tries a rejected password again; who comes long afterwards tries it once for all."""
-    connect(connected.url, login=connected.email, password="wrong password")
+    reconnect(password="wrong password")
 
     async def ask():
         connections = [polled_connection("onebox_default", site) for site in (None, "169")]
@@ -315,7 +303,7 @@ def test_rejected_password_is_not_tried_again(connected, connect, monkeypatch):
             with pytest.raises(OneboxAuthError):
                 await poll(polled_connection("onebox_default", "169"))
         assert connected.state.failed_logins == 2
-        connect(connected.url, login=connected.email, password=connected.password)
+        reconnect()
         for connection in connections:
             assert (await poll(connection))[0] == 250
 
@@ -393,20 +381,20 @@ def test_requests_of_one_moment_are_few_too(connected, monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "begun"), [(60, MAX_BUSY), (0.001, 8)])
 def test_few_begin_at_once(monkeypatch, seconds, begun):
-    """A few polls and look-ups of a process begin at once; those that wait for an answer for a while don't count."""
+    """A few polls and look-ups of a process begin at once; those that wait for a response for a while don't count."""
     monkeypatch.setattr(polling, "BUSY_SECONDS", seconds)
-    answer, asked = threading.Event(), []
+    release, begun_work = threading.Event(), []
 
     def work():
-        asked.append(1)
-        return answer.wait(PATIENCE)
+        begun_work.append(1)
+        return release.wait(PATIENCE)
 
     async def ask():
         done = asyncio.gather(*(polling.in_thread(kind, work) for kind in ("polls", "look-ups") * 4))
-        await until(lambda: len(asked) == begun)
+        await until(lambda: len(begun_work) == begun)
         await asyncio.sleep(0.05)
-        at_once = len(asked)
-        answer.set()
+        at_once = len(begun_work)
+        release.set()
         return at_once, await done
 
     assert asyncio.run(ask()) == (begun, [True] * 8)
