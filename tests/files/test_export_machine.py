@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -86,17 +87,25 @@ class Process:
         self._greenlet.switch()
 
 
+@dataclass(eq=False)
 class Run:
     """What the model knows of one DAG run of one instance."""
 
-    def __init__(self, number: int, site: str, path: Path, index: int) -> None:
-        self.id, self.site, self.path, self.index = f"r{number}", site, path, index
-        self.succeeded = False
-        self.placed = False  # its file was published, before it was superseded
-        self.counted = False
-        self.process: Process | None = None
-        self.tries = 0
-        self.ghosts: list[Process] = []
+    number: int
+    site: str
+    path: Path
+    index: int
+    succeeded: bool = False
+    published: bool = False  # before it was superseded
+    counted: bool = False
+    process: Process | None = None
+    tries: int = 0
+    ghosts: list[Process] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """Return its id."""
+        return f"r{self.number}"
 
     @property
     def instance(self) -> tuple[str, str, str, int]:
@@ -237,7 +246,10 @@ class Exports(RuleBasedStateMachine):
         self.airflow.running.add(run.instance)
         run.tries += 1
         ti = self.airflow.ti(run.id, run.instance[1], map_index=run.index, try_number=run.tries)
-        process = run.process = Process(run, self._work(run, ti))
+        watermark = Watermark(ti, (run.site,), self._policy(run.site))
+        process = run.process = Process(
+            run, lambda: export_incremental(RecordFile(run.path, ti=ti), watermark, "ticketrz")
+        )
         self._take(process, steps)
         return process
 
@@ -247,7 +259,7 @@ class Exports(RuleBasedStateMachine):
         if self.failing == 0:
             raise OneboxResponseError("The page is empty.")
 
-    def _work(self, run: Run, ti: Any) -> Any:
+    def _policy(self, site: str) -> Any:
         def list_after(after: int, most: int | None) -> Any:
             assert most is None
             while True:
@@ -255,14 +267,10 @@ class Exports(RuleBasedStateMachine):
                 ids = [row for row in range(after + 1, self.rows + 1) if row not in self.hidden][:3]
                 if not ids:
                     return
-                yield Batch([{"Id": str(row), "Site": run.site} for row in ids], ids[-1], None)
+                yield Batch([{"Id": str(row), "Site": site} for row in ids], ids[-1], None)
                 after = ids[-1]
 
-        def work() -> Any:
-            watermark = Watermark(ti, (run.site,), ById(list_after, overlap=OVERLAP))
-            return export_incremental(RecordFile(run.path, ti=ti), watermark, "ticketrz")
-
-        return work
+        return ById(list_after, overlap=OVERLAP)
 
     def _take(self, process: Process, steps: int) -> None:
         for _ in range(steps):
@@ -315,7 +323,7 @@ class Exports(RuleBasedStateMachine):
                     self._step(other)
         at_publish = process.step == "publish" and not process.lost and not kill
         process.go_on(kill=kill)
-        run.placed |= at_publish and process.step != "end"
+        run.published |= at_publish and process.step != "end"
         while process.lost and process.step in self.after_look and not kill:
             process.go_on()
         if process.step == "end":
@@ -335,10 +343,12 @@ class Exports(RuleBasedStateMachine):
     def _check_result(self, run: Run, outcome: dict[str, Any]) -> None:
         self._count()
         assert run.counted, f"{run.id} succeeded and is not counted"
-        ids = self._read(run.path) or []
-        assert outcome["count"] == len(ids)
-        assert outcome["last_id"] == str(self._stored(run.site)["runs"][run.id][2])
-        assert outcome["first_id"] == (str(ids[0]) if ids else None)
+        rows = self._read(run.path) or []
+        ends = (outcome["first_id"], outcome["last_id"])
+        assert (outcome["count"], ends) == (len(rows), self._ends(run, rows))
+
+    def _ends(self, run: Run, rows: list[Any]) -> tuple[Any, Any]:
+        return str(rows[0]) if rows else None, str(self._stored(run.site)["runs"][run.id][2])
 
     # --- what must hold
 
@@ -413,7 +423,7 @@ class Exports(RuleBasedStateMachine):
                 self._check_last(site)
             for run in self.runs:
                 shared = any(one.path == run.path for one in self.counted if one is not run)
-                assert run.counted or shared or not run.placed, f"{run.id} was published and is not counted"
+                assert run.counted or shared or not run.published, f"{run.id} was published and is not counted"
         finally:
             self.patch.undo()
             shutil.rmtree(self.folder)
@@ -475,7 +485,7 @@ class Changes(Exports):
         if 1 in self.records and 1 not in self.hidden:
             self.records[1] = ["2026-06-01 10:00:00", self.records[1][1] + 1]
 
-    def _work(self, run: Run, ti: Any) -> Any:
+    def _policy(self, site: str) -> Any:
         def list_since(time: datetime | None, most: int | None) -> Any:
             after = 0
             while True:
@@ -487,7 +497,7 @@ class Changes(Exports):
                     if row > after and (not time or (date and date > str(time)))
                 ]
                 rows = [
-                    {"Id": str(row), "ModifyDate": self.records[row][0], "V": self.records[row][1], "Site": run.site}
+                    {"Id": str(row), "ModifyDate": self.records[row][0], "V": self.records[row][1], "Site": site}
                     for row in found[: most or 3]
                 ]
                 if rows:
@@ -496,11 +506,7 @@ class Changes(Exports):
                 if most or not rows:
                     return
 
-        def work() -> Any:
-            watermark = Watermark(ti, (run.site,), ByChanges(list_since, "ticketrz", overlap=OVERLAP))
-            return export_incremental(RecordFile(run.path, ti=ti), watermark, "ticketrz")
-
-        return work
+        return ByChanges(list_since, "ticketrz", overlap=OVERLAP)
 
     @staticmethod
     def _read(path: Path) -> Any:
@@ -508,12 +514,8 @@ class Changes(Exports):
             return [(row["Id"], row["V"]) for row in map(json.loads, path.read_text().splitlines())]
         return None
 
-    def _check_result(self, run: Run, outcome: dict[str, Any]) -> None:
-        self._count()
-        assert run.counted, f"{run.id} succeeded and is not counted"
-        rows = self._read(run.path)
-        assert outcome["count"] == len(rows)
-        assert (outcome["first_id"], outcome["last_id"]) == ((rows[0][0], rows[-1][0]) if rows else (None, None))
+    def _ends(self, run: Run, rows: list[Any]) -> tuple[Any, Any]:
+        return (rows[0][0], rows[-1][0]) if rows else (None, None)
 
     def _position(self, site: str) -> Any:
         return self._stored(site)["known"].get("until", "")
@@ -578,7 +580,7 @@ def test_superseded(machine: Exports, lost: int) -> None:
         if run.process:
             machine._take(run.process, 99)
         assert run.succeeded or ghost.outcome is not None, (lost, at)
-        assert run.succeeded or not run.placed
+        assert run.succeeded or not run.published
 
 
 def test_superseded_before_a_retry(machine: Exports) -> None:

@@ -383,6 +383,6 @@ def test_changes_that_cannot_be_read(airflow, run_changes):
     airflow.variables[CHANGES_KEY] = "spoilt"
     with pytest.raises(OneboxConfigError, match=r'\{"known": \{"begin": "[^"]+"\}\} to begin at such a time'):
         run_changes("r1", [1])
-    airflow.variables[CHANGES_KEY] = '{"known": {"until": "a"}}'
+    airflow.variables[CHANGES_KEY] = '{"known": {"begin": "2026-11-24 08:30:00", "until": "a"}}'
     run_changes("r1", [1])
     assert airflow.watermark(CHANGES_KEY)["known"] == {"until": "ax"}
