@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import os
 import pickle
 import socket
@@ -13,13 +12,13 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_onebox._airflow import masking
-from airflow_provider_onebox._airflow.masking import MAX_MASKED_TOKENS
 from airflow_provider_onebox.api.redaction import forms_of
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
@@ -32,19 +31,19 @@ from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 
 @contextmanager
-def task_run(**changes):
-    """Pretend to be inside a task try, as Airflow tells it to the code of a task."""
+def task_try(**changes):
+    """Pretend to be inside a task try, as a task's code gets it from Airflow."""
     try:
         from airflow.sdk.execution_time.context import set_current_context
     except ImportError:
         from airflow.models.taskinstance import set_current_context
-    facts = {"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1, "try_number": 1}
-    with set_current_context({"ti": SimpleNamespace(**{**facts, **changes})}):
+    ti = {"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1, "try_number": 1, **changes}
+    with set_current_context({"ti": SimpleNamespace(**ti)}):
         yield
 
 
 @pytest.fixture(autouse=True)
-def _no_earlier_task_run(monkeypatch):
+def _no_earlier_task_try(monkeypatch):
     """Keep the pretended tasks of other tests out."""
     monkeypatch.setattr(onebox, "_runs", {})
 
@@ -68,6 +67,14 @@ def maskers(masked, monkeypatch):
     return secrets
 
 
+def test_class_attributes():
+    """Airflow finds the hook by these, and its log among those of the other hooks."""
+    assert OneboxHook.conn_name_attr == "onebox_conn_id"
+    assert OneboxHook.default_conn_name == OneboxHook().onebox_conn_id == "onebox_default"
+    assert (OneboxHook.conn_type, OneboxHook.hook_name) == ("onebox", "Onebox")
+    assert OneboxHook().log.name.startswith("airflow.task.hooks.airflow_provider_onebox.")
+
+
 def test_nothing_happens_at_the_start():
     """Making a hook looks nothing up, and a hook that is not used can be copied into a task."""
     hook = OneboxHook("no_such_connection", site_id="{{ x }}", token="not a token")
@@ -76,73 +83,49 @@ def test_nothing_happens_at_the_start():
     assert isinstance(hook, BaseHook)
 
 
-def test_class_attributes():
-    """Airflow finds the hook by these, and its log among those of the other hooks."""
-    assert OneboxHook.conn_name_attr == "onebox_conn_id"
-    assert OneboxHook.default_conn_name == "onebox_default"
-    assert OneboxHook.conn_type == "onebox"
-    assert OneboxHook.hook_name == "Onebox"
-    assert OneboxHook().onebox_conn_id == "onebox_default"
-    assert OneboxHook().log.name.startswith("airflow.task.hooks.airflow_provider_onebox.")
-
-
 def test_get_hook(connected):
     """A connection gives its hook, as generic code of Airflow asks for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Airflow 2 loads its page's libraries here, which warn of each other
-        hook = OneboxHook.get_connection("onebox_default").get_hook()
-    assert hook.get_token()
+        assert OneboxHook.get_connection("onebox_default").get_hook().get_token()
 
 
-def test_one_token_per_task_run(connected):
+def test_one_token_per_task_try(connected):
     """All hooks of a task try share a login; another try, index, task or DAG run has its own."""
     tokens = []
     for n, run in enumerate(({}, {"try_number": 2}, {"map_index": 3}, {"task_id": "u"}, {"run_id": "s"}, {"id": "x"})):
-        with task_run(**run):
+        with task_try(**run):
             here = {OneboxHook().get_token() for _ in range(3)}
         assert len(here) == 1
         assert connected.state.logins == n + 1
         tokens += here
     assert len(set(tokens)) == 6
-    with task_run():
+    with task_try():
         assert OneboxHook().get_token() not in tokens
 
 
 def test_one_token_per_connection_and_site(connected, connect):
     """Another site or another connection is another login."""
     connect(connected.url, "other", login=connected.email, password=connected.password)
-    with task_run():
+    with task_try():
         for hook in (OneboxHook(), OneboxHook(site_id="170"), OneboxHook("other"), OneboxHook(site_id=170)):
             assert hook.get_token()
     assert connected.state.logins_by_site == {"169": 2, "170": 1}
 
 
-def test_hook_that_outlives_a_task_run(connected):
+def test_hook_that_outlives_a_task_try(connected):
     """A hook made at module level does not carry a token from one task try to the next."""
     hook = OneboxHook()
-    with task_run(task_id="a"):
+    with task_try(task_id="a"):
         first = hook.get_token()
         assert hook.get_token() == first
-    with task_run(task_id="b"):
+    with task_try(task_id="b"):
         assert hook.get_token() != first
     assert hook.get_token() != first
     assert connected.state.logins == 3
 
 
-def test_one_login_for_many_threads_and_hooks(connected):
-    """32 threads that each make a hook in one task try log in once."""
-    gate = threading.Barrier(32)
-
-    def ask(_):
-        gate.wait()
-        return OneboxHook().get_token()
-
-    with task_run(), ThreadPoolExecutor(32) as pool:
-        assert len(set(pool.map(ask, range(32)))) == 1
-    assert connected.state.logins == 1
-
-
-def test_outside_a_task_run_the_hook_is_the_cache(connected):
+def test_outside_a_task_try_the_hook_is_the_cache(connected):
     """Two hooks outside of a task log in twice, one hook and its copies once."""
     hook = OneboxHook()
     unused = copy.deepcopy(hook)
@@ -167,36 +150,45 @@ def at_once(function, threads=24):
         return list(pool.map(call, range(threads)))
 
 
-@pytest.mark.parametrize(("copied", "options"), [(False, {}), (True, {}), (False, {"time_limit": 30})])
-def test_one_hook_for_many_threads(connected, connect, monkeypatch, copied, options):
-    """Outside of a task try too, 24 threads with one hook or copies of it log in once, and are rejected once."""
-    connected.state.configure(latency=0.05)
+def new_hooks():
+    """Give each caller a new hook."""
+    return OneboxHook
+
+
+def one_hook(**options):
+    """Give each caller the same hook."""
+    hook = OneboxHook(**options)
+    return lambda: hook
+
+
+def copies():
+    """Give each caller a copy of a hook."""
+    hook = OneboxHook()
+    return lambda: copy.deepcopy(hook)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "context"),
+    [
+        (new_hooks, task_try),
+        (one_hook, nullcontext),
+        (copies, nullcontext),
+        (partial(one_hook, time_limit=30), nullcontext),
+    ],
+)
+def test_one_login_for_many_threads(connected, connect, monkeypatch, hooks, context):
+    """24 threads log in once, and are rejected once: with the hooks of a task try, and with one hook or its copies."""
     look_up = OneboxHook.look_up
     # So slow that all threads find the hook without a client.
     monkeypatch.setattr(OneboxHook, "look_up", lambda hook: time.sleep(0.05) or look_up(hook))
-    hook = OneboxHook(**options)
-    assert len(set(at_once(lambda: (copy.deepcopy(hook) if copied else hook).get_token()))) == 1
+    with context():
+        get = hooks()
+        assert len(set(at_once(lambda: get().get_token()))) == 1
     assert connected.state.logins == 1
     connect(connected.url, login=connected.email, password="wrong password")
-    wrong = OneboxHook(**options)
-    errors = at_once(lambda: (copy.deepcopy(wrong) if copied else wrong).get_token())
-    assert {type(error) for error in errors} == {OneboxAuthError}
-    assert connected.state.failed_logins == 1
-
-
-def test_one_hook_for_two_event_loops(connected, connect):
-    """Two event loops in two threads that use a hook in threads of theirs share its login, or its rejection."""
-
-    async def ask(hook):
-        return await asyncio.gather(*(asyncio.to_thread(hook.get_token) for _ in range(3)), return_exceptions=True)
-
-    def answers(hook):
-        return [answer for several in at_once(lambda: asyncio.run(ask(hook)), threads=2) for answer in several]
-
-    assert len(set(answers(OneboxHook()))) == 1
-    assert connected.state.logins == 1
-    connect(connected.url, login=connected.email, password="wrong password")
-    assert [type(error) for error in answers(OneboxHook())] == [OneboxAuthError] * 6
+    with context(try_number=2) if context is task_try else context():
+        get = hooks()
+        assert {type(error) for error in at_once(lambda: get().get_token())} == {OneboxAuthError}
     assert connected.state.failed_logins == 1
 
 
@@ -235,19 +227,17 @@ def test_one_hook_for_forks(connected, connect):
     assert connected.state.failed_logins == 1
 
 
-def test_hook_is_not_pickled(connected):
-    """A hook could carry a token or a password to where nobody looks for it."""
-    for hook in (OneboxHook(token="a secret token"), OneboxHook()):
-        with pytest.raises(TypeError, match="make one from the same onebox_conn_id"):
-            pickle.dumps(hook)
-    with pytest.raises(TypeError, match=r"get one from OneboxHook.get_conn\(\)"):
-        pickle.dumps(OneboxHook().get_conn())
+@pytest.mark.parametrize("token", ["a secret token", None])
+def test_hook_is_not_pickled(token):
+    """A hook could carry a token or a password to where nobody expects it."""
+    with pytest.raises(TypeError, match="make one from the same onebox_conn_id"):
+        pickle.dumps(OneboxHook(token=token))
 
 
-def test_token_from_upstream_is_used_until_it_expires(connected):
+def test_upstream_token_is_used_until_it_expires(connected):
     """An upstream token saves the login; when it is rejected the hook logs in by itself."""
     token = OneboxHook().get_token()
-    with task_run():
+    with task_try():
         hook = OneboxHook(token=token)
         assert hook.get_token() == token
         assert hook.request("GET", "ticketrz")["count"]
@@ -259,13 +249,13 @@ def test_token_from_upstream_is_used_until_it_expires(connected):
     assert connected.state.logins == 2
 
 
-def test_expired_token_from_upstream_is_not_used(connected, make_token):
-    """A token that has ended by the clock is not even tried."""
+def test_expired_upstream_token_is_not_used(connected, make_token):
+    """A token that has expired by the clock is not sent."""
     assert OneboxHook(token=make_token(age=3600)).request("GET", "ticketrz")["count"]
     assert connected.state.requests["GET list"] == 1
 
 
-def test_token_from_upstream_brings_its_site(connected):
+def test_site_of_an_upstream_token(connected):
     """Afterwards the hook logs in to the token's own site, not to the connection's."""
     token = OneboxHook(site_id=170).get_token()
     connected.state.revoke()
@@ -280,7 +270,7 @@ def test_token_from_upstream_brings_its_site(connected):
 
 
 @pytest.mark.parametrize(
-    ("token", "words"),
+    ("token", "message"),
     [
         ("", "a template does not create a dependency"),
         ("None", "is empty"),
@@ -290,9 +280,9 @@ def test_token_from_upstream_brings_its_site(connected):
         (True, "is a bool"),
     ],
 )
-def test_bad_token_from_upstream(connected, token, words):
-    """A template that found nothing, or something else than a token, is reported and not repeated."""
-    with pytest.raises(OneboxConfigError, match=words) as caught:
+def test_bad_upstream_token(connected, token, message):
+    """A template that found nothing, or something else than a token, is reported, and its value is not shown."""
+    with pytest.raises(OneboxConfigError, match=message) as caught:
         OneboxHook(token=token).get_token()
     assert len(str(token)) < 5 or str(token) not in str(caught.value)
     assert not connected.state.requests
@@ -315,41 +305,36 @@ def test_what_is_masked(connected, connect, masked, make_token):
     assert len(masked) == len(set(masked))
 
 
-def test_masked_strings_do_not_grow(connected, masked, caplog):
+def test_masked_strings_do_not_grow(connected, masked, monkeypatch, caplog):
     """However often a token is renewed, what Airflow masks is bounded; within the hook's own calls it is constant."""
+    monkeypatch.setattr(masking, "MAX_MASKED_TOKENS", 3)
     hook = OneboxHook()
     hook.request("GET", "ticketrz")
     before = list(masked)
-    for _ in range(20):
+    tokens = []
+    for number in range(6):
         connected.state.revoke()
         hook.request("GET", "ticketrz")
-    assert masked == before
-    handed_out = set()
-    for _ in range(MAX_MASKED_TOKENS + 5):
-        connected.state.revoke()
-        hook.request("GET", "ticketrz")
-        handed_out |= {hook.get_token(), hook.get_token()}
-        assert ("which return none" in caplog.text) is (len(handed_out) > MAX_MASKED_TOKENS)
-    assert len(handed_out) == MAX_MASKED_TOKENS + 5
-    assert len(masked) - len(before) == MAX_MASKED_TOKENS
-    assert caplog.text.count("which return none") == 1
+        assert masked == before + tokens[:3]
+        tokens += dict.fromkeys([hook.get_token(), hook.get_token()])
+        assert caplog.text.count("which return none") == (number >= 3)
+    assert len(tokens) == 6
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_supervisor_is_told_on_the_right_thread(connected, maskers, monkeypatch, at_once):
+def test_supervisor_masks_on_the_right_thread(connected, maskers, monkeypatch, at_once):
     """A secret is masked here at once; on 3.0 and 3.1 only the task's main thread calls the supervisor."""
     monkeypatch.setattr(masking, "SUPERVISOR_IS_THREAD_SAFE", at_once)
-    hook = OneboxHook()
     with ThreadPoolExecutor(1) as pool:
-        token = pool.submit(hook.get_token).result()
+        token = pool.submit(OneboxHook().get_token).result()
     assert {token, connected.password} <= set(maskers[not at_once])
     assert not maskers[at_once]
     OneboxHook().get_conn()
     assert {token, connected.password} <= set(maskers[False])
 
 
-def test_supervisor_is_not_told_in_an_event_loop(connected, maskers):
-    """Within a running event loop the call could block it for ever; it is made up for later."""
+def test_supervisor_is_not_called_in_an_event_loop(connected, maskers):
+    """Within a running event loop the call could block it for ever; it is made later."""
 
     async def ask():
         return OneboxHook().get_token()
@@ -359,26 +344,6 @@ def test_supervisor_is_not_told_in_an_event_loop(connected, maskers):
     assert not maskers[False]
     OneboxHook().get_conn()
     assert {token, connected.password} <= set(maskers[False])
-
-
-def test_get_conn(connected):
-    """The session logs in by itself, renews an expired token, and keeps to its host."""
-    hook = OneboxHook()
-    session = hook.get_conn()
-    url = hook.url_for("ticketrz")
-    assert session.get(url, params={"limit": 1}).json()["count"] == 1
-    connected.state.revoke()
-    response = session.get(url, params={"limit": 1})
-    assert response.json()["count"] == 1
-    assert [old.status_code for old in response.history] == [401]
-    connected.state.revoke()
-    assert session.post(hook.url_for("message"), data=iter([b"{}"])).status_code == 401
-    for _ in ("renewing the token", "with a token that is valid"):
-        with session.get(url, stream=True) as stream:
-            assert stream.status_code == 200
-            assert stream.raw.read(1)
-    with pytest.raises(OneboxConfigError, match="alone"):
-        session.get("http://127.0.0.1:1/")
 
 
 def test_list_and_request(connected):
@@ -396,21 +361,15 @@ def test_list_and_request(connected):
 
 
 def test_test_connection(connected, connect):
-    """The Test button tells where, as whom, for which site and for how long; or what to change."""
-    ok, message = OneboxHook().test_connection()
-    assert ok
-    assert message == f"Logged in to {connected.url} as {connected.email} for site 169; tokens live 15 minutes."
-    with task_run():
+    """The Test button says where, as whom, for which site and for how long; or what to change."""
+    message = f"Logged in to {connected.url} as {connected.email} for site 169; tokens live 15 minutes."
+    with task_try():
         token = OneboxHook().get_token()
-        assert OneboxHook().test_connection()[0]
+        assert OneboxHook().test_connection() == (True, message)
         assert OneboxHook().get_token() == token
-    assert connected.state.logins == 3
+    assert connected.state.logins == 2
     connected.state.configure(opaque_tokens=True)
     assert "for an unknown time" in OneboxHook().test_connection()[1]
-    connect(connected.url, login=connected.email, password="wrong password")
-    ok, message = OneboxHook().test_connection()
-    assert not ok
-    assert "Check Email, Password and Site ID" in message
     connect(connected.url, login="")
     ok, message = OneboxHook().test_connection()
     assert not ok
@@ -418,15 +377,14 @@ def test_test_connection(connected, connect):
 
 
 def test_test_connection_takes_one_short_try(connected, connect, monkeypatch):
-    """The Test button does not wait for a Onebox that accepts and never answers, whatever the connection allows."""
+    """The Test button does not wait for a Onebox that accepts and never responds, whatever the connection allows."""
     assert onebox.TEST_SECONDS == 10  # as the documentation says
     monkeypatch.setattr(onebox, "TEST_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        connect(f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout=60, max_retries=5)
-        start = time.monotonic()
+        # An hour, should it wait for that.
+        connect(f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout=3600, max_retries=5)
         ok, message = OneboxHook().test_connection()
     assert not ok
-    assert time.monotonic() - start < 5
     assert message.startswith("This connection, site 169: ")
 
 
@@ -449,30 +407,11 @@ JSON_HINT = (
 )
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "onebox://me%40example.com:S3cr/Zq9@dev.example/?site_id=169",
-        '{"conn_type": "onebox", "login": "me@example.com", "password": "S3crZq9", "extra": {"site_id": 169},}',
-        '{"conn_type": "onebox", "login": "me@example.com", "password": 53472943, "extra": {"site_id": 169}}',
-        '{"conn_type": "onebox", "user": "me@example.com", "password": "S3crZq9", "extra": {"site_id": 169}}',
-    ],
-)
-def test_variable_that_airflow_can_not_parse(monkeypatch, value):
-    """Airflow reports such a connection as not found; the message names the variable and shows none of its value."""
-    monkeypatch.setenv("AIRFLOW_CONN_CRM_EU", value)
-    with pytest.raises(OneboxConfigError, match="Connection 'crm_eu' can't be read: ") as caught:
-        OneboxHook("crm_eu").get_token()
-    message = str(caught.value)
-    assert "Airflow can't parse the value of the environment variable AIRFLOW_CONN_CRM_EU. In a URI, " in message
-    assert not [part for part in ("S3cr", "Zq9", "53472943", "me@", "dev.example") if part in message]
-
-
 @pytest.mark.parametrize("copied", [False, True])
 def test_connection_and_site_set_after_the_first_use(connected, connect, copied):
     """A hook asks the connection and the site that it names now, also as a copy, as HookToolset makes one."""
     connect(connected.url, "other", login=connected.email, password=connected.password, site_id="170", timeout=7)
-    with task_run() if copied else nullcontext():
+    with task_try() if copied else nullcontext():
         first = OneboxHook()
         assert first.settings.conn_id == "onebox_default"
         assert first.get_token_details().site_id == "169"
@@ -490,21 +429,19 @@ def test_connection_and_site_set_after_the_first_use(connected, connect, copied)
 
 
 def test_rejected_login_says_what_is_odd_about_the_password(connected, connect):
-    """After a rejected login the message describes the password where it is unusual, and shows none of it."""
-    for password, problem in (("S3crZq9\n", "ends with a space or line break"), ("***", "consists of asterisks, as")):
+    """After a rejected login the message describes the password if it is unusual, and shows none of it."""
+    advice = "does not get locked."
+    for password, problem in (
+        ("S3crZq9\n", r" The stored password ends with a space or line break"),
+        ("***", r" The stored password consists of asterisks, as exports and the form show it\.$"),
+        ("S3crZq9", "$"),
+    ):
         connect(connected.url, login=connected.email, password=password)
-        with pytest.raises(OneboxAuthError, match=f"The stored password {problem}") as caught:
+        with pytest.raises(OneboxAuthError, match=advice + problem) as caught:
             OneboxHook().get_token()
         assert "S3crZq9" not in str(caught.value)
-    ok, message = OneboxHook().test_connection()
-    assert not ok
-    assert "task" not in message
-    assert message.endswith(
-        "does not get locked. The stored password consists of asterisks, as exports and the form show it."
-    )
-    connect(connected.url, login=connected.email, password="S3crZq9")
-    with pytest.raises(OneboxAuthError, match=r"does not get locked\.$"):
-        OneboxHook().get_token()
+        ok, message = OneboxHook().test_connection()
+        assert (ok, message) == (False, str(caught.value).replace("Connection 'onebox_default'", "This connection"))
 
 
 def test_secrets_of_the_environment_are_masked(connected, masked, monkeypatch):
@@ -536,55 +473,32 @@ def test_failed_look_up(monkeypatch, failure, expected):
     assert "s3cret" not in str(caught.value)
 
 
-def test_wrong_password_is_tried_once(connected, connect):
-    """One task try asks once with a rejected password, however many hooks and calls there are."""
-    connect(connected.url, login=connected.email, password="wrong password")
-    with task_run():
-        for _ in range(3):
-            with pytest.raises(OneboxAuthError):
-                OneboxHook().get_token()
-    assert connected.state.failed_logins == 1
-
-
-def test_each_site_has_its_own_token(connected):
-    """Sites 170, 169 and 170 in one task try: each gets its own token, the third that of the first."""
-    with task_run():
-        tokens = [OneboxHook(site_id=site).get_token() for site in (170, 169, "170")]
-        sites = [OneboxHook(site_id=site).get_token_details().site_id for site in (170, 169, "170")]
-    assert tokens[0] == tokens[2] != tokens[1]
-    assert sites == ["170", "169", "170"]
-    assert connected.state.logins_by_site == {"170": 1, "169": 1}
-
-
-def test_token_of_digits(connected):
+def test_token_of_digits(connect):
     """Native rendering makes a number of a token of digits; it is sent as the text that it was."""
-    connected.state.configure(opaque_tokens=True)
-    hook = OneboxHook(token=123456789)
-    assert hook.get_token() == "123456789"
+    connect("https://dev.example")
+    assert OneboxHook(token=123456789).get_token() == "123456789"
 
 
 def test_times_reach_the_server(connected):
-    """What is asked for by time is asked for by time."""
+    """A filter by time is sent."""
     hook = OneboxHook()
     assert hook.count_records("ticketrz", since="2000-01-01 00:00")[0] == 250
-    assert hook.count_records("ticketrz", since="2099-01-01 00:00") == (0, None)
-    assert hook.count_records("ticketrz", last_update="2099-01-01 00:00") == (0, None)
-    assert list(hook.list_records("ticketrz", since="2099-01-01 00:00")) == []
-    assert list(hook.list_records("ticketrz", last_update="2099-01-01 00:00")) == []
+    for late in ({"since": "2099-01-01 00:00"}, {"last_update": "2099-01-01 00:00"}):
+        assert hook.count_records("ticketrz", **late) == (0, None)
+        assert list(hook.list_records("ticketrz", **late)) == []
 
 
 def test_secrets_of_connection_records(connected):
-    """Responses come without the customer's own secrets, unless they are asked for."""
+    """Records are without the customer's own secrets, unless they are asked for."""
     hook = OneboxHook()
     record = next(hook.list_records("connection", max_records=1))
-    reply = hook.request("GET", "connection", params={"limit": 1})
-    for found in (record, *reply["data"], hook.request("GET", f"connection/{record['Id']}")):
-        assert found["Id"]
-        assert not {"Password", "Token"} & set(found)
-    assert {"Password", "Token"} <= set(next(hook.list_records("connection", max_records=1, include_secrets=True)))
-    reply = hook.request("GET", "connection", params={"limit": 1}, include_secrets=True)
-    assert {"Password", "Token"} <= set(reply["data"][0])
+    assert record["Id"]
+    assert not {"Password", "Token"} & set(record)
     assert next(hook.list_batches("connection", max_records=3)).rows[0] == record
+    assert hook.request("GET", "connection", params={"limit": 1})["data"] == [record]
+    assert {"Password", "Token"} <= set(next(hook.list_records("connection", max_records=1, include_secrets=True)))
+    page = hook.request("GET", "connection", params={"limit": 1}, include_secrets=True)
+    assert {"Password", "Token"} <= set(page["data"][0])
 
 
 def test_secrets_of_other_responses(connected):
@@ -594,41 +508,25 @@ def test_secrets_of_other_responses(connected):
     connected.state.fail("wrong_type", path="instagraph", value=session, times=2)
     assert hook.request("GET", "instagraph/session/1") == {"accounts": [{"id": "1"}], "Token": None}
     assert hook.request("GET", "instagraph/session/1", include_secrets=True) == session
-    assert hook.request("POST", "authenticate", data=connected.credentials) == {
-        "response_code": "200",
-        "response_status": "Success",
-    }
+    login = hook.request("POST", "authenticate", data=connected.credentials)
+    assert login == {"response_code": "200", "response_status": "Success"}
     page = {"data": [{"Id": "1", "Accounts": {"Facebook": [{"PageAccessToken": "p"}]}}], "total": 1}
     connected.state.fail("wrong_type", path="contactrz", value=page, times=2)
     assert list(hook.list_records("contactrz", parallelism=1)) == [{"Id": "1", "Accounts": {"Facebook": [{}]}}]
     assert list(hook.list_records("contactrz", parallelism=1, include_secrets=True)) == page["data"]
 
 
-def test_unknown_resource(connected):
-    """A misspelt resource is answered with those that there are, and no retry can help it."""
+@pytest.mark.parametrize(
+    "ask",
+    [lambda hook, resource: list(hook.list_records(resource)), lambda hook, resource: hook.count_records(resource)],
+)
+def test_unknown_resource(connected, ask):
+    """The error of a misspelt resource names those that exist, and no retry can help it."""
     ones = r"documented ones are ticketrz, contactrz, prospectrz, message, connection\.$"
-    for ask in (lambda: list(OneboxHook().list_records("tickets")), lambda: OneboxHook().count_records("tickets")):
-        with pytest.raises(OneboxRequestError, match=ones) as caught:
-            ask()
-        assert caught.value.status == 404
-        assert not caught.value.retryable
+    with pytest.raises(OneboxRequestError, match=ones) as caught:
+        ask(OneboxHook(), "tickets")
+    assert (caught.value.status, caught.value.retryable) == (404, False)
     connected.state.fail("status", path="ticketrz", status=404)
     with pytest.raises(OneboxRequestError) as caught:
-        OneboxHook().count_records("ticketrz")
+        ask(OneboxHook(), "ticketrz")
     assert "documented ones" not in str(caught.value)
-
-
-def test_time_limit(connected, connect):
-    """With a time limit a call takes no longer, the login included, whatever the connection allows."""
-    connected.state.configure(latency=2)
-    start = time.monotonic()
-    with pytest.raises(OneboxUnavailableError):
-        OneboxHook(time_limit=0.5).request("GET", "ticketrz")
-    assert time.monotonic() - start < 1.9
-
-
-def test_json_connection_with_an_integer_site(connected, monkeypatch):
-    """JSON may hold the site as a number."""
-    fields = {"conn_type": "onebox", "host": connected.url, "login": connected.email, "password": connected.password}
-    monkeypatch.setenv("AIRFLOW_CONN_ONEBOX_DEFAULT", json.dumps({**fields, "extra": {"site_id": 169}}))
-    assert OneboxHook().get_token()
