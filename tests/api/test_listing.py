@@ -8,7 +8,7 @@ import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from support.wire import Peer, client_of, http_reply
+from support.wire import Peer, client_of, http_response
 
 from airflow_provider_onebox.api.client import OneboxClient
 from airflow_provider_onebox.api.rate import RateController
@@ -37,7 +37,7 @@ class Lists(Peer):
         while request := self.read(conn):
             method, path, _ = request.decode().split(" ", 2)
             if method == "POST":
-                conn.sendall(http_reply(200, {"token": "opaque"}))
+                conn.sendall(http_response(200, {"token": "opaque"}))
                 continue
             query = {name: int(value[0]) for name, value in parse_qs(urlsplit(path).query).items()}
             with self.lock:
@@ -48,7 +48,7 @@ class Lists(Peer):
             response = self.fault(query["limit"], number) or (200, self.page(query))
             with self.lock:
                 self.busy -= 1
-            conn.sendall(http_reply(*response))
+            conn.sendall(http_response(*response))
 
     def page(self, query):
         begin = query.get("sinceId", 0) + query.get("offset", 0)
