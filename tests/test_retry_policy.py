@@ -17,15 +17,13 @@ from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
     OneboxError,
-    OneboxRequestError,
-    OneboxResponseError,
     OneboxServiceHoursError,
     OneboxUnavailableError,
     OneboxUncertainWriteError,
 )
 from airflow_provider_onebox.retry_policy import OneboxRetryPolicy
 
-QUOTA = "time limit reached please try again tomorrow at 18:00 - 06:00"
+HOURS = "time limit reached please try again tomorrow at 18:00 - 06:00"
 
 
 def test_before_airflow_3_3(on_another_airflow, monkeypatch):
@@ -63,77 +61,63 @@ class TestPolicy:
         """Ask the policy about the first of four tries."""
         return OneboxRetryPolicy(**options).evaluate(exception, 1, 3)
 
-    @pytest.mark.parametrize("cls", [OneboxAuthError, OneboxConfigError, OneboxUncertainWriteError])
-    def test_hopeless(self, cls):
-        """Rejected credentials and the like fail at once."""
-        decision = self.decide(cls("no"))
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OneboxAuthError("no"),
+            OneboxUncertainWriteError("no"),
+            OneboxUnavailableError("no", retryable=False, retry_after=5),
+        ],
+    )
+    def test_hopeless(self, error):
+        """An error that a retry can't fix, such as rejected credentials, fails the task at once."""
+        decision = self.decide(error)
         assert decision.action.value == "fail"
-        assert decision.reason == f"{cls.__name__}: a retry can't help"
-
-    @pytest.mark.parametrize("cls", [OneboxError, OneboxRequestError, OneboxResponseError, OneboxUnavailableError])
-    def test_retryable_decides(self, cls):
-        """What an error says of itself is what becomes of the task, and a wait does not change it."""
-        assert self.decide(cls("no", retryable=False, retry_after=5)).action.value == "fail"
-        assert self.decide(cls("no", retryable=True)).action.value == "default"
-        assert (self.decide(cls("no")).action.value == "fail") is (cls.retryable is False)
+        assert decision.reason == f"{type(error).__name__}: a retry can't help"
 
     @pytest.mark.parametrize(
         ("hour", "minute", "hours", "until"),
         [
-            (7, 0, 11, "2026-11-24 18:01 WIB"),
             (17, 59, 1 / 60, "2026-11-24 18:01 WIB"),
             (18, 1, 24 - 1 / 60, "2026-11-25 18:01 WIB"),
             (0, 30, 17.5, "2026-11-24 18:01 WIB"),
         ],
     )
-    def test_quota(self, at, hour, minute, hours, until):
+    def test_service_hours(self, at, hour, minute, hours, until):
         """The service hours are waited for until they begin, and the reason says until when."""
         at(hour, minute)
-        decision = self.decide(OneboxServiceHoursError("x", server_message=QUOTA, retry_after=5))
+        decision = self.decide(OneboxServiceHoursError("x", server_message=HOURS, retry_after=5))
         assert decision.action.value == ("retry" if AIRFLOW_VERSION < (3, 4) else "reschedule")
         assert decision.retry_delay == timedelta(hours=hours, minutes=1)
         assert decision.reason == f"OneboxServiceHoursError: Onebox asks to wait, so the task runs again at {until}"
 
-    def test_quota_uses_up_no_retry(self, at, monkeypatch):
+    def test_service_hours_use_up_no_retry(self, at, monkeypatch):
         """Where Airflow can put off a task without using up a retry, the service hours do so, for a bounded time."""
+        monkeypatch.setattr(retry_policy, "HAS_RESCHEDULE", True)
         if AIRFLOW_VERSION < (3, 4):
-            monkeypatch.setattr(retry_policy, "HAS_RESCHEDULE", True)
             monkeypatch.setattr(retry_policy.RetryDecision, "reschedule", lambda *a, **k: (a, k), raising=False)
-            expect = lambda days, decision: (  # noqa: E731
-                (timedelta(hours=11, minutes=1),),
-                {"reschedule_timeout": timedelta(days=days), "reason": decision[1]["reason"]},
-            )
-        else:
-            expect = lambda days, decision: retry_policy.RetryDecision.reschedule(  # noqa: E731
-                timedelta(hours=11, minutes=1), reschedule_timeout=timedelta(days=days), reason=decision.reason
-            )
         at(7)
-        error = OneboxServiceHoursError("x", server_message=QUOTA)
+        error = OneboxServiceHoursError("x", server_message=HOURS)
+        reason = "OneboxServiceHoursError: Onebox asks to wait, so the task runs again at 2026-11-24 18:01 WIB"
         for days, options in ((1, {}), (3, {"service_hours_timeout": timedelta(days=3)})):
-            decision = self.decide(error, **options)
-            assert decision == expect(days, decision)
+            assert self.decide(error, **options) == retry_policy.RetryDecision.reschedule(
+                timedelta(hours=11, minutes=1), reschedule_timeout=timedelta(days=days), reason=reason
+            )
         assert self.decide(OneboxUnavailableError("x", retry_after=5)).action.value == "retry"
 
     def test_zone(self, at):
-        """The hours are those of the zone that is named."""
+        """The hours are those of the zone that is named; where Onebox names none, its Retry-After counts."""
         at(7)
-        decision = self.decide(OneboxServiceHoursError("x", server_message=QUOTA), timezone="UTC")
+        decision = self.decide(OneboxServiceHoursError("x", server_message=HOURS), timezone="UTC")
         assert decision.retry_delay == timedelta(hours=18, minutes=1)
         assert "2026-11-24 18:01 UTC" in decision.reason
-
-    def test_quota_without_hours(self):
-        """A message that names no hours is the task's own matter, unless it says how long to wait."""
-        assert self.decide(OneboxServiceHoursError("x", server_message="time limit reached")).action.value == "default"
-        assert self.decide(OneboxServiceHoursError("x")).action.value == "default"
         assert self.decide(OneboxServiceHoursError("x", retry_after=5)).retry_delay == timedelta(seconds=5)
 
     @pytest.mark.parametrize(
         ("retry_after", "delay", "until"),
         [
             (0.0, timedelta(0), "2026-11-24 07:00 WIB"),
-            (120.0, timedelta(seconds=120), "2026-11-24 07:02 WIB"),
             (86399.0, timedelta(seconds=86399), "2026-11-25 06:59 WIB"),
-            (86401.0, timedelta(days=1), "2026-11-25 07:00 WIB"),
             (999999999999.0, timedelta(days=1), "2026-11-25 07:00 WIB"),
         ],
     )
@@ -144,20 +128,30 @@ class TestPolicy:
         assert (decision.action.value, decision.retry_delay) == ("retry", delay)
         assert decision.reason == f"OneboxUnavailableError: Onebox asks to wait, so the task runs again at {until}"
 
-    @pytest.mark.parametrize("exception", [OneboxUnavailableError("x"), ValueError("x"), AirflowFailException("x")])
-    def test_rest(self, exception):
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OneboxUnavailableError("x"),
+            OneboxConfigError("a look-up", retryable=True),
+            OneboxServiceHoursError("x"),
+            OneboxServiceHoursError("x", server_message="time limit reached"),
+            ValueError("x"),
+            AirflowFailException("x"),
+        ],
+    )
+    def test_rest(self, error):
         """Everything else is left to the task."""
-        assert self.decide(exception).action.value == "default"
+        assert self.decide(error).action.value == "default"
 
-    @pytest.mark.parametrize("zone", ["Atlantis/Capital", "", "Asia", "../etc", "x" * 5000, None, 7])
+    @pytest.mark.parametrize("zone", ["Atlantis/Capital", "", "../etc", "x" * 5000, None])
     def test_unknown_zone(self, zone):
         """A time zone that does not exist is refused when the DAG is parsed, by the argument's name."""
         with pytest.raises(OneboxConfigError, match=r"timezone=.* is not a time zone") as caught:
             OneboxRetryPolicy(timezone=zone)
         assert str(zone)[:100] in str(caught.value)
 
-    @pytest.mark.parametrize("value", [timedelta(0), timedelta(days=-1), 3600, None])
-    def test_quota_timeout_refused(self, value):
+    @pytest.mark.parametrize("value", [timedelta(0), 3600, None])
+    def test_bad_timeout(self, value):
         """A time that is over before it begins would be met on the worker alone."""
         with pytest.raises(OneboxConfigError, match=r"service_hours_timeout=.* is not a timedelta greater than 0"):
             OneboxRetryPolicy(service_hours_timeout=value)
