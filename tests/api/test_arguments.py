@@ -60,17 +60,9 @@ def test_no_whole_numbers(value):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ([1, 2], [1, 2]),
-        ([], []),
-        ({"0": 1, "2": 2}, [1, 2]),
-        ({"1": 1}, [1]),
-        ({}, []),
-        ({"0": 1, "total": 2}, None),
-        ({"Id": "1"}, None),
-        ({"-1": 1}, None),
-        ("12", None),
-        (None, None),
-        ((1, 2), None),
+        *((items, items) for items in ([1, 2], [])),
+        *(({"0": 1, "2": 2}, [1, 2]), ({"1": 1}, [1]), ({}, [])),
+        *((other, None) for other in ({"0": 1, "total": 2}, {"Id": "1"}, {"-1": 1}, "12", None, (1, 2))),
     ],
 )
 def test_lists(value, expected):

@@ -62,11 +62,7 @@ def test_open_bounds():
 
 @pytest.mark.parametrize(
     ("since", "asked"),
-    [
-        (None, None),
-        (DAY, datetime(2090, 11, 23, 23, 59)),
-        (datetime.min, datetime(1, 1, 1, 23, 59)),
-    ],
+    [(None, None), (DAY, datetime(2090, 11, 23, 23, 59)), (datetime.min, datetime(1, 1, 1, 23, 59))],
 )
 def test_asked(since, asked):
     """Onebox is asked for a minute more, so that it does not matter whether it includes that minute."""
@@ -91,9 +87,10 @@ def test_partition(starts, dates):
 
 
 def test_date_with_an_offset():
-    """A date that has an offset is taken at its word."""
+    """A date that has an offset is taken at its word; one that has no counterpart in UTC is no time."""
     interval = Interval("ticketrz", DAY, DAY + timedelta(hours=1), JAKARTA)
-    assert selected(interval, "2090-11-23T17:30:00+00:00", "2090-11-24T00:30:00+00:00") == ["2090-11-23T17:30:00+00:00"]
+    dates = ["2090-11-23T17:30:00+00:00", "2090-11-24T00:30:00+00:00", "0001-01-01 00:00:00"]
+    assert selected(interval, *dates) == dates[:1]
 
 
 BAD_DATES = [None, "", "0000-00-00 00:00:00", "yesterday", 20261124]
@@ -112,12 +109,6 @@ def test_records_without_a_date(caplog):
         " left out: 0 earlier, 0 later."
     )
     assert selected(Interval("ticketrz", DAY, None, None), *BAD_DATES) == BAD_DATES
-
-
-def test_date_out_of_range():
-    """A date that has no counterpart in UTC is no time."""
-    interval = Interval("ticketrz", DAY, DAY + timedelta(days=1), JAKARTA)
-    assert selected(interval, "0001-01-01 00:00:00") == []
 
 
 def test_resources_without_a_date():
@@ -174,14 +165,19 @@ def test_max_records_is_cheap(client, sandbox):
     assert [seen.query for seen in sandbox.state.seen][1:] == ["limit=5&since=2016-12-31+23%3A59"]
 
 
+def report_of(caplog):
+    """Return the line that says how many records were read."""
+    (line,) = [line for line in caplog.messages if line.startswith("Of ")]
+    return line
+
+
 def test_few_are_read_on(client, sandbox, caplog):
     """Where the first ones are outside, the rest is read page by page."""
+    caplog.set_level(logging.INFO)
     sandbox.state.table("ticketrz").add(1, DAY)
-    with caplog.at_level(logging.INFO):
-        assert len(ids(client, until=DAY, max_records=250)) == 250
-        assert ids(client, since=DAY - timedelta(minutes=1), max_records=1) == sandbox.state.ids()[-1:]
-    (line,) = [line for line in caplog.messages if line.startswith("Of ")]
-    assert line == (
+    assert len(ids(client, until=DAY, max_records=250)) == 250
+    assert ids(client, since=DAY - timedelta(minutes=1), max_records=1) == sandbox.state.ids()[-1:]
+    assert report_of(caplog) == (
         "Of 250 ticketrz records read, 250 were created in the interval from the beginning until 2090-11-24 00:00:00; "
         "left out: 0 earlier, 0 later."
     )
@@ -189,13 +185,11 @@ def test_few_are_read_on(client, sandbox, caplog):
 
 def test_report_of_a_beginning(client, sandbox, caplog):
     """Without an end, only what was left out is worth a line."""
-    table = sandbox.state.table("ticketrz")
-    table.add(1, DAY - timedelta(seconds=30))
-    table.add(1, DAY)
-    with caplog.at_level(logging.INFO):
-        assert len(ids(client, since=DAY)) == 1
-    (line,) = [line for line in caplog.messages if line.startswith("Of ")]
-    assert line == (
+    caplog.set_level(logging.INFO)
+    for moment in (DAY - timedelta(seconds=30), DAY):
+        sandbox.state.table("ticketrz").add(1, moment)
+    assert len(ids(client, since=DAY)) == 1
+    assert report_of(caplog) == (
         "Of 2 ticketrz records read, 1 were created in the interval from 2090-11-24 00:00:00 until now; left out: "
         "1 earlier, 0 later."
     )
@@ -215,19 +209,19 @@ def test_contacts(client, sandbox):
 
 @pytest.mark.parametrize("method", ["pages", "count"])
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "problem"),
     [
         (
             {"until": "2090-11-24", "last_update": "2090-11-23"},
-            "until selects by the time of creation, and last_update by",
+            "until selects by the time of creation",
         ),
         ({"until": "soon"}, "until='soon' is not a time"),
         ({"since": "2090-11-24", "until": "2090-11-24"}, "is empty"),
         ({"resource": "../x", "since": "2090-11-24"}, "is not a name such as 'ticketrz'"),
     ],
 )
-def test_refused(client, sandbox, method, options, words):
+def test_refused(client, sandbox, method, options, problem):
     """What makes no sense is refused before anything is sent."""
-    with pytest.raises(OneboxConfigError, match=words):
+    with pytest.raises(OneboxConfigError, match=problem):
         getattr(client.lists, method)(**{"resource": "ticketrz", **options})
     assert not sandbox.state.seen

@@ -12,7 +12,7 @@ for _ in range(3000):
 
 
 @pytest.mark.parametrize(
-    ("reply", "ids"),
+    ("response", "ids"),
     [
         ({"data": []}, []),
         ({"data": [{"Id": "1"}, {"type": "t", "data": [{"Id": "2"}, {"data": [{"Id": "3"}]}]}, {"Id": "4"}]}, "1234"),
@@ -23,20 +23,20 @@ for _ in range(3000):
     ],
     ids=["none", "threads", "empty thread", "empty object", "objects", "deep"],
 )
-def test_flatten(reply, ids):
+def test_flatten(response, ids):
     """Messages come in the order in which they would be read, however deep they are, with the ticket's id."""
-    found = messages_in(reply, "7")
+    found = messages_in(response, "7")
     assert [message["Id"] for message in found] == list(ids)
     assert all(message["ticketId"] == "7" for message in found)
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "response",
     [None, [], "x", {}, {"data": None}, {"data": {"a": {}}}, {"data": [1]}, {"data": [[]]}, {"data": {"\u0661": {}}}],
 )
-def test_no_conversation(reply):
+def test_no_conversation(response):
     """What is no conversation is none, not an empty one."""
-    assert messages_in(reply, "7") is None
+    assert messages_in(response, "7") is None
 
 
 def test_greatest_id():

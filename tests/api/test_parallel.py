@@ -10,8 +10,6 @@ from airflow_provider_onebox.api import parallel, progress
 from airflow_provider_onebox.api.parallel import in_parallel
 from airflow_provider_onebox.exceptions import OneboxConfigError
 
-ROWS = [{"Id": "7", "Subject": "ø"}, {"Id": "8", "Subject": None}]
-
 
 def test_parallel_in_order():
     """All threads work at once, and the results come in the order of the items."""
@@ -85,14 +83,10 @@ def test_progress_is_logged(monkeypatch, caplog, what, named):
     assert [record.message.split(" (")[0] for record in caplog.records] == [f"{n} {named} so far" for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("parallelism", [1, 32, "2"])
-def test_parallelism(parallelism):
-    """One thread is enough, and 32 are allowed."""
-    assert list(in_parallel(str, range(2), parallelism)) == ["0", "1"]
-
-
-@pytest.mark.parametrize("parallelism", [0, 33, True, "two", None])
-def test_bad_parallelism(parallelism):
-    """A number of threads that can't work is rejected at once."""
-    with pytest.raises(OneboxConfigError, match="is not a whole number from 1 to 32"):
-        in_parallel(str, [], parallelism)
+def test_parallelism():
+    """From 1 to 32 threads are allowed; another number is rejected at once."""
+    for parallelism in (1, 32, "2"):
+        assert list(in_parallel(str, range(2), parallelism)) == ["0", "1"]
+    for parallelism in (0, 33, True, "two", None):
+        with pytest.raises(OneboxConfigError, match="is not a whole number from 1 to 32"):
+            in_parallel(str, [], parallelism)

@@ -37,7 +37,7 @@ def test_next_opening(now, hours):
 
 
 @pytest.mark.parametrize(
-    ("words", "hour", "minute"),
+    ("message", "hour", "minute"),
     [
         ("at 00:00 - 06:00", 0, 0),
         ("at 0:00-6:00", 0, 0),
@@ -47,15 +47,15 @@ def test_next_opening(now, hours):
         ("at 23:59  -  06:00", 23, 59),
     ],
 )
-def test_hours_are_read(words, hour, minute):
+def test_hours_are_read(message, hour, minute):
     """Every time of day can be an opening."""
-    assert seconds_until_opening(words, now=at(12)) == pytest.approx((at(hour, minute) - at(12)) % 86400 + MARGIN)
+    assert seconds_until_opening(message, now=at(12)) == pytest.approx((at(hour, minute) - at(12)) % 86400 + MARGIN)
 
 
-@pytest.mark.parametrize("words", [None, "", "time limit reached", "at 24:00 - 06:00", "at 18:60 - 6", "at 18:00"])
-def test_no_hours(words):
-    """Words without hours, or with some that no clock shows, say nothing."""
-    assert seconds_until_opening(words, now=at(12)) is None
+@pytest.mark.parametrize("message", [None, "", "time limit reached", "at 24:00 - 06:00", "at 18:60 - 6", "at 18:00"])
+def test_no_hours(message):
+    """A message without hours, or with some that no clock shows, says nothing."""
+    assert seconds_until_opening(message, now=at(12)) is None
 
 
 def test_zone():

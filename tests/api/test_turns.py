@@ -41,27 +41,25 @@ def test_no_turn_after_the_end():
         pytest.fail("a request started")
 
 
-@pytest.mark.parametrize("failure", [None, OneboxResponseError("x")])
-def test_request_is_in_flight_until_its_turn_ends(failure):
+def test_request_is_in_flight_until_its_turn_ends():
     """No other request starts while one is in flight, if one is the most; then the next one does."""
     rate = RateController(1, 1)
+    turns = turns_of(rate)
 
     def call(on_transient):
         assert rate.delay(0.0) == math.inf
-        if failure:
-            raise failure
         return "response"
 
-    turns = turns_of(rate)
-    if failure:
-        with pytest.raises(OneboxResponseError):
-            turns.take(call)
-    else:
-        assert turns.take(call) == "response"
-    assert rate.delay(0.0) == 0.0
+    def fail(on_transient):
+        raise OneboxResponseError("x")
+
+    assert turns.take(call) == "response"
+    with pytest.raises(OneboxResponseError):
+        turns.take(fail)
+    assert turns.take(call) == "response"
 
 
-@pytest.mark.parametrize("status", [429, 502])
+@pytest.mark.parametrize("status", [429, 503, 502])
 def test_call(status):
     """A call that is rejected slows the others down, one that fails does not; the query stays as it is."""
     rate = Rate(1)
@@ -74,7 +72,7 @@ def test_call(status):
     turns_of(rate, lambda: float(next(times))).take(call)
     rejections = [{"started": 1.0, "now": 2.0, "wait": 7.0}, {"started": 9.0, "now": 3.0, "wait": 0}]
     page = {"asked": 1, "received": 1, "size": 0, "more": True, "started": 3.0, "now": 4.0}
-    assert rate.calls == [*(rejections if status == 429 else []), page]
+    assert rate.calls == [*(rejections if status != 502 else []), page]
 
 
 class Waiting:
