@@ -45,33 +45,26 @@ MODULES = [
 FOR_USERS = re.compile(r"\.(hooks|operators|sensors|triggers|notifications|exceptions)(\.[a-z]|$)")
 
 
-def is_public(name):
-    """Tell whether a name has no leading underscore."""
-    return not name.startswith("_")
-
-
 def public_classes(module_name):
     """Return the public classes that a module defines, by name."""
-    module = importlib.import_module(module_name)
-    return {
-        name: thing
-        for name, thing in vars(module).items()
-        if is_public(name) and inspect.isclass(thing) and thing.__module__ == module_name
-    }
+    return {name: thing for name, thing in public_names(module_name) if inspect.isclass(thing)}
+
+
+def public_names(module_name):
+    """Return the public names that a module defines, and what they are."""
+    found = vars(importlib.import_module(module_name)).items()
+    return [(name, thing) for name, thing in found if name[0] != "_" and getattr(thing, "__module__", 0) == module_name]
 
 
 def public_things():
     """Yield every public class and function of the package with its full name, methods included."""
     for module_name in MODULES:
-        module = importlib.import_module(module_name)
-        for name, thing in vars(module).items():
-            if is_public(name) and inspect.isfunction(thing) and thing.__module__ == module_name:
+        for name, thing in public_names(module_name):
+            if inspect.isfunction(thing) or inspect.isclass(thing):
                 yield f"{module_name}.{name}", thing
-        for name, cls in public_classes(module_name).items():
-            yield f"{module_name}.{name}", cls
-            for attribute, member in vars(cls).items():
+            for attribute, member in vars(thing).items() if inspect.isclass(thing) else ():
                 function = getattr(member, "__func__", member)
-                if is_public(attribute) and inspect.isfunction(function):
+                if attribute[0] != "_" and inspect.isfunction(function):
                     yield f"{module_name}.{name}.{attribute}", function
 
 
@@ -103,26 +96,19 @@ def hidden(thing):
     return [name for name in re.findall(r":param (\w+):", thing.__doc__ or "") if name not in shown]
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, thing in THINGS.items() if inspect.isclass(thing) and ":param" in thing.__doc__]
-)
-def test_signatures(name):
-    """A class shows every parameter that it documents with its default, in the reference and in editors."""
-    assert hidden(THINGS[name]) == []
+def test_docstrings():
+    """Every public class and function says what it is, takes and returns; a class shows each parameter in editors."""
+    assert {name: left_out for name, thing in THINGS.items() if (left_out := undocumented(thing))} == {}
+    documented = {name: thing for name, thing in THINGS.items() if inspect.isclass(thing) and ":param" in thing.__doc__}
+    assert {name: missing for name, thing in documented.items() if (missing := hidden(thing))} == {}
 
 
-@pytest.mark.parametrize("name", [name for name, thing in THINGS.items() if hasattr(thing, "template_fields")])
-def test_templated_fields(name):
+def test_templated_fields():
     """The docstring says of each field whether it is templated."""
-    thing = THINGS[name]
-    said = re.findall(r":param (\w+):(?:(?!:param|:raises).)*?\(templated\)", thing.__doc__, re.DOTALL)
-    assert sorted(said) == sorted(thing.template_fields)
-
-
-@pytest.mark.parametrize("name", THINGS)
-def test_docstrings(name):
-    """Every public thing says what it is, takes and gives back."""
-    assert undocumented(THINGS[name]) == []
+    classes = {name: thing for name, thing in THINGS.items() if hasattr(thing, "template_fields")}
+    templated = re.compile(r":param (\w+):(?:(?!:param|:raises).)*?\(templated\)", re.DOTALL)
+    said = {name: sorted(templated.findall(thing.__doc__)) for name, thing in classes.items()}
+    assert said == {name: sorted(thing.template_fields) for name, thing in classes.items()}
 
 
 def test_docstring_check_checks():
@@ -143,14 +129,6 @@ def test_docstring_check_checks():
     assert len(THINGS) > 40
 
 
-def test_every_test_has_a_docstring():
-    """A test says what it proves."""
-    for file in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                assert ast.get_docstring(node), f"{file.name}: {node.name}"
-
-
 PYTHON_BLOCKS = [
     pytest.param(block, id=f"{name}-{number}")
     for name, text in PAGES.items()
@@ -158,7 +136,7 @@ PYTHON_BLOCKS = [
 ]
 
 
-# What a page is about, and not each environment has.
+# What a page is about, and some environments lack.
 OPTIONAL = ("airflow.providers.common.ai", "kubernetes", "polars")
 
 
@@ -323,12 +301,8 @@ def test_figures():
     results = (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8")
     few, many = re.search(r"open sockets \| ([\d,]+) +\| HttpSensorTrigger: ([\d,]+) ", results).groups()
     assert f"waiting sensors share {few} sockets; with `HttpSensorTrigger`, it's {many}." in " ".join(README.split())
+    assert len(README.splitlines()) <= 120  # It is a first page.
     assert len(MESSAGES) > 150
-
-
-def test_readme_is_short():
-    """The README is a first page."""
-    assert len(README.splitlines()) <= 120
 
 
 def test_links():

@@ -1,4 +1,4 @@
-"""The error family: its tree, its details, and words that are safe to show."""
+"""The error family: its tree, its details, and texts that are safe to show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_tree_in_docstring_is_the_tree():
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_evidence_survives_pickling(cls):
+def test_details_survive_pickling(cls):
     """What is known of an error crosses process borders with it."""
     error = cls("m", status=401, code="401", server_message="w", retryable=not cls.retryable, retry_after=5.0)
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
@@ -33,21 +33,21 @@ def test_evidence_survives_pickling(cls):
     assert copy.retryable is not cls.retryable
 
 
-def test_retryable_is_the_class_result_unless_told():
-    """Service hours begin again; the class knows."""
+def test_retryable_is_the_class_attribute_unless_given():
+    """Service hours begin again; the class says so."""
     assert OneboxServiceHoursError("m").retryable is True
     assert OneboxServiceHoursError("m", retryable=False).retryable is False
 
 
-def test_may_have_acted_is_the_class_result_unless_told():
-    """Of a write uncertain alone Onebox may have done what was asked, unless more is known."""
+def test_uncertain_is_the_class_attribute_unless_given():
+    """Only after an uncertain write Onebox may have acted, unless more is known."""
     assert {cls for cls in FAMILY if cls("m").uncertain} == {OneboxUncertainWriteError}
     for value in (False, True):
         assert {cls("m", uncertain=value).uncertain for cls in FAMILY} == {value}
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("text", "shown"),
     [
         ("a\nb\r\n  c\x00\x1b[31md", "a b c [31md"),
         ("\u202eevil\u2028line", "evil line"),
@@ -57,6 +57,6 @@ def test_may_have_acted_is_the_class_result_unless_told():
         ("", ""),
     ],
 )
-def test_quote(words, shown):
-    """Foreign words come out printable, on one line, shortened."""
-    assert sanitize(words) == shown
+def test_sanitize(text, shown):
+    """A text from outside is made printable, put on one line and shortened."""
+    assert sanitize(text) == shown

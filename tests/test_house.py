@@ -41,14 +41,34 @@ def test_picture(house):
     assert house.PICTURE.read_text() == house.draw()
 
 
-def test_no_dead_statement():
-    """No statement follows one that leaves its block: Python drops it, so neither coverage nor the linter sees it."""
+def blocks(node):
+    """Yield each list of statements below a node, those of functions within functions too."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        block = getattr(node, name, [])
+        yield block
+        for item in block:
+            yield from blocks(item)
+
+
+def test_statements():
+    """Each test says what it proves, and no statement follows one that leaves its block.
+
+    Python drops such a statement, so neither coverage nor the linter sees it.
+    """
     leaving = (ast.Return, ast.Raise, ast.Break, ast.Continue)
-    dead = []
+    dead, silent = [], []
     for folder in ("airflow_provider_onebox", "benchmarks", "example_dags", "scripts", "tests"):
         for file in (SCRIPT.parents[1] / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                for block in vars(node).values():
-                    if isinstance(block, list):
-                        dead += [f"{file}:{item.lineno}" for item in block[:-1] if isinstance(item, leaving)]
-    assert dead == []
+            for block in blocks(ast.parse(file.read_text())):
+                dead += [f"{file}:{item.lineno}" for item in block[:-1] if isinstance(item, leaving)]
+                tests = [item for item in block if isinstance(item, ast.FunctionDef) and item.name.startswith("test_")]
+                if file.name.startswith("test_"):
+                    silent += [f"{file}:{test.lineno}" for test in tests if not ast.get_docstring(test)]
+    assert (dead, silent) == ([], [])
+
+
+def test_blocks():
+    """A statement is found in each kind of block."""
+    inner = "if a:\n for b in c:\n  try: x\n  except E: x\n  else: x\n  finally: x\n else: x\nelse: x"
+    found = list(blocks(ast.parse(f"def f():\n async def g(): x\nmatch a:\n case 1: x\n{inner}")))
+    assert sum(isinstance(item, ast.Expr) for block in found for item in block) == 8

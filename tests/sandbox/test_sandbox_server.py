@@ -16,6 +16,7 @@ import requests
 from support.processes import PATIENCE, run, started
 
 from airflow_provider_onebox.sandbox import Sandbox
+from airflow_provider_onebox.sandbox.__main__ import main
 from airflow_provider_onebox.sandbox.app import CALLS, App
 
 COMMAND = [sys.executable, "-W", "error", "-m", "airflow_provider_onebox.sandbox"]
@@ -23,21 +24,9 @@ COMMAND = [sys.executable, "-W", "error", "-m", "airflow_provider_onebox.sandbox
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_line(number):
-    """It says where it is and how to log in, answers at once, and a signal ends it well and silently."""
-    options = [
-        "--records",
-        "1000000",
-        "--sites",
-        "7",
-        "--email",
-        "a@b.c",
-        "--password",
-        "p w",
-        "--token-life",
-        "5",
-    ]
-    options += ["--latency", "1", "--base-path", "/feature/voc", "--seed", "3", "--set", "page_cap=2"]
-    options += ["--until", "2026-11-24 08:30"]
+    """It says where it is and how to log in, responds at once, and a signal ends it without a word."""
+    options = "--records 1000000 --sites 7 --email a@b.c --token-life 5 --latency 1 --base-path /feature/voc --seed 3"
+    options = [*options.split(), "--set", "page_cap=2", "--password", "p w", "--until", "2026-11-24 08:30"]
     with started(*COMMAND, *options) as process:
         assert process.stdout is not None
         url, email, password, sites, connection = (process.stdout.readline().rstrip("\n") for _ in range(5))
@@ -63,14 +52,6 @@ def test_command_line(number):
     assert json.loads(word.partition("=")[2]) == values
 
 
-def test_help():
-    """The help names each call that can be posted, with its arguments."""
-    done = run(*COMMAND, "--help")
-    for call in CALLS:
-        assert f"  {call}(" in done.stdout
-    assert "fail(kind, path='*', times=1, after=0, **options)\n      Queue a fault." in done.stdout
-
-
 @pytest.mark.parametrize("missing", ["starlette.applications", "uvicorn"])
 def test_without_its_extra(missing):
     """Without its libraries the sandbox says how to install them."""
@@ -80,16 +61,37 @@ def test_without_its_extra(missing):
     assert done.stderr.endswith("the sandbox needs: pip install 'airflow-provider-onebox[sandbox]'\n")
 
 
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Run the command line within this process; returns its exit code, output and errors."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def call(*options):
+        try:
+            code = main(options)
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_help(run_main):
+    """The help names each call that can be posted, with its arguments."""
+    _, shown, _ = run_main("--help")
+    for call in CALLS:
+        assert f"  {call}(" in shown
+    assert "fail(kind, path='*', times=1, after=0, **options)\n      Queue a fault." in shown
+
+
 @pytest.mark.parametrize(
     "option", [["--set", "nosuch=1"], ["--set", "latency"], ["--fault-kinds", "nosuch"], ["--until", "x"]]
 )
-def test_command_line_refuses(option):
+def test_command_line_refuses(run_main, option):
     """A setting that does not exist is a usage error, without a traceback."""
-    done = run(*COMMAND, *option)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert "error:" in done.stderr
+    code, out, errors = run_main(*option)
+    assert (code, out) == (2, "")
+    assert "error:" in errors
 
 
 def test_stopping_ends_idle_connections():
@@ -103,7 +105,7 @@ def test_stopping_ends_idle_connections():
             session.get(f"{sandbox.url}/api/ticketrz", timeout=PATIENCE)
 
 
-def test_port_in_use():
+def test_port_in_use(run_main):
     """A port that is taken is an error of the caller's, and nothing is left open."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -111,17 +113,16 @@ def test_port_in_use():
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
             Sandbox(port=port).start()
-        done = run(*COMMAND, "--port", str(port))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"The sandbox can't listen on 127.0.0.1, port {port}: Address already in use.\n"
+        problem = f"The sandbox can't listen on 127.0.0.1, port {port}: Address already in use.\n"
+        assert run_main("--port", str(port)) == (1, "", problem)
 
 
 @pytest.mark.parametrize("option", [["--host", "192.0.2.1"], ["--host", "no.such.invalid"], ["--port", "70000"]])
-def test_address_that_cannot_be(option):
+def test_address_that_cannot_be(run_main, option):
     """An address that this machine does not have is one line, too."""
-    done = run(*COMMAND, *option)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"The sandbox can't listen on [\w.]+, port \d+: .+\.\n", done.stderr)
+    code, out, errors = run_main(*option)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"The sandbox can't listen on [\w.]+, port \d+: .+\.\n", errors)
 
 
 def test_stop_waits_for_no_request():
@@ -140,7 +141,7 @@ def test_stop_waits_for_no_request():
 
 
 def test_nothing_else_is_imported():
-    """The sandbox stands alone: neither Airflow nor the rest of the package is loaded with it."""
+    """The sandbox is alone: neither Airflow nor the rest of the package is loaded with it."""
     code = (
         "import sys, airflow_provider_onebox.sandbox.__main__\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('airflow', 'requests')"

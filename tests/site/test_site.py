@@ -90,7 +90,7 @@ def test_every_page(browser, url, pages, scheme):
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
-        "response", lambda reply: complaints.append(f"{reply.url}: {reply.status}") if reply.status >= 400 else None
+        "response", lambda found: complaints.append(f"{found.url}: {found.status}") if found.status >= 400 else None
     )
     page.on("request", lambda request: None if request.url.startswith(url) else complaints.append(request.url))
     for name in pages:
