@@ -40,7 +40,7 @@ def test_retryable_is_the_class_attribute_unless_given():
 
 
 def test_uncertain_is_the_class_attribute_unless_given():
-    """Only after an uncertain write Onebox may have acted, unless more is known."""
+    """Only of an uncertain write nobody knows whether Onebox acted, unless it is given."""
     assert {cls for cls in FAMILY if cls("m").uncertain} == {OneboxUncertainWriteError}
     for value in (False, True):
         assert {cls("m", uncertain=value).uncertain for cls in FAMILY} == {value}
