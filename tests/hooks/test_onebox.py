@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 import pickle
+import re
 import socket
 import threading
 import time
@@ -256,17 +257,15 @@ def test_expired_upstream_token_is_not_used(connected, make_token):
 
 
 def test_site_of_an_upstream_token(connected):
-    """Afterwards the hook logs in to the token's own site, not to the connection's."""
+    """Once it is rejected, the hook logs in to the token's site, not to the connection's."""
     token = OneboxHook(site_id=170).get_token()
     connected.state.revoke()
-    hook = OneboxHook(token=token)
-    assert hook.request("GET", "ticketrz")["data"][0]["SiteId"] == "170"
+    assert OneboxHook(token=token).request("GET", "ticketrz")["data"][0]["SiteId"] == "170"
     for same in (" 170 ", 170):
         assert OneboxHook(token=token, site_id=same).settings.site_id == "170"
-    with pytest.raises(OneboxConfigError, match="but site_id is 169"):
-        OneboxHook(token=token, site_id=169).get_token()
-    with pytest.raises(OneboxConfigError, match="token is for site 170, but site_id is '169'"):
-        OneboxHook(token=token, site_id="169").get_token()
+    for other in (169, "169"):
+        with pytest.raises(OneboxConfigError, match=f"token is for site 170, but site_id is {other!r}"):
+            OneboxHook(token=token, site_id=other).get_token()
 
 
 @pytest.mark.parametrize(
@@ -376,16 +375,16 @@ def test_test_connection(connected, connect):
     assert message.startswith("This connection is invalid: the connection's login is empty: enter the e-mail")
 
 
-def test_test_connection_takes_one_short_try(connected, connect, monkeypatch):
+def test_test_connection_takes_one_short_try(connect, monkeypatch):
     """The Test button does not wait for a Onebox that accepts and never responds, whatever the connection allows."""
     assert onebox.TEST_SECONDS == 10  # as the documentation says
     monkeypatch.setattr(onebox, "TEST_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        # An hour, should it wait for that.
-        connect(f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout=3600, max_retries=5)
+        connect(f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout=60, max_retries=1)
         ok, message = OneboxHook().test_connection()
     assert not ok
     assert message.startswith("This connection, site 169: ")
+    assert re.search(r"'timeout' is 0\.2 s.* 1 of 1\.$|within the 0\.5 s that the call may take", message)
 
 
 def test_missing_connection(monkeypatch):
@@ -488,8 +487,8 @@ def test_times_reach_the_server(connected):
         assert list(hook.list_records("ticketrz", **late)) == []
 
 
-def test_secrets_of_connection_records(connected):
-    """Records are without the customer's own secrets, unless they are asked for."""
+def test_secrets_are_left_out(connected):
+    """Responses are without the customer's own secrets, unless they are asked for."""
     hook = OneboxHook()
     record = next(hook.list_records("connection", max_records=1))
     assert record["Id"]
@@ -499,21 +498,8 @@ def test_secrets_of_connection_records(connected):
     assert {"Password", "Token"} <= set(next(hook.list_records("connection", max_records=1, include_secrets=True)))
     page = hook.request("GET", "connection", params={"limit": 1}, include_secrets=True)
     assert {"Password", "Token"} <= set(page["data"][0])
-
-
-def test_secrets_of_other_responses(connected):
-    """A secret is known by its field's name, and not by the endpoint's."""
-    hook = OneboxHook()
-    session = {"token": "t", "accounts": [{"id": "1", "access_token": "a"}], "Token": None}
-    connected.state.fail("wrong_type", path="instagraph", value=session, times=2)
-    assert hook.request("GET", "instagraph/session/1") == {"accounts": [{"id": "1"}], "Token": None}
-    assert hook.request("GET", "instagraph/session/1", include_secrets=True) == session
     login = hook.request("POST", "authenticate", data=connected.credentials)
     assert login == {"response_code": "200", "response_status": "Success"}
-    page = {"data": [{"Id": "1", "Accounts": {"Facebook": [{"PageAccessToken": "p"}]}}], "total": 1}
-    connected.state.fail("wrong_type", path="contactrz", value=page, times=2)
-    assert list(hook.list_records("contactrz", parallelism=1)) == [{"Id": "1", "Accounts": {"Facebook": [{}]}}]
-    assert list(hook.list_records("contactrz", parallelism=1, include_secrets=True)) == page["data"]
 
 
 @pytest.mark.parametrize(
