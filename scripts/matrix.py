@@ -37,7 +37,6 @@ SECONDS = 3600
 # What is not run everywhere, and the options of pytest that leave it out.
 GROUPS = {
     "docs": ["--ignore=tests/test_docs.py", "--ignore=tests/test_house.py", "--ignore=tests/test_words.py"],
-    "demo": ["--ignore=tests/test_demo.py"],
     "lineage": ["--ignore=tests/_airflow/test_lineage.py"],
     "agents": ["--ignore=tests/hooks/test_agents.py"],
     "frames": ["--ignore=tests/files/test_frames.py"],
@@ -54,7 +53,7 @@ GROUPS = {
 # and with the newest in `make test`. Whole DAGs and schedulers take long and depend on Airflow, not on Python: once for
 # each version. The documentation and the tests' own helpers come from the tree, not from the wheel. Only the
 # constraints of `make test` pin OpenLineage's provider.
-ALWAYS = ("docs", "demo", "lineage", "agents", "frames", "harness")
+ALWAYS = ("docs", "lineage", "agents", "frames", "harness")
 NEWEST = (*ALWAYS, "sandbox", "hostile", "models")
 LOWEST = (*ALWAYS, "processes")
 

@@ -20,7 +20,7 @@ from airflow_provider_onebox.sandbox.server import EMAIL, PASSWORD
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-collect_ignore = ["test_airflow_2.py" if AIRFLOW_3 else "test_airflow_3.py"]
+collect_ignore = ["test_airflow_2.py"] if AIRFLOW_3 else ["test_airflow_3.py", "test_demo.py"]
 
 FLAGS = [
     "--no-sandbox",

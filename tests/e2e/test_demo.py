@@ -13,7 +13,7 @@ import pytest
 import requests
 from support.processes import PATIENCE, started, unmeasured
 
-DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
+DEMO = Path(__file__).parents[2] / "scripts" / "demo.py"
 
 
 @contextmanager
@@ -36,7 +36,6 @@ def test_failure(tmp_path):
     assert len(errors.splitlines()) < 6
 
 
-@pytest.mark.processes
 def test_success(tmp_path):
     """The report names who, where, what and how long, is short, and holds no token.
 
