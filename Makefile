@@ -31,7 +31,9 @@ install: $(INSTALLED) ## Make the environment in .venv, or bring it up to date
 demo: $(INSTALLED) ## Run the example DAG in a real Airflow against a local Onebox; KEEP=1 keeps both, SANDBOX='...' goes to the latter
 	@$(BIN)/python scripts/demo.py $(if $(KEEP),--keep) $(SANDBOX)
 
+# Where this variable says not to write bytecode, every process of the suite would compile the package and the tests.
 .PHONY: test
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(INSTALLED) ## Run the whole test suite with branch coverage
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --junitxml=build/tests.xml
