@@ -315,30 +315,6 @@ def watcher(resource="ticketrz", *, store=None, **options):
     return trigger
 
 
-async def watch(trigger, sandbox, rounds=(), events=0):
-    """Take a watcher's events while records are added in rounds, each after the one before was noticed."""
-    taken = []
-
-    async def take():
-        async for event in trigger.run():
-            taken.append(event.payload)
-
-    async def polls(more):
-        seen = sandbox.state.requests["GET list"] + more
-        await until(lambda: sandbox.state.requests["GET list"] >= seen)
-
-    task = asyncio.ensure_future(take())
-    await polls(3)
-    for n, count in enumerate(rounds):
-        sandbox.state.add(count)
-        await until(lambda n=n: len(taken) > n)
-    await polls(3)
-    await until(lambda: len(taken) >= events)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    return taken
-
-
 def test_watcher_on_airflow_2(on_another_airflow, monkeypatch):
     """Where there are no event triggers, it says what is lacking and what to use; all else can be imported."""
     monkeypatch.setattr(compat, "AIRFLOW_VERSION", (2, 11))
@@ -347,106 +323,6 @@ def test_watcher_on_airflow_2(on_another_airflow, monkeypatch):
     assert issubclass(older.OneboxNewRecordsTrigger, BaseTrigger)
     with pytest.raises(AirflowOptionalProviderFeatureException, match="OneboxRecordSensor"):
         older.OneboxNewRecordsTrigger("ticketrz")
-
-
-@pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 has no event triggers")
-class TestWatcher:
-    """The watcher, on the versions that have event triggers."""
-
-    def test_serialize(self):
-        """What is stored makes the same trigger again; one that differs in an option has another stream."""
-        trigger = OneboxNewRecordsTrigger("ticketrz", since_id="5", site_id="170", overlap=9, poll_interval=7.0)
-        assert vars(rebuilt(trigger)) == vars(trigger)
-        assert vars(trigger).items() >= vars(Plain()).items()
-        stored = OneboxNewRecordsTrigger("ticketrz").serialize()[1]
-        assert (stored["since_id"], stored["poll_interval"], stored["overlap"]) == (None, 60, 100)
-        assert watcher(poll_interval=2).shared_stream_key() != watcher(poll_interval=3).shared_stream_key()
-
-    def test_events(self, connected):
-        """It begins at the present and reports each set of new records once, with their range."""
-        last = connected.state.ids()[-1]
-        events = asyncio.run(watch(watcher(), connected, [2, 3]))
-        ids = connected.state.ids()
-        assert events == [
-            {"resource": "ticketrz", "count": 2, "since_id": last, "last_id": ids[-4]},
-            {"resource": "ticketrz", "count": 3, "since_id": ids[-4], "last_id": ids[-1]},
-        ]
-
-    def test_restart(self, connected):
-        """Where Airflow keeps its state, a watcher goes on where it was, and writes what has changed alone."""
-        store = Store()
-        trigger = watcher(store=store)
-        assert [event["count"] for event in asyncio.run(watch(trigger, connected, [2]))] == [2]
-        assert store.written == 2  # where it began, and where it is now
-        connected.state.add(4)
-        again = rebuilt(trigger)
-        again.asset_state_store = store
-        assert [event["count"] for event in asyncio.run(watch(again, connected, events=1))] == [4]
-        assert store.written == 3
-        last = int(connected.state.ids()[-1])
-        known = [n for n in map(int, connected.state.ids()) if n > last - 100]
-        assert store == {KEY: {"after": last - 100, "last_id": last, "known": known}}
-        connected.state.delete(connected.state.ids("prospectrz"), "prospectrz")
-        assert asyncio.run(watch(watcher("prospectrz", store=store), connected)) == []
-        assert store["onebox_watcher.onebox_default..prospectrz"] == {"after": 0, "last_id": 0, "known": []}
-
-    def test_watched_by_two_assets(self, connected, monkeypatch):
-        """Airflow runs equal triggers as one: each asset has its state, and what one of them lacks is reported."""
-        context = pytest.importorskip("airflow.sdk.execution_time.context")
-        if not hasattr(context, "AssetStateStoreAccessors"):
-            pytest.skip("Airflow keeps no state for watchers before 3.3")
-        from airflow.sdk import Asset
-
-        kept = {}
-
-        async def aget(store, key, default=None):
-            return kept.get((store._name, key), default)
-
-        async def aset(store, key, value):
-            kept[store._name, key] = value
-
-        monkeypatch.setattr(context.AssetStateStoreAccessor, "aget", aget)
-        monkeypatch.setattr(context.AssetStateStoreAccessor, "aset", aset)
-        ids = [int(row_id) for row_id in connected.state.ids()]
-        kept["a", KEY] = {"after": ids[-9], "last_id": ids[-3], "known": ids[-8:-2]}
-        kept["b", KEY] = {"after": ids[-10], "last_id": ids[-5], "known": [*ids[-9:-7], *ids[-6:-4]]}
-        store = context.AssetStateStoreAccessors([Asset("a", uri="x://a"), Asset("b", uri="x://b")])
-        (event,) = asyncio.run(watch(watcher(store=store, overlap=10), connected))
-        # b lacks two records after its last one that a has, and one before it, which is the eighth from the end.
-        assert event == {"resource": "ticketrz", "count": 5, "since_id": str(ids[-7] - 1), "last_id": str(ids[-1])}
-        after = max(ids[-10], ids[-1] - 10)
-        state = {"after": after, "last_id": ids[-1], "known": [n for n in ids if n > after]}
-        assert kept == {("a", KEY): state, ("b", KEY): state}
-        kept.pop(("b", KEY))
-        again = watcher(since_id=ids[-2], store=store)
-        assert [event["count"] for event in asyncio.run(watch(again, connected))] == [1]
-
-    def test_pause(self, connected, monkeypatch):
-        """Polls are as far apart as the watcher says."""
-        trigger = watcher(since_id=connected.state.ids()[-1], poll_interval=40)
-        assert [int(pause) for pause in pauses_of(monkeypatch, connected, trigger, 3)] == [40] * 3
-
-    def test_pause_after_what_is_stored(self, monkeypatch):
-        """On Airflow 3.3, too: when Airflow has stored the result of a poll, the next one is as far off."""
-        producer = OneboxNewRecordsTrigger.create_shared_stream_producer({"poll_interval": 40})
-        pauses = []
-
-        async def sleep(seconds):
-            pauses.append(seconds)
-
-        async def scenario():
-            turns = producer.open_stream()
-            await anext(turns)
-            following = asyncio.ensure_future(anext(turns))
-            await asyncio.wait({following}, timeout=0.05)
-            assert pauses == []
-            await producer.advance([])
-            await following
-            await turns.aclose()
-
-        monkeypatch.setattr(onebox.asyncio, "sleep", sleep)
-        asyncio.run(scenario())
-        assert [int(pause) for pause in pauses] == [40]
 
 
 class Records:
@@ -523,8 +399,85 @@ def polls(monkeypatch):
 
 
 @pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 has no event triggers")
-class TestLateRecords:
-    """Records that become visible after others with greater ids."""
+class TestWatcher:
+    """The watcher, on the versions that have event triggers; records can become visible out of order."""
+
+    def test_serialize(self):
+        """What is stored makes the same trigger again; one that differs in an option has another stream."""
+        trigger = OneboxNewRecordsTrigger("ticketrz", since_id="5", site_id="170", overlap=9, poll_interval=7.0)
+        assert vars(rebuilt(trigger)) == vars(trigger)
+        assert vars(trigger).items() >= vars(Plain()).items()
+        stored = OneboxNewRecordsTrigger("ticketrz").serialize()[1]
+        assert (stored["since_id"], stored["poll_interval"], stored["overlap"]) == (None, 60, 100)
+        assert watcher(poll_interval=2).shared_stream_key() != watcher(poll_interval=3).shared_stream_key()
+
+    def test_restart(self, polls):
+        """Where Airflow keeps its state, a watcher goes on where it was, and writes only what has changed."""
+        records, store = Records(*range(1, 251)), Store()
+        assert polls(records, lambda: records.add(2), store=store) == [("250", "252", 2)]
+        assert store.written == 2  # where it began, and where it is now
+        records.add(4)
+        assert polls(records, store=store) == [("252", "256", 4)]
+        assert store.written == 3
+        assert store == {KEY: {"after": 156, "last_id": 256, "known": list(range(157, 257))}}
+        empty = Store()
+        assert polls(Records(), store=empty) == []
+        assert empty == {KEY: {"after": 0, "last_id": 0, "known": []}}
+
+    def test_watched_by_two_assets(self, polls, monkeypatch):
+        """Airflow runs equal triggers as one: each asset has its state, and what one of them lacks is reported."""
+        context = pytest.importorskip("airflow.sdk.execution_time.context")
+        if not hasattr(context, "AssetStateStoreAccessors"):
+            pytest.skip("Airflow keeps no state for watchers before 3.3")
+        from airflow.sdk import Asset
+
+        kept = {}
+
+        async def aget(store, key, default=None):
+            return kept.get((store._name, key), default)
+
+        async def aset(store, key, value):
+            kept[store._name, key] = value
+
+        monkeypatch.setattr(context.AssetStateStoreAccessor, "aget", aget)
+        monkeypatch.setattr(context.AssetStateStoreAccessor, "aset", aset)
+        kept["a", KEY] = {"after": 11, "last_id": 17, "known": [12, 13, 14, 15, 16, 17]}
+        kept["b", KEY] = {"after": 10, "last_id": 15, "known": [11, 12, 14, 15]}
+        store = context.AssetStateStoreAccessors([Asset("a", uri="x://a"), Asset("b", uri="x://b")])
+        # b lacks 13, before its last one, and 16 and 17, which a has; 18 and 19 are new to both.
+        records = Records(*range(1, 20))
+        assert polls(records, store=store, overlap=8) == [("12", "19", 5)]
+        state = {"after": 11, "last_id": 19, "known": list(range(12, 20))}
+        assert kept == {("a", KEY): state, ("b", KEY): state}
+        kept.pop(("b", KEY))
+        assert polls(records, since_id=18, store=store) == [("18", "19", 1)]
+
+    def test_pause(self, connected, monkeypatch):
+        """Polls are as far apart as the watcher says."""
+        trigger = watcher(since_id=connected.state.ids()[-1], poll_interval=40)
+        assert [int(pause) for pause in pauses_of(monkeypatch, connected, trigger, 3)] == [40] * 3
+
+    def test_pause_after_what_is_stored(self, monkeypatch):
+        """On Airflow 3.3, too: when Airflow has stored the result of a poll, the next one is as far off."""
+        producer = OneboxNewRecordsTrigger.create_shared_stream_producer({"poll_interval": 40})
+        pauses = []
+
+        async def sleep(seconds):
+            pauses.append(seconds)
+
+        async def scenario():
+            turns = producer.open_stream()
+            await anext(turns)
+            following = asyncio.ensure_future(anext(turns))
+            await asyncio.wait({following}, timeout=0.05)
+            assert pauses == []
+            await producer.advance([])
+            await following
+            await turns.aclose()
+
+        monkeypatch.setattr(onebox.asyncio, "sleep", sleep)
+        asyncio.run(scenario())
+        assert [int(pause) for pause in pauses] == [40]
 
     def test_late_record(self, polls):
         """A late record is reported by itself, and one that comes with newer ones extends their range backwards."""
@@ -540,19 +493,32 @@ class TestLateRecords:
         ]
 
     def test_over_sockets(self, connected):
-        """The same, asked of the sandbox."""
+        """It begins at the present and reports each set of new records once, and a late one, with their range."""
         ids = [int(row_id) for row_id in connected.state.ids()]
         gap = next(n for n in range(ids[-1] - 1, 0, -1) if n not in ids)
+        taken = []
+
+        async def take():
+            async for event in watcher().run():
+                taken.append(event.payload)
 
         async def scenario():
-            waiting = asyncio.ensure_future(first(watcher()))
+            task = asyncio.ensure_future(take())
             # The start: its count and its list; and one whole poll.
             await until(lambda: connected.state.requests["GET list"] >= 5)
+            connected.state.add(2)
+            await until(lambda: len(taken) == 1)
             add_late(connected, gap)
-            return await waiting
+            await until(lambda: len(taken) == 2)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
-        event = {"resource": "ticketrz", "count": 1, "since_id": str(gap - 1), "last_id": str(gap)}
-        assert asyncio.run(scenario()) == event
+        asyncio.run(scenario())
+        new = connected.state.ids()[-1]
+        assert taken == [
+            {"resource": "ticketrz", "count": 2, "since_id": str(ids[-1]), "last_id": new},
+            {"resource": "ticketrz", "count": 1, "since_id": str(gap - 1), "last_id": str(gap)},
+        ]
 
     def test_what_is_visible_at_the_start(self, polls):
         """What becomes visible after the start is new, whatever its id; what was visible is not."""
