@@ -515,17 +515,6 @@ def test_response_filter(connected, context):
     assert OneboxRequestOperator(**options, response_filter=lambda _: {1, 2}).execute(context()) == {1, 2}
 
 
-def test_native_ticket(connected, context):
-    """What a template renders as a native object is sent as the text that it was."""
-    values = {"content": "42", "subject": "0"}
-    fields = {**TICKET, "content": "{{ content }}", "subject": "{{ subject }}", "coordinate": "-6.2,106.8"}
-    task = render(OneboxCreateTicketOperator(task_id="t", **fields), values, native=True)
-    assert task.content == 42
-    task.execute(context())
-    (ticket,) = connected.state.tickets
-    assert (ticket["content"], ticket["subject"], ticket["coordinate"]) == ("42", "0", "-6.2,106.8")
-
-
 @pytest.mark.parametrize("native", [False, True])
 def test_native_export(connected, reconnect, context, tmp_path, native):
     """A connection, a site, a path and fields that look like numbers or are lists work in every export."""
@@ -554,20 +543,6 @@ def test_path_of_nothing(connected, context, native):
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_native_message(connected, context, native):
-    """A number that a template renders in a message is sent as the text that it was, nothing is not sent, zero is."""
-    fields = {"connection_id": "{{ 3 }}", "body": "{{ 0 }}", "to": "{{ 628123 }}", "subject": "{{ 1.5 }}"}
-    fields |= {"conversation_id": "{{ ticket }}", "cc": ["{{ 'a' }}"]} | ({"sender": "{{ none }}"} if native else {})
-    ticket = connected.state.ids()[0]
-    values = {"ticket": int(ticket)}
-    render(OneboxSendMessageOperator(task_id="t", **fields), values, native=native).execute(context())
-    body = connected.state.books()[0]["body"]
-    assert (body["ConnectionId"], body["To"], body["Subject"], body["ConversationId"]) == ("3", "628123", "1.5", ticket)
-    assert (body["Content"]["Body"], body["Cc"]) == ("0", '["a"]')
-    assert not body.get("From")
-
-
-@pytest.mark.parametrize("native", [False, True])
 def test_native_conversations(connected, context, tmp_path, native):
     """Ids, numbers and hosts of conversations work as text and as native objects."""
     ids = [int(row_id) for row_id in connected.state.ids()[:3]]
@@ -584,41 +559,49 @@ def test_native_conversations(connected, context, tmp_path, native):
     assert (result["tickets"], result["attachments_failed"]) == (3, 0)
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_native_rows(connected, context, tmp_path, native):
-    """Rows whose fields a template renders are written as text, whether Airflow renders text or numbers."""
-    task = OneboxBulkWriteOperator(
-        task_id="t",
-        kind="contact",
-        rows=[{"name": "A", "phone": "{{ 628123 }}"}],
-        results_path="{{ folder }}/v",
-        parallelism="{{ 2 }}",
-    )
-    assert render(task, {"folder": tmp_path}, native=native).execute(context())["done"] == 1
-    (entry,) = connected.state.books()
-    assert entry["body"]["Phone"] == "628123"
-
-
-@pytest.mark.parametrize("native", [False, True])
-def test_native_site(connected, context, native):
-    """A login for a site that a template renders, and a call with what else it renders, work either way."""
-    task = OneboxAuthenticateOperator(task_id="t", site_id="{{ 170 }}")
-    pushed = {}
-    ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
-    assert render(task, {}, native=native).execute({"ti": ti})
-    assert pushed["site_id"] == "170"
-    task = OneboxRequestOperator(task_id="t", endpoint="ticketrz", query={"limit": "{{ 2 }}"}, site_id="{{ 170 }}")
-    response = render(task, {}, native=native).execute(context())
-    assert [record["SiteId"] for record in response["data"]] == ["170"] * 2
-
-
-def test_native_token(connected, context):
-    """A token of digits, which a native template makes a number, is used as the text that it was."""
-    task = render(OneboxRequestOperator(task_id="t", endpoint="ticketrz", token="{{ t }}"), {"t": "123"}, native=True)
-    assert task.token == 123
-    task.execute(context())
-    asked = [seen.headers["authorization"] for seen in connected.state.seen if seen.path == "/api/ticketrz"]
-    assert asked[0] == "Bearer 123"
+@pytest.mark.parametrize(
+    ("kind", "fields", "find", "sent"),
+    [
+        (
+            OneboxCreateTicketOperator,
+            {**TICKET, "content": "{{ 42 }}", "subject": "{{ 0 }}"},
+            lambda state: [(ticket["content"], ticket["subject"]) for ticket in state.tickets],
+            [("42", "0")],
+        ),
+        (
+            OneboxSendMessageOperator,
+            {"connection_id": "{{ 3 }}", "body": "{{ 0 }}", "to": "{{ 628123 }}", "cc": ["{{ 'a' }}"]}
+            | {"conversation_id": "{{ 12045 }}", "subject": "{{ 1.5 }}", "sender": "{{ none }}"},
+            lambda state: state.books()[0]["body"],
+            {"ConnectionId": "3", "To": "628123", "Cc": '["a"]', "ConversationId": "12045", "Subject": "1.5"}
+            | {"Content": {"Body": "0", "ContentType": "text/plain", "Encoding": "utf-8"}},
+        ),
+        (
+            OneboxBulkWriteOperator,
+            {"kind": "contact", "rows": [{"name": "A", "phone": "{{ 628123 }}"}], "parallelism": "{{ 2 }}"}
+            | {"results_path": "{{ folder }}/v"},
+            lambda state: state.books()[0]["body"],
+            {"Name": "A", "Phone": "628123"},
+        ),
+        (
+            OneboxRequestOperator,
+            {"endpoint": "ticketrz", "query": {"limit": "{{ 2 }}"}, "site_id": "{{ 170 }}"},
+            lambda state: (state.logins_by_site, state.seen[-1].query),
+            ({"170": 1}, "limit=2"),
+        ),
+        (
+            OneboxRequestOperator,
+            {"endpoint": "ticketrz", "token": "{{ 123 }}"},
+            lambda state: state.seen[0].headers["authorization"],
+            "Bearer 123",
+        ),
+    ],
+    ids=["ticket", "message", "bulk", "request", "token"],
+)
+def test_native(connected, context, tmp_path, kind, fields, find, sent):
+    """A number that a template renders as a native object is sent as the text that it was, and nothing is not sent."""
+    render(kind(task_id="t", **fields), {"folder": tmp_path}, native=True).execute(context())
+    assert find(connected.state) == sent
 
 
 def test_token_from_upstream(connected, context):
