@@ -784,6 +784,7 @@ def test_cancelled_at_every_await(monkeypatch, since_id, assets, last_is_stored,
         # A late record's range holds others that were reported before.
         assert twice <= set(ranges(before[-1:])) or not is_in_order, dies_at
         repeated += bool(twice)
-        _, world, _ = asyncio.run(history(dies_at, awaits - dies_at))
-        assert set(ranges(world.stored)) == set(range(world.begin + 1, world.last + 1)), dies_at
+        if dies_at % 3 == 0:
+            _, world, _ = asyncio.run(history(dies_at, awaits - dies_at))
+            assert set(ranges(world.stored)) == set(range(world.begin + 1, world.last + 1)), dies_at
     assert repeated
