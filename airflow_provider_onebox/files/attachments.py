@@ -320,7 +320,7 @@ class _Outcome:
 
 
 def _is_below(url: str, own: str) -> bool:
-    """Tell whether a URL leads to a place below another one of the same origin, and not into the API there.
+    """Return whether a URL leads to a place below another one of the same origin, and not into the API there.
 
     No page of Onebox says that files are in the API, so all of it is kept out: in any case and encoding, as a part of
     the path (``/index.php/api/``) or as a parameter of a router (``?_url=/api/``).
@@ -338,7 +338,7 @@ def _is_below(url: str, own: str) -> bool:
 
 
 def _can_be_rejection(status: int, content: bytes) -> bool:
-    """Tell whether a body looks like a rejection, which Onebox can send under any status."""
+    """Return whether a body looks like a rejection, which Onebox can send under any status."""
     if len(content) > MAX_REJECTION_BYTES:
         return False
     with suppress(ValueError):

@@ -53,7 +53,7 @@ def check_fields(fields: Any, *, can_have_types: bool = False) -> dict[str, str 
 
 
 def needs_zone(fields: Any) -> bool:
-    """Tell whether Onebox's own zone has to be known for the types of fields.
+    """Return whether Onebox's own zone has to be known for the types of fields.
 
     :param fields: the names, with or without types.
     :return: whether one is a ``timestamptz``.

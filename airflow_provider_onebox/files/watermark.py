@@ -175,7 +175,7 @@ class Watermark(Generic[K]):
     """What one task has written of one resource, kept in an Airflow Variable between runs.
 
     :param ti: the task instance.
-    :param scope: what tells the task's watermarks apart: connection, site and resource, and perhaps a key of the user.
+    :param scope: what distinguishes the task's watermarks: connection, site, resource and perhaps a key of the user.
     :param policy: which records a run writes.
     """
 

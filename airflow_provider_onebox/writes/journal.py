@@ -164,7 +164,7 @@ class Journal:
             return
         try:
             self._store.delete()
-        except Exception as error:  # noqa: BLE001 - the task has an error of its own to raise
+        except Exception as error:  # noqa: BLE001 - the task raises another error
             log.warning(
                 "The entry of a write that was not made can't be removed from the journal (%s): should this task be "
                 "retried, it fails as uncertain.",

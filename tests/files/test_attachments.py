@@ -530,7 +530,7 @@ def test_again(connected, download, own, tmp_path):
 
 
 def test_url_of_a_folder(connected, own, download, tmp_path):
-    """The folder is whatever ObjectStoragePath takes, with or without a slash at its end."""
+    """The folder is a path as ObjectStoragePath takes it, with or without a slash at its end."""
     found = download(own, folder=f"file://{tmp_path}/f_/", hosts=None)
     assert found == ([f"file://{tmp_path}/f_/12/7-1-a.txt"], 0)
     assert (tmp_path / "f_/12/7-1-a.txt").read_bytes()
@@ -572,7 +572,7 @@ def test_log_is_bounded(download, caplog, count):
     ],
 )
 def test_bad_arguments(connected, tmp_path, arguments, message):
-    """What can't work is refused before anything is sent."""
+    """What can't work is rejected before anything is sent."""
     options = {"attachments_path": tmp_path / "f", "tickets": ["1"], "output_path": tmp_path / "m", **arguments}
     with pytest.raises(OneboxConfigError, match=message.replace("(", r"\(")):
         OneboxListConversationsOperator(task_id="t", **options).execute({})

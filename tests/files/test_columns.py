@@ -137,7 +137,7 @@ def test_misfit_in_a_file(tmp_path, caplog):
 
 
 def test_types_elsewhere(tmp_path):
-    """Only Parquet has types: elsewhere they are refused, so that nobody takes text for numbers."""
+    """Only Parquet has types: elsewhere they are rejected, so that nobody takes text for numbers."""
     with pytest.raises(OneboxConfigError) as caught:
         RecordFile(tmp_path / "a.csv", fields={"Id": "int64"})
     assert str(caught.value) == (
@@ -148,7 +148,7 @@ def test_types_elsewhere(tmp_path):
 
 @pytest.mark.parametrize("kind", ["int", "INT64", None, 64, ["int64"]])
 def test_unknown_type(tmp_path, kind):
-    """A type that can't be used is refused, with those that can."""
+    """A type that can't be used is rejected, with those that can."""
     with pytest.raises(OneboxConfigError) as caught:
         RecordFile(tmp_path / "a.parquet", fields={"Id": kind})
     assert str(caught.value) == f"fields: Id has the type {str(kind)!r}: use one of {', '.join(TYPES)}."

@@ -60,7 +60,7 @@ def test_missing_library(connected, monkeypatch, library, missing):
 
 
 def test_unknown_library(connected):
-    """Another kind of frame is refused before anything is sent."""
+    """Another kind of frame is rejected before anything is sent."""
     with pytest.raises(OneboxConfigError, match=r"^df_type='spark' is none of pandas, polars\.$"):
         OneboxHook().get_df("ticketrz", df_type="spark")
     assert connected.state.logins == 0

@@ -93,11 +93,11 @@ def test_csv(tmp_path, name, mark):
 def test_csv_header_first(tmp_path):
     """A header that does not fit is found before the first row."""
 
-    def refuse(header):
+    def reject(header):
         raise OneboxConfigError(str(header))
 
     with pytest.raises(OneboxConfigError, match=r"^\['a', 'b'\]$"):
-        next(read_rows(save(tmp_path / "rows.csv", "a,b\n1,2\n"), refuse))
+        next(read_rows(save(tmp_path / "rows.csv", "a,b\n1,2\n"), reject))
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,12 @@ def test_files_of_the_worker(connected, bulk, tmp_path, kind, name):
     (root / "here").symlink_to("a.txt")
     fields = TICKET if kind == "ticket" else {"connection_id": "3", "body": "x"}
     allowed = [f"{root}/a.txt", f"{root}/x/../a.txt", f"file://{root}/here", [f"{root}/a.txt", f"{root}/here"]]
-    refused = ["/proc/self/environ", f"{root}/link/a.txt", f"{root}/../rootless/a.txt", f"{outside}/a.txt", str(root)]
-    refused += [f"file://{outside}/a.txt", f"{root}/x://../../rootless/a.txt", "s3://bucket/a.txt", {"a": 1}]
-    refused += [[f"{root}/a.txt", f"{outside}/a.txt"]]
-    rows = [{**fields, name: path} for path in (*allowed, *refused)]
+    rejected = ["/proc/self/environ", f"{root}/link/a.txt", f"{root}/../rootless/a.txt", f"{outside}/a.txt", str(root)]
+    rejected += [f"file://{outside}/a.txt", f"{root}/x://../../rootless/a.txt", "s3://bucket/a.txt", {"a": 1}]
+    rejected += [[f"{root}/a.txt", f"{outside}/a.txt"]]
+    rows = [{**fields, name: path} for path in (*allowed, *rejected)]
     assert bulk.run(rows, kind, max_failed_share=1, attachments_root=root)["done"] == len(allowed)
-    assert [line["result"] for line in bulk.results()] == ["done"] * len(allowed) + ["rejected"] * len(refused)
+    assert [line["result"] for line in bulk.results()] == ["done"] * len(allowed) + ["rejected"] * len(rejected)
     assert bulk.results()[len(allowed)]["message"] == (
         f"The row names the file '/proc/self/environ', and that is not below attachments_root {root}: nothing was "
         "sent. Set attachments_root to the folder whose files rows may attach."
@@ -112,7 +112,7 @@ def test_files_of_the_worker(connected, bulk, tmp_path, kind, name):
 
 @pytest.mark.parametrize("path", ["s3://c@b/f/a", "s3://c@b/f/x/../a"])
 def test_resolve_remote(path):
-    """In an object storage, dots are resolved as well; a path that names another storage inside is refused."""
+    """In an object storage, dots are resolved as well; a path that names another storage inside is rejected."""
     assert uploads.resolve_below("s3://c@b/f", path) == ["s3://c@b/f/a"]
     assert uploads.resolve_below("s3://c@b/f/", [path]) == ["s3://c@b/f/a"]
     for other in ("s3://c@b/f/../g/a", "s3://c@b/fa", "s3://b/f/a", "gs://c@b/f/a", "s3://c@b/f/a::file://passwd"):

@@ -1,4 +1,4 @@
-"""The watermark and the file together: no record is lost or doubled, whatever ends a run."""
+"""The watermark and the file together: no record is lost or doubled, however a run ends."""
 
 from __future__ import annotations
 

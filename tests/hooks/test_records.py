@@ -67,7 +67,7 @@ def test_newest_without_total():
 
 @pytest.mark.parametrize("arguments", [{"newest": 0}, {"newest": "many"}, {"max_records": -1}])
 def test_refused(connected, arguments):
-    """Numbers that make no sense are refused before anything is sent."""
+    """Numbers that make no sense are rejected before anything is sent."""
     with pytest.raises(OneboxConfigError, match="is not a whole number of at least"):
         OneboxHook().get_records("ticketrz", **arguments)
     assert connected.state.logins == 0

@@ -82,7 +82,7 @@ def test_chaos(server, capsys):
         except OneboxAuthError as error:
             # A login whose response is "Expired token", which is one of the faults.
             is_right = "'Expired token'" in str(error)
-            tally["refused" if is_right else f"wrong result: {error}"] += 1
+            tally["rejected" if is_right else f"wrong result: {error}"] += 1
         tally["doubled"] += len(rows) - len(set(rows))
         assert rows == ids[: len(rows)]
         write(client, server, seed, tally)
@@ -90,7 +90,7 @@ def test_chaos(server, capsys):
         print(f"\n{dict(tally)}")  # noqa: T201 - the figures that the release notes quote
     assert tally["finished"] > 0
     assert tally["lost"] == tally["doubled"] == tally["tickets doubled"] == tally["tickets missing"] == 0
-    unfinished = tally["OneboxUnavailableError"] + tally["OneboxResponseError"] + tally["refused"]
+    unfinished = tally["OneboxUnavailableError"] + tally["OneboxResponseError"] + tally["rejected"]
     assert tally["finished"] + unfinished == LISTINGS
 
 
@@ -131,7 +131,7 @@ def write(client, server, seed, tally):
         except OneboxUncertainWriteError:
             tally["tickets uncertain"] += 1
         except OneboxError:
-            tally["tickets refused"] += 1
+            tally["tickets rejected"] += 1
             assert not any(made["subject"] == subject for made in server.state.tickets)
     made = Counter(ticket["subject"] for ticket in server.state.tickets)
     tally["tickets doubled"] += sum(count - 1 for count in made.values())

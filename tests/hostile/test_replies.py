@@ -1,4 +1,4 @@
-"""Whatever bytes come back, only the error family comes out, on one line, in bounded time.
+"""Any response ends in a result or in an error of the one family, on one line, in bounded time.
 
 The number of examples of each property is that of Hypothesis's profile. The release check runs 20,000 in all, with
 HYPOTHESIS_PROFILE=thorough.
@@ -135,7 +135,7 @@ responses = st.builds(http, st.integers(100, 599) | st.sampled_from([200, 401, 4
 
 
 def harmless(text):
-    """Tell whether a text is one printable line without a secret."""
+    """Return whether a text is one printable line without a secret."""
     return text.isprintable() and PASSWORD not in text and len(text) < 2000
 
 
@@ -195,7 +195,7 @@ def corpus(test):
 @corpus
 @given(responses | st.binary(max_size=120))
 def test_login(raw):
-    """A login ends in a token that can stand in a header, or in an error of the family."""
+    """A login ends in a token that a header can hold, or in an error of the family."""
     client, _ = client_of(raw)
     result = outcome(client.login)
     if not isinstance(result, OneboxError):

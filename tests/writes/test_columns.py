@@ -42,7 +42,7 @@ def test_rename(columns, row, renamed):
 
 @pytest.mark.parametrize("columns", [{"A": "nam"}, {"A": "name", "B": "name"}, {"A": "self"}, {"A": ""}])
 def test_bad_columns(columns):
-    """An argument that does not exist, or that two columns have, is refused."""
+    """An argument that does not exist, or that two columns have, is rejected."""
     with pytest.raises(ValueError, match="must name a different argument for each column") as caught:
         ColumnMapping(write, columns)
     assert str(caught.value) == (

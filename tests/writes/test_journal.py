@@ -1,4 +1,4 @@
-"""A single write is made at most once, whatever ends the task try; a person who clears the task writes anew."""
+"""A single write is made at most once, however the task try ends; a person who clears the task writes anew."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_response_that_was_lost(connected, run, stores):
 
 
 def test_nothing_to_note(connected, connect, run, stores):
-    """Arguments that are refused and a login that fails come before the journal."""
+    """Arguments that are rejected and a login that fails need no journal."""
     with pytest.raises(OneboxConfigError, match="but empty: content"):
         run(content="")
     connect(connected.url, login=connected.email, password="wrong")

@@ -1,4 +1,4 @@
-"""The results file names each row before it is sent, and recognizes it later, whatever ends the process."""
+"""The results file names each row before it is sent, and recognizes it later, however the process ends."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_very_many(tmp_path):
 
 
 def test_intention_is_on_the_disk_first(connected, bulk, monkeypatch):
-    """When Onebox hears of a row, the disk has it already."""
+    """A row is on the disk before it is sent."""
     order, sync = [], os.fsync
     send = OneboxHook.create_contact
 
