@@ -29,6 +29,14 @@ REST = 32
 """Measurements after which a larger page is tried again; twice as many after each trial that does not pay."""
 
 
+MARGIN = 1.05
+"""How much further apart requests start than a limit seems to allow, so that one that is late meets no rejection."""
+
+
+LATE_SECONDS = 0.03
+"""How much of its lateness a request may pass on, by starting the next one after less than the distance."""
+
+
 HOLD_SECONDS = 60.0
 """How long requests start as far apart as after the last rejection."""
 
@@ -43,9 +51,9 @@ class RateController:
     own limit, which is kept as long. :data:`PAGE_BYTES` bounds all this.
 
     **Start of a request.** Up to ``width`` are in flight. After a rejection (429, 503), none starts until the rejected
-    one is sent again, and then they start at equal distances: as those that were accepted before the rejection would
-    have. Each further rejection makes the distance 5 to 20 % larger. It is kept for :data:`HOLD_SECONDS` and then
-    shrinks slowly.
+    one is sent again, and then they start at equal distances: :data:`MARGIN` times that of those which were accepted
+    before the rejection. Each further rejection makes the distance 5 to 20 % larger. It is kept for
+    :data:`HOLD_SECONDS` and then shrinks slowly.
 
     Uses no thread and no clock: times are seconds on the caller's.
 
@@ -65,6 +73,7 @@ class RateController:
         self._busy = self._now = 0.0  # seconds with a request in flight, up to now
         self._next_start = -math.inf
         self._first, self._accepted = math.inf, 0  # the first start since the last rejection, and pages since
+        self._burst, self._burst_end = 0, -math.inf  # pages before the first rejection, and its time
         self._measure()
 
     def _measure(self) -> None:
@@ -86,7 +95,7 @@ class RateController:
         """
         self._advance(now)
         self._in_flight += 1
-        self._next_start = max(self._next_start, now - self.gap) + self.gap
+        self._next_start = max(self._next_start, now - min(self.gap, LATE_SECONDS)) + self.gap
         self._first = min(self._first, now)
 
     def end(self, now: float) -> None:
@@ -108,7 +117,11 @@ class RateController:
         :param now: the time.
         """
         self._advance(now)
-        self._accepted += 1
+        if started < self._burst_end:  # Accepted before the rejection, and not known then.
+            self.gap *= self._burst / (self._burst + 1)
+            self._burst += 1
+        else:
+            self._accepted += 1
         if now - self._first > HOLD_SECONDS:
             self.gap *= 0.995
         self.largest = max(self.largest, received)
@@ -149,13 +162,14 @@ class RateController:
         :param wait: seconds until it is sent again, in which no other request starts.
         """
         if self._accepted and started >= self._first:  # else it was sent before the rate was lowered
-            even = (now - self._first) / self._accepted
+            seconds = now - self._first
             if self.gap:
-                self.gap *= min(max(1.05, even / self.gap), 1.2)
+                self.gap *= min(max(MARGIN, seconds / self._accepted / self.gap), 1.2)
             else:
-                # No limit is on less than a second, and what is in flight may have been accepted.
-                is_burst = self._accepted > self.width
-                self.gap = max(even, 1 / (self._accepted + 1)) if is_burst else 1.05 * even
+                # No limit of many pages is on less than a second.
+                seconds = max(seconds, 1.0) if self._accepted > self.width else seconds
+                self.gap = MARGIN * seconds / self._accepted
+                self._burst, self._burst_end = self._accepted, now
             self._first, self._accepted, self._speed = math.inf, 0, 0.0
             self._measure()
         self._next_start = max(self._next_start, now + wait) + self.gap
