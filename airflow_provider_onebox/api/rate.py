@@ -46,8 +46,9 @@ class RateController:
 
     **Size of a page.** It begins with 100 records, and grows while records arrive faster by :data:`GAIN`. The speed is
     that of all records that arrive until ``width`` pages of the new size have, and only time with a request in flight
-    counts, so that a slow reader of the listing changes nothing. If a larger page does not pay, the size before is
-    kept for :data:`REST` measurements. A page that comes with fewer records than it was asked for shows the server's
+    counts, so that a slow reader of the listing changes nothing. Nor may the quickest of them take longer for a record
+    by :data:`GAIN` than before: more requests in flight can hide that. If a larger page does not pay, the size before
+    is kept for :data:`REST` measurements. A page that comes with fewer records than it was asked for shows the server's
     own limit, which is kept as long. :data:`PAGE_BYTES` bounds all this.
 
     **Start of a request.** Up to ``width`` are in flight. After a rejection (429, 503), none starts until the rejected
@@ -67,7 +68,8 @@ class RateController:
         self.gap = 0.0  # seconds between two starts
         self.largest = 0  # records of a page that arrived
         self._most = page_size or MAX_ROWS
-        self._proven, self._speed = self.rows, 0.0  # a size, and the records a second with it
+        # A size, the records a second with it, and the seconds a record of its quickest page.
+        self._proven, self._speed, self._seconds = self.rows, 0.0, math.inf
         self._rest, self._next_rest = 0, REST
         self._in_flight = 0
         self._busy = self._now = 0.0  # seconds with a request in flight, up to now
@@ -78,7 +80,7 @@ class RateController:
 
     def _measure(self) -> None:
         """Begin to measure the speed."""
-        self._begun, self._arrived, self._pages = self._busy, 0, 0
+        self._begun, self._arrived, self._pages, self._quickest = self._busy, 0, 0, math.inf
 
     def delay(self, now: float) -> float:
         """Return how long the next request has to wait.
@@ -132,6 +134,7 @@ class RateController:
             self._settle()
         elif asked == self.rows and received >= asked:
             self._pages += 1
+            self._quickest = min(self._quickest, (now - started) / received)
             if self._pages >= (self.width if self._speed else 1) and self._busy > self._begun:
                 self._judge(min(bound, self._most), is_quick=now - started < QUICK_SECONDS)
         self.rows = min(self.rows, bound)
@@ -141,11 +144,12 @@ class RateController:
         speed = self._arrived / (self._busy - self._begun)
         self._rest -= 1
         is_trial = self.rows > self._proven
-        if is_trial and speed < self._speed * (1 / GAIN if is_quick else GAIN):
+        is_slower = speed < self._speed * (1 / GAIN if is_quick else GAIN)
+        if is_trial and (is_slower or self._quickest > self._seconds * GAIN):
             self.rows = self._proven
             self._settle()
         elif is_trial or self._rest <= 0:
-            self._proven, self._speed = self.rows, speed
+            self._proven, self._speed, self._seconds = self.rows, speed, self._quickest
             self.rows = max(self.rows, min((4 if is_quick else 2) * self.rows, bound))
         self._measure()
 
