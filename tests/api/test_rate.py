@@ -442,7 +442,8 @@ def test_rejection_of_a_burst():
     assert clock.rate.delay(clock.now) == pytest.approx(3 + 1.05 / 19)
     page = {"asked": 100, "received": 100, "size": 0, "more": True}
     clock.rate.record_page(**page, started=clock.now - 0.01, now=clock.now + 0.01)
-    assert clock.rate.gap == pytest.approx(gap := 1.05 / 20)
+    gap = 1.05 / 20
+    assert clock.rate.gap == pytest.approx(gap)
     clock.rate.record_page(**page, started=clock.now, now=clock.now + 3)
     # Another rejection of the same moment only takes a turn for its retry, after the longest wait.
     for wait, delay in ((2.0, 3 + 1.05 / 19 + gap), (4.0, 4 + gap)):
