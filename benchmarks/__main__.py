@@ -48,7 +48,7 @@ Ways = dict[str, dict[str, Any]]
 
 WAYS: Ways = {"bare": {"who": "bare"}, "http": {"who": "http"}, "default": {}}
 # The best of a sweep of page sizes to 2,000 and parallelisms to 8, and the cautious defaults of 0.1.
-TUNED: Ways = {"default": {}, "tuned": {"page_size": 2000, "parallelism": 4}}
+TUNED: Ways = {"default": {}, "tuned": {"page_size": 1600, "parallelism": 4}}
 CAUTIOUS: Ways = {"default": {}, "cautious": {"page_size": 100, "parallelism": 2}}
 IDEAL: Ways = {"default": {}, "file": {"who": "file"}, "ideal": {"who": "ideal"}}
 
@@ -162,7 +162,7 @@ class Measurements:
         grown = self.memory("growth", sandbox, {name: WAYS[name] for name in ("http", "default")}, **common)
         tuned = self.bench.child("listing", sandbox, repetitions=self.bench.of(5), ways=TUNED, **common)
         return [
-            pair(what, tuned["default"], tuned["tuned"], "`page_size=2000, parallelism=4`", 1.25),
+            pair(what, tuned["default"], tuned["tuned"], "`page_size=1600, parallelism=4`", 1.25),
             pair(what, got["default"], got["bare"], REQUESTS, 0.35),
             pair(what, got["default"], got["http"], OPERATOR, 0.5),
             Row("the same: peak growth of memory", grown["default"], grown["http"], OPERATOR, "MB", 0.5),
@@ -206,7 +206,7 @@ class Measurements:
         most = sandbox.control("snapshot")["max_concurrent"]
         rows.append(Row("the same: most requests in flight", [most], unit="", bar=4))
         for rate in (10, 25, 50):
-            size = self.bench.of(4_000, 100) * rate
+            size = min(self.bench.of(4_000, 100) * rate, self.size)
             speeds, rejected = [], []
             for _ in range(self.bench.of(3)):
                 sandbox.control("reset")

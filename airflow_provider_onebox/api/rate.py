@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-FIRST_ROWS, MAX_ROWS = 100, 2000
+FIRST_ROWS, MAX_ROWS = 100, 1600
 """Records that a page is asked for at first, and at most."""
 
 
@@ -21,7 +21,7 @@ GAIN = 1.15
 
 
 QUICK_SECONDS = 0.15
-"""After a page that took less, the size grows by four and not by two, and is kept even if records arrive a little
+"""After a page that took less, the size grows by six and not by two, and is kept even if records arrive a little
 slower: they cost fewer requests."""
 
 
@@ -150,7 +150,7 @@ class RateController:
             self._settle()
         elif is_trial or self._rest <= 0:
             self._proven, self._speed, self._seconds = self.rows, speed, self._quickest
-            self.rows = max(self.rows, min((4 if is_quick else 2) * self.rows, bound))
+            self.rows = max(self.rows, min((6 if is_quick else 2) * self.rows, bound))
         self._measure()
 
     def _settle(self) -> None:

@@ -233,7 +233,7 @@ def test_pages_of_different_sizes_join():
     server = Server(range(1, 20_001))
     assert server.paginate(page_size=None, parallelism=None, seconds=1e-3) == server.ids
     sizes = {limit for _, _, limit in server.calls}
-    assert {100, 400, 1600} <= sizes
+    assert {100, 600, 1600} <= sizes
     assert len(server.calls) < 40
 
 

@@ -180,12 +180,14 @@ def test_never_slower_than_100_records_and_two_requests(name):
     assert outcome.most_in_flight <= 4
 
 
-@pytest.mark.parametrize(("name", "share"), [("2 ms", 1.0), ("20 ms", 1.0), ("100 ms", 1.0), ("limit of 100", 1.02)])
-def test_as_good_as_tuned(name, share):
-    """100,000 records take little longer than with the best fixed size of pages."""
+@pytest.mark.parametrize(
+    ("name", "latency"), [("2 ms", 0.002), ("20 ms", 0.02), ("100 ms", 0.1), ("limit of 100", 0.02)]
+)
+def test_as_good_as_tuned(name, latency):
+    """100,000 records take two round trips longer than with the best fixed size of pages, to find it."""
     server = SERVERS[name]
     best = min(play(Fixed(rows, 4), server(), 100_000).seconds for rows in (100, 400, 1600))
-    assert play(RateController(), server(), 100_000).seconds <= share * best
+    assert play(RateController(), server(), 100_000).seconds <= best + 2.1 * latency
 
 
 def test_slow_server_is_spared():
@@ -292,14 +294,14 @@ class Clock:
 
 
 def test_growth():
-    """A quick page is followed by one of four times the records, any other by one of twice as many."""
+    """A quick page is followed by one of six times the records, any other by one of twice as many."""
     clock = Clock(None, 2)
     clock.page(0.149)
-    assert clock.rate.rows == 400
+    assert clock.rate.rows == 600
     clock.page(0.15)
-    assert clock.rate.rows == 400  # two pages are one measurement
+    assert clock.rate.rows == 600  # two pages are one measurement
     clock.page(0.15)
-    assert clock.rate.rows == 800
+    assert clock.rate.rows == 1200
     for _ in range(2):
         clock.page(0.1)
     assert clock.rate.rows == MAX_ROWS
@@ -315,7 +317,7 @@ def test_gain(seconds, rows):
     assert clock.rate.rows == rows
 
 
-@pytest.mark.parametrize(("seconds", "rows"), [(0.4 * 1.1499, 1600), (0.4 * 1.1501, 100)])
+@pytest.mark.parametrize(("seconds", "rows"), [(0.6 * 1.1499, 1600), (0.6 * 1.1501, 100)])
 def test_quick_pages_may_be_a_little_slower(seconds, rows):
     """A larger page that is quick costs fewer requests, so it is kept unless records arrive slower by 15 %."""
     clock = Clock(None, 1)
@@ -392,7 +394,7 @@ def test_page_of_unknown_size():
     """A page of unknown size says nothing of how heavy records are."""
     clock = Clock(None, 1)
     clock.page(0.1, size=0)
-    assert clock.rate.rows == 400
+    assert clock.rate.rows == 600
 
 
 def test_pages_that_say_nothing():
