@@ -6,6 +6,7 @@ import hashlib
 from datetime import date, datetime
 
 import pytest
+from support.bulk import TICKET
 
 from airflow_provider_onebox.exceptions import (
     OneboxConfigError,
@@ -15,7 +16,6 @@ from airflow_provider_onebox.exceptions import (
 )
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
-TICKET = {"full_name": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
 MESSAGE = {"connection_id": "3", "body": "<p>x</p>"}
 
 
