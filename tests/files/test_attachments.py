@@ -407,11 +407,7 @@ def test_onebox_is_down(connected, connect, download, own):
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        None,
-        {"kind": "redirect"},
-        {"kind": "envelope", "status": 200, "code": 401, "message": "Expired token"},
-    ],
+    [None, {"kind": "redirect"}, {"kind": "envelope", "status": 200, "code": 401, "message": "Expired token"}],
     ids=["401", "login page", "under 200"],
 )
 def test_expired_token(connected, connect, download, own, fault):
@@ -563,10 +559,7 @@ def test_log_is_bounded(download, caplog, count):
         ({"max_attachment_bytes": "many"}, "max_attachment_bytes='many'"),
         ({"max_attachment_bytes": 2**26 + 1}, "max_attachment_bytes='67108865'"),
         ({"max_failed_attachments": -1}, "max_failed_attachments='-1' is not a whole number of at least 0"),
-        (
-            {"attachment_hosts": ["https://x.example"]},
-            "host names: write them like 'files.example.com'",
-        ),
+        ({"attachment_hosts": ["https://x.example"]}, "host names: write them like 'files.example.com'"),
         ({"attachment_hosts": [7]}, "is not a list of host names"),
         ({"attachment_hosts": ["ü_.example"]}, "is not a list of host names"),
     ],

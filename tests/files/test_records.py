@@ -71,11 +71,7 @@ MIXED = [
     {"More": 1.5, "Text": None},
 ]
 COLUMNS = ["More", "Id", "Text", "Nowhere"]
-AS_TEXT = [
-    ['{"k":[1,null,"ø"]}', "1", 'a,"b"\r\né', None],
-    ["true", "2", "", None],
-    ["1.5", None, None, None],
-]
+AS_TEXT = [['{"k":[1,null,"ø"]}', "1", 'a,"b"\r\né', None], ["true", "2", "", None], ["1.5", None, None, None]]
 """What of MIXED is in these columns of a CSV or Parquet file."""
 
 

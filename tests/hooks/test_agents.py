@@ -32,9 +32,7 @@ def results(run):
 def test_reads(ai, connected):
     """An agent calls the allowed reads; their results are JSON without secrets."""
     toolset = ai.toolset(
-        OneboxHook(),
-        allowed_methods=["get_records", "count_records"],
-        pinned_arguments={"resource": "connection"},
+        OneboxHook(), allowed_methods=["get_records", "count_records"], pinned_arguments={"resource": "connection"}
     )
     run = asyncio.run(ai.agent(ai.model(), toolsets=[toolset]).run("How many channels are there?"))
     found = results(run)

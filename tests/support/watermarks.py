@@ -77,10 +77,7 @@ class Deployment:
 
     def context(self, *args: Any, **names: Any) -> dict[str, Any]:
         """Return the context of a task try; the arguments are those of :meth:`ti`."""
-        return {
-            "ti": self.ti(*args, **names),
-            "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
-        }
+        return {"ti": self.ti(*args, **names), "outlet_events": defaultdict(lambda: SimpleNamespace(extra={}))}
 
     def watermark(self, key: str = "onebox_watermark@d@t@onebox_default@169@ticketrz") -> dict[str, Any]:
         """Return what is stored."""

@@ -9,12 +9,7 @@ import warnings
 import pytest
 from support.bulk import CONTACTS, written
 
-from airflow_provider_onebox.exceptions import (
-    OneboxAuthError,
-    OneboxError,
-    OneboxRequestError,
-    OneboxUnavailableError,
-)
+from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxError, OneboxRequestError, OneboxUnavailableError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 
 
