@@ -34,9 +34,7 @@ def notifier(**options):
 @pytest.fixture
 def logged(monkeypatch):
     """Collect what the notifier logs: level and line."""
-    log = Log()
-    monkeypatch.setattr(OneboxTicketNotifier, "log", log)
-    return log.lines
+    return Log.of(monkeypatch, OneboxTicketNotifier)
 
 
 def context(**changes):

@@ -28,6 +28,9 @@ def test_arguments():
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match="is not a number from 0"):
             OneboxBulkWriteOperator(kind="ticket", max_failed_share=share, **options)
+    with pytest.raises(ValueError, match="must name a different argument for each column"):
+        OneboxBulkWriteOperator(kind="contact", columns={"Full Name": "full_name"}, **options)
+    OneboxBulkWriteOperator(kind="ticket", columns={"Customer": "full_name"}, **options)
 
 
 @pytest.mark.parametrize(
@@ -40,13 +43,12 @@ def test_arguments():
 )
 def test_all_done(connected, bulk, tmp_path, monkeypatch, kind, rows):
     """Each row has a line with its id, in the order of the rows, and the task returns and logs the sum of them."""
-    log = Log()
-    monkeypatch.setattr(OneboxBulkWriteOperator, "log", log)
+    logged = Log.of(monkeypatch, OneboxBulkWriteOperator)
     count = len(rows)
     result = {"path": str(tmp_path / "results.jsonl"), "count": count, "done": count, "rejected": 0, "uncertain": 0}
     assert bulk.run(rows, kind, parallelism="3") == result
     line = f"{result['path']}: of {count} rows, {count} are done, 0 rejected, 0 uncertain."
-    assert log.lines[-1] == ("info", line)
+    assert logged[-1] == ("info", line)
     lines = bulk.results()
     assert [(line["row"], line["result"]) for line in lines] == [(n, "done") for n in range(count)]
     assert {tuple(line) for line in lines} == {("row", "result", "key", "id")}
@@ -177,12 +179,3 @@ def test_ambiguous(connected, bulk):
     assert bulk.run([{"Name": "A", "name": "B"}, {"Name": "C"}], max_failed_share=1)["rejected"] == 1
     assert bulk.results()[0]["message"].endswith("got an unexpected keyword argument 'Name'.")
     assert written(connected) == ["C"]
-
-
-def test_bad_columns():
-    """Columns that are no arguments are found when the DAG is parsed."""
-    options = {"task_id": "t", "kind": "contact", "rows": [], "results_path": "x"}
-    with pytest.raises(ValueError, match="must name a different argument for each column"):
-        OneboxBulkWriteOperator(columns={"Full Name": "full_name"}, **options)
-    with DAG("d", schedule=None):
-        OneboxBulkWriteOperator(**{**options, "kind": "ticket"}, columns={"Customer": "full_name"})

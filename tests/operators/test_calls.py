@@ -92,15 +92,14 @@ def test_xcom(connected, context, monkeypatch):
 
 def test_list_to_a_file(connected, context, tmp_path, monkeypatch):
     """Many records go to a file, and the task and its log say what is in it; a failed listing leaves it as it was."""
-    log = Log()
-    monkeypatch.setattr(OneboxListOperator, "log", log)
+    logged = Log.of(monkeypatch, OneboxListOperator)
     path = tmp_path / "out.jsonl.gz"
     ids = connected.state.ids()
     task = listing(output_path=str(path), page_size=33)
     where = {"path": str(path), "uri": f"file://{path}"}
     assert task.execute(context()) == {**where, "count": 250, "first_id": ids[0], "last_id": ids[-1]}
     assert lines(path) == ids
-    assert log.lines[-1:] == [("info", f"Wrote 250 ticketrz records to {path}.")]
+    assert logged[-1:] == [("info", f"Wrote 250 ticketrz records to {path}.")]
     connected.state.fail("html", path="ticketrz", after=2, times=9)
     with pytest.raises(OneboxError):
         task.execute(context())
@@ -461,15 +460,14 @@ def test_bad_incremental(incremental, options, reason):
 
 def test_request(connected, context, monkeypatch):
     """One call, its JSON returned and logged in one line; `data` is sent as a form, `json` as JSON."""
-    log = Log()
-    monkeypatch.setattr(OneboxRequestOperator, "log", log)
+    logged = Log.of(monkeypatch, OneboxRequestOperator)
 
     def request(**options):
         return OneboxRequestOperator(task_id="t", **options).execute(context())
 
     first = connected.state.ids()[0]
     assert request(endpoint=f"ticketrz/{first}")["Id"] == first
-    assert log.lines[-1:] == [("info", f"GET ticketrz/{first} succeeded.")]
+    assert logged[-1:] == [("info", f"GET ticketrz/{first} succeeded.")]
     assert request(endpoint="ticketrz", query={"limit": 2})["limit"] == "2"
     assert request(method="POST", endpoint="message", json={"Subject": "s"})
     form = {"fullName": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
@@ -614,14 +612,13 @@ def test_token_from_upstream(connected, context):
 
 def test_create_ticket(connected, context, tmp_path, monkeypatch):
     """The ticket's id is returned and logged, and fields and files, whose paths templates may render, arrive."""
-    log = Log()
-    monkeypatch.setattr(OneboxCreateTicketOperator, "log", log)
+    logged = Log.of(monkeypatch, OneboxCreateTicketOperator)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(name)
     fields = {**TICKET, "attachment": ["{{ folder }}/a.txt"], "file": "{{ folder }}/b.txt"}
     task = render(OneboxCreateTicketOperator(task_id="t", **fields), {"folder": str(tmp_path)})
     ticket_id = task.execute(context())
-    assert log.lines[-1:] == [("info", f"Opened ticket {ticket_id} in category c.")]
+    assert logged[-1:] == [("info", f"Opened ticket {ticket_id} in category c.")]
     (ticket,) = connected.state.tickets
     assert (ticket["ticketId"], ticket["fullName"]) == (ticket_id, "A")
     assert [file["filename"] for file in ticket["attachment"] + ticket["file"]] == ["a.txt", "b.txt"]

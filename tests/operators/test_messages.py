@@ -17,8 +17,6 @@ from airflow_provider_onebox.exceptions import (
     OneboxError,
     OneboxRequestError,
     OneboxServiceHoursError,
-    OneboxUnavailableError,
-    OneboxUncertainWriteError,
 )
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator, OneboxSendMessageOperator
@@ -84,12 +82,8 @@ def test_missing_tickets(connected, path, logged):
     with pytest.raises(OneboxRequestError, match=f"{first} not found"):
         execute([first], path)
     assert path.read_bytes() == before
-
-
-def test_missing_tickets_under_another_status(connected, path):
-    """Onebox's own code counts, whatever the status that it comes under."""
     connected.state.fail("envelope", path="conversations", status=200, code="404", message="no such ticket")
-    assert execute(connected.state.ids()[:2], path, parallelism=1)["missing"] == 1
+    assert execute([second, second], path, parallelism=1)["missing"] == 1  # Onebox's code counts, under any status.
 
 
 @pytest.mark.parametrize(
@@ -133,8 +127,7 @@ def test_second_try(connected, path):
     first, second = connected.state.ids()[:2]
     connected.state.fail("status", path=f"conversations/{first}", status=500)
     connected.state.fail("truncated", path=f"conversations/{second}", variant="json")
-    result = execute([first, second], path)
-    assert (result["tickets"], result["failed"]) == (2, 0)
+    assert execute([first, second], path)["failed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -308,19 +301,6 @@ def test_send(connected, tmp_path, logged):
     connected.state.fail("wrong_type", path="message", value={"data": []})
     assert send() is None
     assert "Sent message (Onebox returned no id) through connection 3." in logged()
-
-
-def test_send_once(connected, reconnect):
-    """A message that may have been sent is not sent again; one that can't have been is left to a retry."""
-    reconnect(max_retries=0)
-    connected.state.fail("drop_after", path="message")
-    with pytest.raises(OneboxUncertainWriteError):
-        send()
-    connected.state.fail("status", path="message", status=429)
-    with pytest.raises(OneboxUnavailableError):
-        send()
-    assert connected.state.requests["POST list"] == 2
-    assert len([entry for entry in connected.state.books() if entry["id"]]) == 1
 
 
 def test_send_templates():

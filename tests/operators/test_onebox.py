@@ -31,8 +31,7 @@ def run():
 @pytest.mark.parametrize("opaque", [False, True])
 def test_token(connected, run, monkeypatch, opaque):
     """Each run logs in; when the token expires, if it says so, and its site are pushed, and logged without it."""
-    log = Log()
-    monkeypatch.setattr(OneboxAuthenticateOperator, "log", log)
+    logged = Log.of(monkeypatch, OneboxAuthenticateOperator)
     connected.state.configure(opaque_tokens=opaque)
     first, _ = run()
     token, pushed = run()
@@ -49,8 +48,8 @@ def test_token(connected, run, monkeypatch, opaque):
         assert expires_at.endswith("+00:00")
     end = expires_at or "an unknown time"
     line = f"Logged in to {connected.url} as {connected.email} for site 169; the token expires at {end}."
-    assert log.lines[-1:] == [("info", line)]
-    assert not any(token in line or connected.password in line for _, line in log.lines)
+    assert logged[-1:] == [("info", line)]
+    assert not any(token in line or connected.password in line for _, line in logged)
 
 
 @pytest.mark.parametrize("site", [170, "{{ params.site }}"])

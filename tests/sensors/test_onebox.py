@@ -179,18 +179,17 @@ def test_pause_outside_service_hours(connected, monkeypatch, known, timeout, pau
     """In poke mode the next poll comes when the hours begin, an hour away at the most, or at the timeout."""
     monkeypatch.setattr(OPENING, lambda message: known)
     connected.state.configure(outside_service_hours=True)
-    log = Log()
-    monkeypatch.setattr(OneboxRecordSensor, "log", log)
+    logged = Log.of(monkeypatch, OneboxRecordSensor)
     sensor = make(since_id=0, poke_interval=60, timeout=timeout)
     assert not sensor.poke({}).is_done
-    ((level, line),) = log.lines
+    ((level, line),) = logged
     assert level == "info"
     assert line.startswith("Outside service hours, continuing: Connection 'onebox_default'")
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == pause
     assert sensor._get_next_poke_interval(0, lambda: timeout + 5, 1) == 0
     connected.state.configure(outside_service_hours=False)
     sensor.poke({})
-    assert log.lines[1:] == [("info", "Found 250 of 1 new ticketrz records.")]
+    assert logged[1:] == [("info", "Found 250 of 1 new ticketrz records.")]
     assert sensor._get_next_poke_interval(0, lambda: 0, 1) == 60
 
 
@@ -198,13 +197,12 @@ def test_failed_polls_around_service_hours(connected, reconnect, monkeypatch):
     """Outside service hours the count of failed polls begins anew."""
     reconnect(max_retries=0)
     connected.state.configure(outside_service_hours=True)
-    log = Log()
-    monkeypatch.setattr(OneboxRecordSensor, "log", log)
+    logged = Log.of(monkeypatch, OneboxRecordSensor)
     sensor = make(since_id=0)
     for _ in range(2):
         connected.state.fail("status", path="ticketrz", times=MAX_FAILED_POLLS, status=503)
         assert not any(sensor.poke({}).is_done for _ in range(MAX_FAILED_POLLS + 1))
-        for n, (level, line) in enumerate(log.lines[-MAX_FAILED_POLLS - 1 : -1], 1):
+        for n, (level, line) in enumerate(logged[-MAX_FAILED_POLLS - 1 : -1], 1):
             assert level == "warning"
             assert line.startswith(f"Poll failed ({n} in a row), continuing: Connection 'onebox_default'")
     connected.state.configure(outside_service_hours=False)

@@ -19,7 +19,14 @@ class Log:
         self.lines = []
 
     def __getattr__(self, level):
-        return lambda words, *args: self.lines.append((level, words % args))
+        return lambda message, *args: self.lines.append((level, message % args))
+
+    @classmethod
+    def of(cls, monkeypatch, kind):
+        """Collect what the objects of a class log; return the list that is filled."""
+        log = cls()
+        monkeypatch.setattr(kind, "log", log)
+        return log.lines
 
 
 async def first(trigger):

@@ -26,9 +26,7 @@ from airflow_provider_onebox.triggers.onebox import OneboxNewRecordsTrigger, One
 @pytest.fixture
 def logged(monkeypatch):
     """Collect what triggers log: level and line."""
-    log = Log()
-    monkeypatch.setattr(BaseTrigger, "log", log)
-    return log.lines
+    return Log.of(monkeypatch, BaseTrigger)
 
 
 def record_trigger(**options):
