@@ -36,6 +36,7 @@ if version("apache-airflow").startswith("2."):
     os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
 
 pytest_plugins = ["airflow_provider_onebox.sandbox.pytest"]
+pytest.register_assert_rewrite("support.compliance")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

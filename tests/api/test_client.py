@@ -656,8 +656,8 @@ def test_users_of_one_account_in_several_processes():
                 code = 1
                 with contextlib.suppress(OneboxError):
                     settings = Settings("crm", peer.url, "e", PASSWORD, "169")
-                    # As apart as with real waits, which are a hundred times as long as these.
-                    client = OneboxClient(settings, pause=lambda abandoned, seconds: abandoned.wait(seconds / 100))
+                    # Apart as with real waits, which are ten times as long.
+                    client = OneboxClient(settings, pause=lambda abandoned, seconds: abandoned.wait(seconds / 10))
                     for number in range(20):
                         client.request("POST" if number % 2 else "GET", "ticketrz", json={})
                     code = 0

@@ -40,7 +40,7 @@ def held_by(error, outer=None):
         for frame, _ in walk_tb(inner.__traceback__):
             if "/tests/" not in frame.f_code.co_filename:
                 shown += [text for value in frame.f_locals.values() for text in (repr(value), str(value))]
-                shown += [value.decode("latin-1") for value in frame.f_locals.values() if type(value) is bytes]
+                shown += [value.decode("latin-1") for value in frame.f_locals.values() if isinstance(value, bytes)]
         pending += [inner.__cause__, inner.__context__]
     return "\n".join(shown)
 
@@ -88,11 +88,9 @@ class Way:
 class SessionWay(Way):
     """A session: it returns responses, raises the errors of requests, and retries nothing."""
 
-    def __init__(self, session, url, *, logins=1):
+    def __init__(self, session, url):
         super().__init__(
-            lambda method, endpoint, **body: session.request(method, urljoin(f"{url}/api/", endpoint), **body),
-            logins=logins,
-            tries=1,
+            lambda method, endpoint, **body: session.request(method, urljoin(f"{url}/api/", endpoint), **body), tries=1
         )
 
     def result(self, method="POST", **body):
