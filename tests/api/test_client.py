@@ -23,7 +23,7 @@ from urllib.parse import quote_plus
 import pytest
 import requests
 import requests_mock as rm
-from support.compliance import SECRETS, assert_no_secret, held_by
+from support.compliance import assert_no_secret, held_by
 from support.wire import (
     EXPIRED,
     NEW_TOKEN,
@@ -46,7 +46,6 @@ from airflow_provider_onebox.api.client import MAX_RETRY_AFTER, OneboxClient
 from airflow_provider_onebox.api.settings import Settings
 from airflow_provider_onebox.api.token import Token, TokenSource
 from airflow_provider_onebox.exceptions import (
-    OneboxAuthError,
     OneboxConfigError,
     OneboxError,
     OneboxRequestError,
@@ -65,14 +64,6 @@ def test_login():
     assert b"\r\nContent-Type: application/x-www-form-urlencoded\r\n" in head
     assert b"Authorization" not in head
     assert body == b"email=care%40example.com&password=p%40ss+w%2Frd%26100%25&siteId=169"
-
-
-def test_login_that_is_rejected():
-    """The error says whose login it was, and what to check."""
-    with Peer(script(logins=[http_response(200, EXPIRED)])) as peer:
-        message = r"^Connection 'crm', site 169: POST authenticate: .* Check Email, Password and Site ID"
-        with pytest.raises(OneboxAuthError, match=message):
-            read(client_of(peer.url, token=None))
 
 
 @pytest.mark.parametrize(
@@ -96,17 +87,6 @@ def test_login_without_a_token(response, message):
         with pytest.raises(OneboxResponseError, match=re.escape(message)) as caught:
             client.login()
     assert caught.value.status == 200
-
-
-def test_fresh_token_that_is_rejected():
-    """A token that is rejected as soon as it is issued is renewed again within the retries, with a pause."""
-    with Peer(script(http_response(401, EXPIRED))) as peer:
-        client = client_of(peer.url, max_retries=1)
-        with pytest.raises(
-            OneboxUnavailableError, match=r"another login of the same user ended this.*2 of 2"
-        ) as caught:
-            write(client)
-    assert (caught.value.retryable, caught.value.code, len(client.waits)) == (True, "401", 1)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
@@ -169,33 +149,30 @@ def test_login_is_retried():
 
 def test_refused_connection():
     """A port that nobody listens on is named, with the number of tries; the write was not sent."""
-    client = client_of(f"http://127.0.0.1:{closed_port()}")
-    with pytest.raises(
-        OneboxUnavailableError, match=r"127\.0\.0\.1:\d+ can't be reached: Connection refused.*try 4 of 4"
-    ) as caught:
-        write(client)
+    port = closed_port()
+    with pytest.raises(OneboxUnavailableError) as caught:
+        write(client_of(f"http://127.0.0.1:{port}"))
+    assert str(caught.value) == (
+        f"Connection 'crm', site 169: POST ticket/create: http://127.0.0.1:{port} can't be reached: "
+        "Connection refused. That was try 4 of 4."
+    )
     assert caught.value.uncertain is False
 
 
-def test_timeout():
-    """A timeout says where it is set; a write that meets one is uncertain."""
-    message = r"is too slow: no complete response in [0-9.]+ s .*'timeout' is 0\.1 s"
+@pytest.mark.parametrize(
+    ("call", "error", "advice"),
+    [
+        (read, OneboxUnavailableError, "That was try 1 of 1"),
+        (write, OneboxUncertainWriteError, "It may have been done: look in Onebox before you clear the task"),
+    ],
+)
+def test_timeout(call, error, advice):
+    """A timeout says where it is set; a write that meets one is uncertain, and the error says to look first."""
     with Peer(Silent(0)) as peer:
-        client = client_of(peer.url, timeout=0.1, max_retries=0)
-        for call, error in ((read, OneboxUnavailableError), (write, OneboxUncertainWriteError)):
-            with pytest.raises(error, match=message):
-                call(client)
-        assert len(peer.requests) == 2
-
-
-@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "truncated", "empty"])
-def test_write_that_may_have_arrived(sandbox, kind):
-    """A write without a response is not sent again, and the error says to look first."""
-    sandbox.state.fail(kind, path="ticket/create", times=9, processed=True)
-    client = OneboxClient(Settings("crm", sandbox.url, sandbox.email, sandbox.password, "169"))
-    with pytest.raises(OneboxUncertainWriteError, match="look in Onebox before you clear the task"):
-        write(client)
-    assert sandbox.state.requests["POST create"] <= 1
+        message = rf"is too slow: no complete response in [0-9.]+ s .*'timeout' is 0\.1 s.*\. {advice}\.$"
+        with pytest.raises(error, match=message):
+            call(client_of(peer.url, timeout=0.1, max_retries=0))
+        assert len(peer.requests) == 1
 
 
 def test_base_path():
@@ -484,41 +461,6 @@ def test_time_limit_of_a_name_that_is_not_found(time_is_up, monkeypatch):
         resolved.set()
         end_abandoned_calls()
         assert set(peer.lines()) <= {"POST /api/authenticate"}
-
-
-def test_time_limit_of_a_token_that_is_late(time_is_up):
-    """A call that was abandoned while it waited for its token is not made later."""
-    issued = threading.Event()
-
-    def issue(rejected):
-        time_is_up.set()
-        assert issued.wait(PATIENCE)
-        return Token(TOKEN)
-
-    with Peer(script(http_response())) as peer:
-        settings = Settings("crm", peer.url, "care@example.com", PASSWORD, "169")
-        client = OneboxClient(settings, tokens=TokenSource(issue), time_limit=PATIENCE)
-        with pytest.raises(OneboxUnavailableError, match=r"within the 60 s") as caught:
-            write(client)
-        assert caught.value.uncertain is False
-        issued.set()
-        end_abandoned_calls()
-        assert client.tokens.current == Token(TOKEN)
-        assert peer.lines() == []
-
-
-@pytest.mark.parametrize(
-    "answer", [cut, script(http_response(500)), script(http_response(401, EXPIRED), logins=[http_response(401)])]
-)
-def test_traceback_of_a_call_through_a_proxy(answer):
-    """A traceback with all its locals shows no password of a proxy either."""
-    with Peer(answer) as peer:
-        proxies = (("http", peer.url.replace("//", "//me:proxypass@")),)
-        with pytest.raises(OneboxError) as caught:
-            read(client_of("http://dev.example", proxies=proxies, max_retries=0))
-    shown = held_by(caught.value)
-    assert "site 169" in shown
-    assert not [secret for secret in (*SECRETS, "proxypass", "bWU6cHJveHlwYXNz") if secret in shown]
 
 
 class Interruption(BaseException):

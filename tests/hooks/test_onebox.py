@@ -320,27 +320,32 @@ def test_masked_strings_do_not_grow(connected, masked, monkeypatch, caplog):
     assert len(tokens) == 6
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_supervisor_masks_on_the_right_thread(connected, maskers, monkeypatch, at_once):
-    """A secret is masked here at once; on 3.0 and 3.1 only the task's main thread calls the supervisor."""
-    monkeypatch.setattr(masking, "SUPERVISOR_IS_THREAD_SAFE", at_once)
+async def in_event_loop(function):
+    """Call a function within a running event loop."""
+    return function()
+
+
+def in_thread(function):
+    """Call a function in another thread than the task's main one."""
     with ThreadPoolExecutor(1) as pool:
-        token = pool.submit(OneboxHook().get_token).result()
-    assert {token, connected.password} <= set(maskers[not at_once])
-    assert not maskers[at_once]
-    OneboxHook().get_conn()
-    assert {token, connected.password} <= set(maskers[False])
+        return pool.submit(function).result()
 
 
-def test_supervisor_is_not_called_in_an_event_loop(connected, maskers):
-    """Within a running event loop the call could block it for ever; it is made later."""
-
-    async def ask():
-        return OneboxHook().get_token()
-
-    token = asyncio.run(ask())
-    assert {token, connected.password} <= set(maskers[True])
-    assert not maskers[False]
+@pytest.mark.parametrize(
+    ("call", "is_thread_safe", "is_late"),
+    [
+        (in_thread, False, True),
+        (in_thread, True, False),
+        # The call could block the loop for ever.
+        (lambda function: asyncio.run(in_event_loop(function)), True, True),
+    ],
+)
+def test_supervisor_masks_where_it_can_be_called(connected, maskers, monkeypatch, call, is_thread_safe, is_late):
+    """A secret is masked here at once; the supervisor's call is made later where it could block or go wrong."""
+    monkeypatch.setattr(masking, "SUPERVISOR_IS_THREAD_SAFE", is_thread_safe)
+    token = call(OneboxHook().get_token)
+    assert {token, connected.password} <= set(maskers[is_late])
+    assert not maskers[not is_late]
     OneboxHook().get_conn()
     assert {token, connected.password} <= set(maskers[False])
 
