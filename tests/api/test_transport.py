@@ -361,12 +361,17 @@ def test_read_that_was_sent(method):
 
 
 def test_another_adapter():
-    """If another adapter sends, nothing is known of a write that fails, and it is uncertain."""
-    client = client_of("https://dev.example")
+    """If another adapter sends, or another session, nothing is known of a write that fails: it is uncertain."""
+    client, lost = client_of("https://dev.example"), {"exc": requests.ConnectionError("no idea")}
     with rm.Mocker(session=client.session) as mock:
-        mock.post(client.url_for("ticket/create"), exc=requests.ConnectionError("no idea"))
+        mock.post(rm.ANY, **lost)
         with pytest.raises(OneboxUncertainWriteError, match="no idea"):
             write(client)
+    adapter = rm.Adapter()
+    adapter.register_uri("POST", rm.ANY, **lost)
+    client.session.mount("https://", adapter)
+    with pytest.raises(OneboxUncertainWriteError, match="no idea"):
+        write(client)
     assert client.waits == []
 
 
