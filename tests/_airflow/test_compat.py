@@ -98,7 +98,7 @@ def test_masker_of_the_installed_airflow(local_only):
     ],
 )
 def test_masker(on_version, version, local_only, module):
-    """Each Airflow has its masker in its own place."""
+    """Each Airflow has its masker in another place."""
     masked = []
     on_version(version, {module: {"mask_secret": masked.append}}).secret_masker(local_only)(SECRET)
     assert masked == [SECRET]
@@ -118,7 +118,7 @@ def test_masker_of_airflow_3_0(on_version):
     [("2.11.2", "airflow.models.crypto"), ("3.1.8", "airflow.models.crypto"), ("3.2.0", "airflow.sdk.crypto")],
 )
 def test_fernet(on_version, version, module):
-    """Each Airflow has the key in its own place."""
+    """Each Airflow has the key in another place."""
     fernet = Fernet(Fernet.generate_key())
     assert on_version(version, {module: {"get_fernet": lambda: fernet}}).get_fernet() is fernet
 

@@ -15,7 +15,7 @@ from airflow_provider_onebox.provider_info import CONN_FIELDS
 
 
 class Unbound:
-    """Stands in for a form field where Airflow has no form library: it remembers what it was made of."""
+    """Stands in for a form field where Airflow has no form library: it keeps what it was made of."""
 
     def __init__(self, *args, **kwargs):
         self.field_class, self.args, self.kwargs = type(self), args, kwargs

@@ -33,7 +33,7 @@ class BaseXCom:
 
 
 class OwnXCom(BaseXCom):
-    """A deployment's own backend."""
+    """A deployment's custom backend."""
 
     @staticmethod
     def serialize_value(value):
@@ -53,7 +53,7 @@ def test_of_airflow_2(monkeypatch):
         assert as_stored({"a": object}) is None
 
 
-def test_own_backend(monkeypatch):
-    """What a backend of the deployment's own can store, it knows alone."""
+def test_custom_backend(monkeypatch):
+    """Only a deployment's custom backend knows what it can store."""
     monkeypatch.setattr(sdk, "XCom", OwnXCom, raising=False)
     assert as_stored(object()) is None

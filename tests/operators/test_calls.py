@@ -142,7 +142,7 @@ def test_connection_secrets(connected, context, tmp_path, options, include):
 
 @pytest.fixture
 def run(context, tmp_path):
-    """Run an incremental export into a file of the run's own; return the ids in it."""
+    """Run an incremental export into a file for each run; return the ids in it."""
 
     def execute(run_id, map_index=-1, **options):
         path = tmp_path / f"{run_id}_{map_index}.jsonl.gz"
@@ -175,7 +175,7 @@ def test_incremental(connected, context, run):
 
 
 def test_incremental_mapped(connected, context, run):
-    """Sites that are expanded in another order go on where each was; a state_key tells apart what nothing else does."""
+    """Sites expanded in another order go on where each was; a state_key distinguishes what nothing else does."""
     old = {site: connected.state.ids(site=site) for site in ("169", "170")}
     for index, site in enumerate(old):
         assert run("r1", index, site_id=site) == old[site]
@@ -374,7 +374,7 @@ def test_typed_columns(connected, context, reconnect, tmp_path):
 
 @pytest.fixture
 def run_changes(context, tmp_path):
-    """Run an export of changes into a file of the run's own; return the records in it."""
+    """Run an export of changes into a file for each run; return the records in it."""
 
     def execute(run_id, try_number=1, **options):
         path = tmp_path / f"{run_id}.jsonl"
@@ -654,7 +654,7 @@ def test_renderers(operator, renderers):
 
 def test_authenticate_takes_no_token():
     """The operator that logs in is no place for a token, also if the DAG's other tasks have one by default."""
-    words = "takes no token, because it logs in to get one: remove token, or use another operator."
-    with pytest.raises(TypeError, match=f"^OneboxAuthenticateOperator {re.escape(words)}$"):
+    message = "takes no token, because it logs in to get one: remove token, or use another operator."
+    with pytest.raises(TypeError, match=f"^OneboxAuthenticateOperator {re.escape(message)}$"):
         OneboxAuthenticateOperator(task_id="t", token="a secret")
     assert OneboxAuthenticateOperator(task_id="t", default_args={"token": "x"}).token is None

@@ -13,7 +13,7 @@ from airflow_provider_onebox.operators.onebox import OneboxRequestOperator
     ("make", "problem"),
     [
         (dict.keys, "TypeError"),
-        (lambda reply: (name for name in reply), "TypeError"),
+        (lambda response: (name for name in response), "TypeError"),
         (lambda _: object(), "TypeError"),
         (lambda _: {("a", 1): 2, "__classname__": "x"}, "Error: "),
         (lambda _: {"a": [1, float("nan")]}, r"the result\['a'\]\[1\] is nan, which JSON does not have"),

@@ -646,7 +646,7 @@ class TestWatcher:
 
 
 class CountedAwaits:
-    """Runs a coroutine and cancels its task at a given await, wherever that is, Airflow's own code included."""
+    """Runs a coroutine and cancels its task at a given await, in Airflow's code too."""
 
     def __init__(self, coroutine, left):
         self.coroutine, self.left = coroutine, left
