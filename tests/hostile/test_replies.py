@@ -211,12 +211,12 @@ def test_call(raw):
     client, adapter = client_of(LOGIN, raw)
     outcome(lambda: client.request("GET", "ticketrz/1"))
     logins = sum(request.path_url.endswith("/authenticate") for request in adapter.sent)
-    assert logins <= 1 or isinstance(client.tokens._failure, OneboxError) or logins == 2
+    assert logins <= 2
     assert all(request.url.startswith("https://dev.example/voc/api/") for request in adapter.sent)
 
 
 @corpus
-@given(st.lists(responses, min_size=1, max_size=4).map(lambda several: several[0]) | responses)
+@given(responses)
 def test_list(raw):
     """A listing ends; its rows have ids, ascending, each once."""
     client, _ = client_of(LOGIN, raw)
