@@ -37,15 +37,23 @@ def airflow(monkeypatch):
 
 
 @pytest.fixture
-def run(airflow, tmp_path):
-    """Run an incremental export of records 1 to a last one; return the ids in its file."""
+def result_of(airflow, tmp_path):
+    """Run an incremental export; return its result."""
 
-    def execute(run_id, last, *, path=None, scope=SCOPE, start=0, overlap=0, most=None, **names):
-        path = path or tmp_path / f"{run_id}{names.get('map_index', '')}.jsonl"
-        listing = upto(last) if isinstance(last, int) else pages(*last)
+    def execute(run_id, policy, *, path=None, scope=SCOPE, keep_empty=True, **names):
         ti = airflow.ti(run_id, **names)
-        watermark = Watermark(ti, scope, ById(listing, start, overlap, most))
-        export_incremental(RecordFile(path, ti=ti), watermark, "ticketrz")
-        return ids(path)
+        file = RecordFile(path or tmp_path / f"{run_id}{names.get('map_index', '')}.jsonl", ti=ti)
+        return export_incremental(file, Watermark(ti, scope, policy), "ticketrz", keep_empty=keep_empty)
+
+    return execute
+
+
+@pytest.fixture
+def run(result_of):
+    """Run an incremental export of records 1 to a last one, or of some; return the ids in its file."""
+
+    def execute(run_id, last, *, start=0, overlap=0, **options):
+        listing = upto(last) if isinstance(last, int) else pages(*last)
+        return ids(result_of(run_id, ById(listing, start, overlap), **options)["path"])
 
     return execute

@@ -7,18 +7,11 @@ import re
 
 import pytest
 from support.files import write
-from support.watermarks import Deployment
 
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.files.atomic import storage_path
 from airflow_provider_onebox.files.reading import read_rows
 from airflow_provider_onebox.files.records import RecordFile
-
-
-@pytest.fixture
-def airflow(monkeypatch):
-    """An Airflow that knows which task instances run, or have succeeded."""
-    return Deployment(monkeypatch)
 
 
 @pytest.fixture(params=["local", "store"])

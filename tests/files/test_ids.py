@@ -6,12 +6,9 @@ import json
 from contextlib import nullcontext
 
 import pytest
-from support.watermarks import KEY, SCOPE, ids, killed_before, pages
+from support.watermarks import KEY, ids, killed_before, pages
 
-from airflow_provider_onebox.files.export import export_incremental
 from airflow_provider_onebox.files.ids import ById, Ids
-from airflow_provider_onebox.files.records import RecordFile
-from airflow_provider_onebox.files.watermark import Watermark
 
 
 def test_late_record(airflow, run):
@@ -27,12 +24,11 @@ def test_late_record(airflow, run):
     assert airflow.watermark(KEY)["known"] == {"last": 12, "width": 5, "seen": "1f"}
 
 
-def test_late_record_alone(airflow, tmp_path):
+def test_late_record_alone(airflow, result_of):
     """A late record without newer ones is written, and the watermark stays; the result says where it is."""
 
     def export_of(run_id, *records):
-        watermark = Watermark(airflow.ti(run_id), SCOPE, ById(pages(*records), 0, 5))
-        return export_incremental(RecordFile(tmp_path / f"{run_id}.jsonl"), watermark, "ticketrz")
+        return result_of(run_id, ById(pages(*records), 0, 5))
 
     export_of("r1", 1, 2, 4)
     result = export_of("r2", 1, 2, 3, 4)
@@ -72,7 +68,7 @@ def test_far_jump(airflow, run):
     assert airflow.watermark(KEY)["known"] == {"last": 10**19, "width": 3, "seen": "1"}
 
 
-def test_max_records_and_late_ones(airflow, run, tmp_path):
+def test_max_records_and_late_ones(run, result_of):
     """The most records of a run include late ones; what is listed again does not count."""
     asked = []
 
@@ -82,9 +78,7 @@ def test_max_records_and_late_ones(airflow, run, tmp_path):
 
     run("r1", [1, 2, 4, 6], overlap=5)
     for run_id, found in (("r2", [3, 5]), ("r3", [7, 8]), ("r4", [9])):
-        watermark = Watermark(airflow.ti(run_id), SCOPE, ById(listing, 0, 5, 2))
-        export_incremental(RecordFile(tmp_path / f"{run_id}.jsonl"), watermark, "ticketrz")
-        assert ids(tmp_path / f"{run_id}.jsonl") == found
+        assert ids(result_of(run_id, ById(listing, 0, 5, 2))["path"]) == found
     assert asked == [(1, 5), (1, 7), (3, 7)]
 
 

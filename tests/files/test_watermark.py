@@ -15,22 +15,8 @@ from airflow_provider_onebox.api.pagination import Batch
 from airflow_provider_onebox.exceptions import OneboxConfigError, OneboxError
 from airflow_provider_onebox.files import watermark as module
 from airflow_provider_onebox.files.changes import ByChanges, Changes
-from airflow_provider_onebox.files.export import export_incremental
 from airflow_provider_onebox.files.ids import ById
-from airflow_provider_onebox.files.records import RecordFile
 from airflow_provider_onebox.files.watermark import KEPT_RUNS, Done, Watermark
-
-
-@pytest.fixture
-def result_of(airflow, tmp_path):
-    """Run an incremental export; return its result."""
-
-    def execute(run_id, policy, *, keep_empty=True, **names):
-        ti = airflow.ti(run_id, **names)
-        file = RecordFile(tmp_path / f"{run_id}.jsonl", ti=ti)
-        return export_incremental(file, Watermark(ti, SCOPE, policy), "ticketrz", keep_empty=keep_empty)
-
-    return execute
 
 
 def test_runs_follow_each_other(airflow, run):
