@@ -71,9 +71,15 @@ def queries(sandbox, path="/api/ticketrz"):
     return [dict(parse_qsl(seen.query)) for seen in sandbox.state.seen if seen.path == path]
 
 
-def lines(path):
-    """Read the ids in a gzip file."""
-    return [json.loads(line)["Id"] for line in gzip.decompress(path.read_bytes()).splitlines()]
+def records_in(path):
+    """Read the records in a file."""
+    content = path.read_bytes()
+    return [json.loads(line) for line in (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()]
+
+
+def ids_in(path):
+    """Read the ids of the records in a file."""
+    return [record["Id"] for record in records_in(path)]
 
 
 def test_xcom(connected, context, monkeypatch):
@@ -98,12 +104,12 @@ def test_list_to_a_file(connected, context, tmp_path, monkeypatch):
     task = listing(output_path=str(path), page_size=33)
     where = {"path": str(path), "uri": f"file://{path}"}
     assert task.execute(context()) == {**where, "count": 250, "first_id": ids[0], "last_id": ids[-1]}
-    assert lines(path) == ids
+    assert ids_in(path) == ids
     assert logged[-1:] == [("info", f"Wrote 250 ticketrz records to {path}.")]
     connected.state.fail("html", path="ticketrz", after=2, times=9)
     with pytest.raises(OneboxError):
         task.execute(context())
-    assert lines(path) == ids
+    assert ids_in(path) == ids
     assert list(tmp_path.iterdir()) == [path]
     connected.state.calm()
     written = listing(output_path=str(path), since_id=ids[-1]).execute(context())
@@ -136,7 +142,7 @@ def test_connection_secrets(connected, context, tmp_path, options, include):
     records += listing(**options).execute(context())
     path = tmp_path / "c.jsonl"
     listing(**options, output_path=path).execute(context())
-    records += [json.loads(line) for line in path.read_text().splitlines()]
+    records += records_in(path)
     assert [("Password" in record, "Token" in record) for record in records] == [(include, include)] * 15
 
 
@@ -144,11 +150,11 @@ def test_connection_secrets(connected, context, tmp_path, options, include):
 def run(context, tmp_path):
     """Run an incremental export into a file for each run; return the ids in it."""
 
-    def execute(run_id, map_index=-1, **options):
+    def execute(run_id, map_index=-1, try_number=1, **options):
         path = tmp_path / f"{run_id}_{map_index}.jsonl.gz"
-        options = {"output_path": str(path), "page_size": 50, **options}
-        listing(incremental=True, **options).execute(context(run_id, map_index=map_index))
-        return lines(path)
+        task = listing(**{"incremental": True, "output_path": str(path), "page_size": 50, **options})
+        task.execute(context(run_id, map_index=map_index, try_number=try_number))
+        return ids_in(path)
 
     return execute
 
@@ -204,7 +210,7 @@ def test_mapped_instances_with_one_path(connected, context, tmp_path, incrementa
     with pytest.raises(OneboxConfigError, match="it was not replaced"):
         execute("170", 1)
     assert len(connected.state.requests) == requests
-    assert lines(path) == connected.state.ids()
+    assert ids_in(path) == connected.state.ids()
 
 
 @pytest.mark.parametrize(("overlap", "limits"), [(None, 1000), (0, 0), ("7", 7)])
@@ -232,7 +238,7 @@ def test_nul(connected, context, caplog, tmp_path, keep_nul):
     options = {"max_records": 3, "keep_nul": keep_nul, "fields": ["Subject"]}
     records = listing(**options).execute(context())
     listing(output_path=tmp_path / "a.jsonl", **options).execute(context())
-    written = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    written = records_in(tmp_path / "a.jsonl")
     assert [record["Subject"] for record in records][1:] == ["ab"] * 2
     assert [record["Subject"] for record in written][1:] == ["a\0b" if keep_nul else "ab"] * 2
     warned = [message for message in caplog.messages if "U+0000" in message]
@@ -324,7 +330,7 @@ def test_path_is_rendered(connected, context, tmp_path, kind):
     task = listing(output_path=kind(f"{tmp_path}/{{{{ run }}}}.jsonl.gz"))
     result = render(task, {"run": "r7"}).execute(context())
     assert result["path"] == f"{tmp_path}/r7.jsonl.gz"
-    assert lines(tmp_path / "r7.jsonl.gz") == connected.state.ids()
+    assert ids_in(tmp_path / "r7.jsonl.gz") == connected.state.ids()
 
 
 def test_one_instance_at_a_time():
@@ -372,62 +378,43 @@ def test_typed_columns(connected, context, reconnect, tmp_path):
         listing(fields=fields, output_path=str(tmp_path / "b.parquet")).execute(context())
 
 
-@pytest.fixture
-def run_changes(context, tmp_path):
-    """Run an export of changes into a file for each run; return the records in it."""
-
-    def execute(run_id, try_number=1, **options):
-        path = tmp_path / f"{run_id}.jsonl"
-        task = listing(incremental="changes", output_path=str(path), page_size=50, **options)
-        result = task.execute(context(run_id, try_number=try_number))
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        assert result == {
-            "path": str(path),
-            "uri": f"file://{path}",
-            "count": len(rows),
-            "first_id": rows[0]["Id"] if rows else None,
-            "last_id": rows[-1]["Id"] if rows else None,
-        }
-        return rows
-
-    return execute
-
-
 @pytest.mark.parametrize("inclusive", [False, True])
-def test_changes(connected, context, run_changes, inclusive):
+def test_changes(connected, context, run, tmp_path, inclusive):
     """What was added and changed comes in the next run and in no other, however the server compares times."""
-    state = connected.state
+    state, changes = connected.state, {"incremental": "changes"}
     state.configure(times_inclusive=inclusive)
     ids = state.ids()
-    assert [row["Id"] for row in run_changes("r1")] == ids
-    assert run_changes("r2") == []
+    assert run("r1", **changes) == ids
+    assert run("r2", **changes) == []
     state.touch(ids[4:6], Subject="changed")
     new = state.add(2)
-    rows = run_changes("r3")
-    assert [row["Id"] for row in rows] == [*ids[4:6], *new]
-    assert [row["Subject"] for row in rows[:2]] == ["changed"] * 2
-    state.touch(ids[4], rows[0]["ModifyDate"], Subject="in the same second")
+    assert run("r3", **changes) == [*ids[4:6], *new]
+    written = records_in(tmp_path / "r3_-1.jsonl.gz")
+    assert [record["Subject"] for record in written[:2]] == ["changed"] * 2
+    state.touch(ids[4], written[0]["ModifyDate"], Subject="in the same second")
     state.delete([ids[5]])
-    assert [(row["Id"], row["Subject"]) for row in run_changes("r4")] == [(ids[4], "in the same second")]
-    assert run_changes("r3", 2) == rows
-    assert run_changes("r5") == []
+    assert run("r4", **changes) == [ids[4]]
+    assert records_in(tmp_path / "r4_-1.jsonl.gz")[0]["Subject"] == "in the same second"
+    run("r3", try_number=2, **changes)
+    assert records_in(tmp_path / "r3_-1.jsonl.gz") == written
+    assert run("r5", **changes) == []
     assert list(context.airflow.variables) == ["onebox_changes@d@t@onebox_default@169@ticketrz"]
 
 
-def test_changes_after_a_time(connected, run_changes):
+def test_changes_after_a_time(connected, run):
     """The first run begins at last_update, and the next ones where the one before has ended."""
     ids = connected.state.ids()
     connected.state.touch(ids[:5])
-    since = connected.state.local()
-    assert [row["Id"] for row in run_changes("r1", last_update=f"{since:%Y-%m-%d} 00:00")] == ids[:5]
+    changes = {"incremental": "changes", "last_update": f"{connected.state.local():%Y-%m-%d} 00:00"}
+    assert run("r1", **changes) == ids[:5]
     connected.state.touch(ids[7], Subject="changed")
-    assert [row["Id"] for row in run_changes("r2", last_update=f"{since:%Y-%m-%d} 00:00")] == [ids[7]]
+    assert run("r2", **changes) == [ids[7]]
 
 
-def test_changes_after_no_time(connected, run_changes):
+def test_changes_after_no_time(connected, run):
     """What is no time is rejected under the name of the argument, before anything is sent."""
     with pytest.raises(OneboxConfigError, match=r"^last_update='soon' is not a time"):
-        run_changes("r1", last_update="soon")
+        run("r1", incremental="changes", last_update="soon")
     assert not connected.state.requests
 
 
@@ -527,7 +514,7 @@ def test_native_export(connected, reconnect, context, tmp_path, native):
     )
     result = render(task, values, native=native).execute(context())
     assert result["count"] == 250
-    assert list(json.loads((tmp_path / "20260101").read_text().splitlines()[0])) == ["Id", "Subject"]
+    assert list(records_in(tmp_path / "20260101")[0]) == ["Id", "Subject"]
     assert list(context.airflow.variables) == ["onebox_watermark@d@t@7@170@ticketrz"]
 
 
