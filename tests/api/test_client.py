@@ -550,7 +550,7 @@ def test_interruption_of_a_call_with_a_time_limit(failure, is_sent, monkeypatch)
         assert waiting.wait(PATIENCE)
         raise failure
 
-    def answer(peer, conn):
+    def respond(peer, conn):
         peer.read(conn)
         waiting.set()
         peer.over.wait(PATIENCE)
@@ -561,7 +561,7 @@ def test_interruption_of_a_call_with_a_time_limit(failure, is_sent, monkeypatch)
         return Token(TOKEN)
 
     monkeypatch.setattr("airflow_provider_onebox.api.client.futures.wait", interrupt)
-    with Peer(answer) as peer:
+    with Peer(respond) as peer:
         source = TokenSource(issue, Token(TOKEN) if is_sent else None)
         client = OneboxClient(Settings("crm", peer.url, "e", PASSWORD, "169"), tokens=source, time_limit=30)
         with pytest.raises(OneboxUncertainWriteError if is_sent else type(failure)) as caught:
@@ -579,7 +579,7 @@ def test_users_of_one_account_in_several_processes():
     """Where each login ends the earlier token, four processes with 20 calls each get through."""
     lock, valid = threading.Lock(), []
 
-    def answer(peer, conn):
+    def respond(peer, conn):
         while request := peer.read(conn):
             with lock:
                 if b"/api/authenticate" in request.split(b"\r\n")[0]:
@@ -590,7 +590,7 @@ def test_users_of_one_account_in_several_processes():
                     response = http_response() if is_valid else http_response(401, EXPIRED)
             conn.sendall(response)
 
-    with Peer(answer) as peer:
+    with Peer(respond) as peer:
         children = []
         for _ in range(4):
             child = os.fork()

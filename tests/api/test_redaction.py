@@ -130,10 +130,10 @@ def test_forms_are_few(secret):
 
 
 def test_nothing_to_hide():
-    """An empty secret is none, and words without one stay as they are."""
+    """An empty secret is none, and a text without one stays as it is."""
     assert forms_of("") == frozenset()
-    assert redact("words", ["", "token"]) == "words"
-    assert redact("words", []) == "words"
+    assert redact("text", ["", "token"]) == "text"
+    assert redact("text", []) == "text"
 
 
 def test_longest_first():
@@ -142,6 +142,6 @@ def test_longest_first():
 
 
 def test_it_is_cheap_to_import():
-    """The hook reads it when a DAG file is parsed: no library comes along."""
+    """The hook reads it when a DAG file is parsed: it imports no library."""
     code = "import sys, airflow_provider_onebox.api.redaction; print({'requests', 'airflow', 'ssl'} & set(sys.modules))"
     assert run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

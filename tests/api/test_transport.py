@@ -64,13 +64,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 def test_body_in_pieces():
     """A response in pieces is put together, and may be streamed."""
 
-    def answer(peer, conn):
+    def respond(peer, conn):
         while peer.read(conn):
             conn.sendall(HEAD % 4 + b"ab")
             time.sleep(0.05)
             conn.sendall(b"cd")
 
-    with Peer(answer) as peer:
+    with Peer(respond) as peer:
         assert make(peer.url).get(peer.url).content == b"abcd"
         with make(peer.url).get(peer.url, stream=True) as response:
             assert response.raw.read() == b"abcd"
@@ -162,11 +162,11 @@ def test_verify_of_the_connection_wins(verify, expected, monkeypatch):
 def refusing_proxy(status=b"503 No way"):
     """Answer every CONNECT with a refusal."""
 
-    def answer(peer, conn):
+    def respond(peer, conn):
         if peer.read(conn):
             conn.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
 
-    return Peer(answer)
+    return Peer(respond)
 
 
 def is_not_sent(client, error, message):
@@ -268,7 +268,7 @@ def test_407_of_a_forwarding_proxy(call, error):
 
 
 def socks(peer, conn):
-    """Speak SOCKS5 as a server that itself answers what is asked through it."""
+    """Speak SOCKS5 as a server that itself responds to what is sent through it."""
     conn.recv(3)
     conn.sendall(b"\x05\x00")
     conn.recv(262)
@@ -298,15 +298,15 @@ def test_socks_proxy_without_its_package(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("answer", "timeout", "message"),
+    ("respond", "timeout", "message"),
     [
         (hang_up, 5, ""),
         (Silent(0), 0.05, r"no complete response in [0-9.]+ s .*'timeout' is 0\.05 s"),
     ],
 )
-def test_write_that_met_a_bad_handshake(answer, timeout, message):
+def test_write_that_met_a_bad_handshake(respond, timeout, message):
     """A TLS handshake that fails, for any reason but a certificate, is tried again: the write was not sent."""
-    with Peer(answer) as peer:
+    with Peer(respond) as peer:
         client = client_of(f"https://127.0.0.1:{peer.port}", timeout=timeout)
         is_not_sent(client, OneboxUnavailableError, f"can't be reached: {message}")
         assert peer.connections == 4
@@ -423,11 +423,11 @@ def test_writes_through_a_tunnel_avoid_old_connections(monkeypatch, tls, ca):
 def test_response_that_breaks_the_library(raw):
     """Whatever the libraries raise, a write that was sent is uncertain, and is not sent again."""
 
-    def answer(peer, conn):
+    def respond(peer, conn):
         if peer.read(conn):
             conn.sendall(raw)
 
-    with Peer(answer) as peer:
+    with Peer(respond) as peer:
         with pytest.raises(OneboxUncertainWriteError):
             write(client_of(peer.url))
         assert len(peer.requests) == 1
@@ -463,7 +463,7 @@ def test_other_hosts_in_their_own_script(monkeypatch):
 @pytest.mark.filterwarnings("ignore:X509:DeprecationWarning")
 def test_pyopenssl(tls, ca):
     """Where another library has put pyOpenSSL into urllib3, calls work, and their time is bounded."""
-    pyopenssl = pytest.importorskip("urllib3.contrib.pyopenssl", reason="pyOpenSSL comes with the test dependencies")
+    pyopenssl = pytest.importorskip("urllib3.contrib.pyopenssl", reason="pyOpenSSL is one of the test dependencies")
     pyopenssl.inject_into_urllib3()
     try:
         with Peer(script(http_response(200, {"ticketId": "5"})), tls) as peer:

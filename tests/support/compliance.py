@@ -134,7 +134,7 @@ class Compliance:
                 peer = Peer(None)
                 way = make_way(stack.enter_context(peer).url)
                 issued = [login_response(TOKEN)] * way.logins + [login_response()]
-                peer.answer = script(*responses, logins=logins or issued)
+                peer.respond = script(*responses, logins=logins or issued)
                 return peer, way
 
             yield start

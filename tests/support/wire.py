@@ -32,10 +32,10 @@ def login_response(token=NEW_TOKEN):
 
 
 class Peer:
-    """A server on loopback that gives each connection to ``answer`` in a separate thread."""
+    """A server on loopback that gives each connection to ``respond`` in a separate thread."""
 
-    def __init__(self, answer, context=None):
-        self.answer, self.context = answer, context
+    def __init__(self, respond, context=None):
+        self.respond, self.context = respond, context
         self.requests, self.open = [], []
         self.connections = 0
         self.over = threading.Event()
@@ -76,9 +76,9 @@ class Peer:
             raw.settimeout(PATIENCE)
             if self.context:
                 with self.wrap(self.context, raw) as conn:
-                    self.answer(self, conn)
+                    self.respond(self, conn)
             else:
-                self.answer(self, raw)
+                self.respond(self, raw)
 
     def wrap(self, context, conn):
         """Speak TLS on a connection."""
@@ -125,7 +125,7 @@ def script(*responses, logins=()):
     """Give each request the next response, the last one again and again; ``None`` hangs up. Logins have their own."""
     left, left_of_logins = list(responses), list(logins or [login_response()])
 
-    def answer(peer, conn):
+    def respond(peer, conn):
         while request := peer.read(conn):
             these = left_of_logins if b"/api/authenticate" in request.split(b"\r\n")[0] else left
             response = these.pop(0) if len(these) > 1 else these[0]
@@ -133,7 +133,7 @@ def script(*responses, logins=()):
                 return
             conn.sendall(response)
 
-    return answer
+    return respond
 
 
 def client_of(url, *, token=TOKEN, time_limit=None, **options):
