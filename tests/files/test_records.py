@@ -205,7 +205,9 @@ def test_bad_fields(tmp_path, fields):
         ("a.Parquet.GZ", ["Id"], "Parquet is compressed in itself"),
         ("a.tsv", ["Id"], r"results_path='.*a\.tsv': \.tsv is not a format that is written here: use \.jsonl"),
         ("a.TSV.gz", ["Id"], r"\.tsv is not a format"),
+        ("a.csv.bz2", ["Id"], r"\.bz2 is not a format"),
         ("a.jsonl.zst", None, r"\.zst is not a format"),
+        ("a.xlsx", ["Id"], r"\.xlsx is not a format"),
     ],
 )
 def test_bad_table(tmp_path, name, fields, reason):
