@@ -136,22 +136,14 @@ PYTHON_BLOCKS = [
 ]
 
 
-# What a page is about, and some environments lack.
-OPTIONAL = ("airflow.providers.common.ai", "kubernetes", "polars")
-
-
 @pytest.mark.parametrize("block", PYTHON_BLOCKS)
 def test_python_on_pages(block):
-    """Python in the README and on the pages parses, and what it imports is there."""
-    for node in ast.walk(ast.parse(block)):
-        names = [node.module] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in names:
-            if name == "dags.closed_tickets":  # the reader's
-                continue
-            module = pytest.importorskip(name) if name.startswith(OPTIONAL) else importlib.import_module(name)
-            wanted = node.names if isinstance(node, ast.ImportFrom) else []
-            assert all(hasattr(module, alias.name) for alias in wanted)
+    """Python in the README and on the pages parses, and what it imports of Airflow and of us exists."""
+    imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
+    for node in [node for node in imports if node.module.startswith("airflow")]:
+        optional = node.module.startswith("airflow.providers.common.ai")
+        module = (pytest.importorskip if optional else importlib.import_module)(node.module)
+        assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
 # What other tests run: DAGs, tests and calls.
