@@ -55,7 +55,7 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
         # Airflow 3.2 and 3.3 close that section at first, and keep Save off.
         "password": "Required too: Site ID, in the section below",
         # Airflow 3.3.1 and 3.3.2 can't test a connection without one.
-        "port": "Enter 443 if Test answers Bad Request",
+        "port": "Enter 443 if Test shows Bad Request",
         "site_id": "169",
         "timeout": "30",
         "max_retries": "3",

@@ -79,10 +79,10 @@ def bare_pages(since_id: str) -> Iterator[list[dict[str, Any]]]:
     """List with one page after the other."""
     with BareSession() as session:
         while True:
-            reply = session.call("GET", "ticketrz", params={"sinceId": since_id, "limit": PAGE})
-            rows = reply["data"]
+            page = session.call("GET", "ticketrz", params={"sinceId": since_id, "limit": PAGE})
+            rows = page["data"]
             yield rows
-            if reply["total"] <= len(rows):
+            if page["total"] <= len(rows):
                 return
             since_id = rows[-1]["Id"]
 
@@ -125,9 +125,9 @@ def list_operator(since_id: str, rows: int) -> None:
     reader = Reader(rows)
 
     def next_page(response: requests.Response) -> dict[str, Any] | None:
-        reply = response.json()
-        reader.take(reply["data"])
-        if reply["total"] <= len(reply["data"]):
+        page = response.json()
+        reader.take(page["data"])
+        if page["total"] <= len(page["data"]):
             return None
         return {"data": {"sinceId": reader.last}}
 

@@ -55,8 +55,8 @@ class Onebox:
         :return: what the method returns.
         """
         request = urllib.request.Request(f"{self.url}/sandbox/{call}", json.dumps(arguments).encode())
-        with self._open(request) as reply:
-            return json.load(reply)
+        with self._open(request) as response:
+            return json.load(response)
 
     def token(self) -> str:
         """Log in.
@@ -64,8 +64,8 @@ class Onebox:
         :return: a token.
         """
         form = {"email": EMAIL, "password": PASSWORD, "siteId": "169"}
-        with self._open(f"{self.url}/api/authenticate", urllib.parse.urlencode(form).encode()) as reply:
-            return str(json.load(reply)["token"])
+        with self._open(f"{self.url}/api/authenticate", urllib.parse.urlencode(form).encode()) as response:
+            return str(json.load(response)["token"])
 
 
 @contextmanager

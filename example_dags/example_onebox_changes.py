@@ -28,7 +28,7 @@ with DAG(
         output_path="{{ params.folder }}/changes_{{ run_id }}.jsonl.gz",
     )
 
-    # Onebox does not tell what was deleted: it is what an earlier listing of all has and this one has not.
+    # Onebox does not report what was deleted: it is what an earlier listing of all has and this one has not.
     everything = OneboxListOperator(
         task_id="list_all",
         resource="ticketrz",

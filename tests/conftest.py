@@ -49,7 +49,7 @@ _NEEDS_AIRFLOW = re.compile(
 
 
 def _needs_airflow(argument: str) -> bool:
-    """Tell whether a file of tests, or one in a folder of them, imports Airflow, by itself or through the package."""
+    """Return whether a file of tests, or one in a folder of them, imports Airflow, by itself or through the package."""
     path = Path(argument.partition("::")[0])
     files = [path] if path.is_file() else path.rglob("test_*.py")
     return any(_NEEDS_AIRFLOW.search(file.read_text(encoding="utf-8")) for file in files)

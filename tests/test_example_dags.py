@@ -228,7 +228,7 @@ def test_conversations(runs, sandbox):
 
 
 def test_answer(runs, sandbox):
-    """The answer stands in the ticket's conversation."""
+    """The message is in the ticket's conversation."""
     run = runs["example_onebox_answer"]
     assert run.state == "success"
     (entry,) = [entry for entry in sandbox.state.books() if entry["call"] == "POST /api/message"]

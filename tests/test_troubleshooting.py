@@ -50,7 +50,7 @@ def texts(package: Path = PACKAGE) -> set[str]:
 
 
 def fits(fragment: str, message: str) -> bool:
-    """Tell whether a message holds the pieces of a fragment, in their order."""
+    """Return whether a message holds the pieces of a fragment, in their order."""
     pieces = map(re.escape, filter(None, (piece.strip() for piece in fragment.split(GAP))))
     return re.search(".*".join(pieces), message, re.DOTALL) is not None
 

@@ -20,7 +20,7 @@ AIRFLOW_VERSION = tuple(map(int, __version__.split(".")[:2]))
 """The installed Airflow, such as ``(3, 3)``."""
 
 AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
-"""Tasks have no access to the metadata database; Airflow's API answers them through a supervisor process."""
+"""Tasks have no access to the metadata database; they ask Airflow's API through a supervisor process."""
 
 HAS_EVENT_TRIGGERS = AIRFLOW_3
 """Assets can be watched by a trigger."""

@@ -82,7 +82,7 @@ def _update_masker() -> None:
 
 
 def _must_leave_supervisor_alone() -> bool:
-    """Tell whether a call to the supervisor could block or go wrong here; a later call of this module repeats it."""
+    """Return whether a call to the supervisor could block or go wrong here; a later call of this module repeats it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -145,8 +145,8 @@ class OneboxSession(requests.Session):
             failure = strip_frames(error, outer)
         else:
             # The caller's hooks see what the caller gets.
-            answered: requests.Response = dispatch_hook("response", request.hooks, response, **options)  # type: ignore[no-untyped-call]
-            return answered
+            result: requests.Response = dispatch_hook("response", request.hooks, response, **options)  # type: ignore[no-untyped-call]
+            return result
         raise failure
 
     def _options(self, request: requests.PreparedRequest, options: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether Onebox can be used: this tells a record that can't be read from a service that is down."""
+"""Whether Onebox can be used: a record that can't be read is distinguished from a service that is down."""
 
 from __future__ import annotations
 

@@ -374,7 +374,7 @@ def _instead_of_a_token(data: Any) -> str:
     sites = data.get("data") if isinstance(data, dict) else data
     if isinstance(sites, list) and sites and all(isinstance(site, dict) and "Id" in site for site in sites):
         listed = sanitize(", ".join(str(site["Id"]) for site in sites))
-        return f"Onebox answered with the account's sites ({listed}) and no token: set Site ID to one of them."
+        return f"Onebox returned the account's sites ({listed}) and no token: set Site ID to one of them."
     keys = sanitize(", ".join(map(str, data))) if isinstance(data, dict) else type(data).__name__
     return f"the response holds no token (it holds: {keys or 'nothing'}): usually a wrong Onebox URL."
 

@@ -202,7 +202,7 @@ class Listing:
         if first.total is None or first.total <= number:
             return after
         before = fetch(after, first.total - number - 1, 1, lambda _: 1)
-        # A server that ignores offset answers with the first record: then the whole list is read.
+        # A server that ignores offset returns the first records: then the whole list is read.
         return before.ids[0] if len(before.ids) == 1 else after
 
     def _interval(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from airflow_provider_onebox.api.settings import Settings
 
 TRANSIENT = frozenset({429, 502, 503, 504})
-"""Statuses of transient errors: a retry of the same call can get an answer."""
+"""Statuses of transient errors: a retry of the same call can succeed."""
 
 
 _HEAD = 4096
@@ -295,7 +295,7 @@ def _error_without_envelope(
             retryable=False,
             **details,
         )
-    return OneboxResponseError(f"{call}: answered {status} with {what}{hint}.", **details)
+    return OneboxResponseError(f"{call}: received status {status} with {what}{hint}.", **details)
 
 
 def _carried_token(response: requests.Response) -> bool:

@@ -163,7 +163,7 @@ def settings_from_connection(conn: Connection, site_id: str | int | None = None)
 
 
 def is_site_id(value: object) -> bool:
-    """Tell whether a value is a site id: digits, as text or as an integer.
+    """Return whether a value is a site id: digits, as text or as an integer.
 
     :param value: the value.
     :return: ``True`` for ``"169"`` and ``169``; ``False`` for anything else, booleans included.
@@ -172,7 +172,7 @@ def is_site_id(value: object) -> bool:
 
 
 def is_plain_path(path: str) -> bool:
-    """Tell whether every reader understands a relative URL path alike.
+    """Return whether every reader understands a relative URL path alike.
 
     :param path: the path, without a slash at either end.
     :return: ``True`` if it has nothing to escape, no empty segment, and none that leads up or to another host.

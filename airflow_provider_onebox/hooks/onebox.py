@@ -697,7 +697,7 @@ class OneboxHook(BaseHook):
         except Exception as error:  # noqa: BLE001 - each Airflow and each secrets backend has its own errors here
             # Their messages can contain parts of a secret.
             failure = OneboxUnavailableError(
-                f"{where} can't be looked up, because Airflow or its secrets backend does not answer "
+                f"{where} can't be looked up, because Airflow or its secrets backend does not respond "
                 f"({type(error).__name__}); a retry can help."
             )
         else:

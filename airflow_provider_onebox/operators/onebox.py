@@ -202,7 +202,7 @@ class OneboxListOperator(_OneboxOperator):
         ``.csv.gz``, Parquet if it ends in ``.parquet``, otherwise JSON Lines; gzip if it ends in ``.gz``. (templated)
     :param overlap: how far before the watermark an incremental run lists again, for records that become visible late:
         ids (1,000 by default) or, with ``"changes"``, minutes (10 by default); 0 for not at all. (templated)
-    :param state_key: what tells the watermarks of mapped instances apart, such as ``{{ ti.map_index }}``, where
+    :param state_key: what distinguishes the watermarks of mapped instances, such as ``{{ ti.map_index }}``, where
         connection, site and resource don't. (templated)
     :param keep_nul: whether text in the file keeps U+0000, which PostgreSQL rejects; by default it is removed and
         counted in the log. XComs never have it.

@@ -557,23 +557,23 @@ class App:
             head = f"HTTP/1.1 {status} Cut\r\ncontent-type: {JSON}\r\ncontent-length: {len(body)}\r\n\r\n"
             await self.end(scope, receive, head.encode() + half)
         else:
-            reply: Response
+            response: Response
             if kind == "truncated":
-                reply = Response(half, status, media_type=JSON)
+                response = Response(half, status, media_type=JSON)
             elif kind == "slow":
-                reply = StreamingResponse(in_pieces(body, **fault), status, headers)
+                response = StreamingResponse(in_pieces(body, **fault), status, headers)
             elif kind == "delay":
                 await asyncio.sleep(fault.get("pause", 1))
-                reply = Response(body, status, headers)
+                response = Response(body, status, headers)
             elif kind in ("no_token", "merge"):
-                reply = Response(
+                response = Response(
                     merged(body, fault.get("fields", {"token": None})), fault.get("status", status), None, JSON
                 )
             elif kind == "huge":
-                reply = StreamingResponse(endless(), media_type=JSON)
+                response = StreamingResponse(endless(), media_type=JSON)
             else:
-                reply = REPLIES[kind](fault)
-            await reply(scope, receive, send)
+                response = RESPONSES[kind](fault)
+            await response(scope, receive, send)
 
     async def end(self, scope: Scope, receive: Receive, last: bytes | None, reset: bool = False) -> None:
         """Close the connection after ``last``; with None, leave it open and silent."""
@@ -645,7 +645,7 @@ def envelope(fault: dict[str, Any], **defaults: Any) -> Response:
     return JSONResponse(refusal.body(), refusal.status, fault.get("headers"))
 
 
-REPLIES: dict[str, Callable[[dict[str, Any]], Response]] = {
+RESPONSES: dict[str, Callable[[dict[str, Any]], Response]] = {
     "status": lambda f: Response(
         encoded(f.get("body", "")),
         f.get("status", 503),

@@ -160,7 +160,7 @@ class Onebox:
         self._client = self._new_client()
         self._rejected_at: float | None = None
         self._turn = asyncio.Semaphore(MAX_REQUESTS)
-        # The next questions: the ids after which records count, and the answer for the least of them.
+        # The next questions: the ids after which records count, and the result for the least of them.
         self._questions: dict[Hashable, tuple[list[int], asyncio.Future[tuple[int, int, int | None]]]] = {}
 
     def _new_client(self) -> OneboxClient:
@@ -194,9 +194,9 @@ class Onebox:
         key = (resource, *filters.items())
         if key not in self._questions:
             self._questions[key] = [], _shared(self._count_after_least(key, resource, filters))
-        ids, answer = self._questions[key]
+        ids, result = self._questions[key]
         ids.append(after)
-        least, count, last_id = await answer
+        least, count, last_id = await result
         if after == least:
             return count, last_id
         # For those who already have the newest record, this says that there is none for them.
@@ -209,7 +209,7 @@ class Onebox:
         self, key: Hashable, resource: str, filters: dict[str, str | None]
     ) -> tuple[int, int, int | None]:
         async with self._turn:
-            # Later questions need a later answer.
+            # Later questions need a later result.
             ids, _ = self._questions.pop(key)
             least = min(ids)
             count = self._client.lists.count
@@ -268,9 +268,9 @@ class PolledConnection:
         :param question: a method of :class:`Onebox`.
         :param resource: its first argument.
         :param args: its further arguments.
-        :param seconds: the most to wait for the answer, :data:`POLL_SECONDS` or less.
+        :param seconds: the most to wait for the result, :data:`POLL_SECONDS` or less.
         :param kwargs: its keyword arguments.
-        :return: the answer.
+        :return: the result.
         :raises OneboxError: if there is none. After a rejected login, nothing is sent until the connection changes.
         """
         poll = _shared(self._look_up_and_ask(question, resource, *args, **kwargs))

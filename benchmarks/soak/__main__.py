@@ -6,7 +6,7 @@ Usage: python -m benchmarks.soak [--short] [--core NUMBER] [--results FILE]
 Twenty connections, a thousand waiting triggers and, on Airflow 3, twenty watchers in one triggerer; and a sensor that
 pokes in a task. Their tokens live 2 s (1 s for the task's), so that each is renewed about once a second. What is a
 poll and what is a renewal is taken from the sandbox's own books: a poll is a request for a list. Half of the triggers
-ask what no other does, so each of their polls is such a request; one that answers several triggers counts once.
+ask what no other does, so each of their polls is such a request; one that serves several triggers counts once.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Watched:
     :param pid: its id.
     :param books: who counts its polls.
     :param lines: its log, if its lines are counted.
-    :param probe: the folder where processes tell how many strings they mask.
+    :param probe: the folder where processes write how many strings they mask.
     """
 
     def __init__(self, pid: int, books: str, lines: list[Lines], probe: Path) -> None:
@@ -236,7 +236,7 @@ class Soak:
         return watched
 
     def fill_pools(self) -> None:
-        """Answer slowly for a while, so that the triggerer has all threads and sockets that it may ever have.
+        """Respond slowly for a while, so that the triggerer has all threads and sockets that it may ever have.
 
         They are made as they are needed; by chance alone, filling the pools takes hours.
         """

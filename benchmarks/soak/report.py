@@ -52,7 +52,7 @@ METRICS = (
     Metric("threads", "threads", (1, 2)),
     Metric("files", "open sockets and files", (1, 4)),
     Metric("masked", "masked strings", (1, 0)),
-    # Airflow tells twice a minute what it runs.
+    # Airflow logs twice a minute what it runs.
     Metric("lines", "log lines a poll", (1.1, 0.01), rate=True, short=(1.1, 0.05)),
 )
 
@@ -157,7 +157,7 @@ _HEAD = """# Results of `make soak`
 
 1,000 triggers wait in one triggerer, over 20 connections; on Airflow 3, 20 watchers poll beside them each second. A
 task waits in poke mode. The triggerer's tokens live 2 s, the task's 1 s, and all are renewed after half of that. A poll
-is a request for a list as Onebox counts it; one that answers several triggers counts once. "After the warm-up" is the
+is a request for a list as Onebox counts it; one that serves several triggers counts once. "After the warm-up" is the
 second tenth of the time and "at the end" the last one, for what is counted a poll the second to fourth and the last
 three. Memory is what is resident. CPU is corrected by what a fixed piece of work takes at the same time, because other
 load makes all work slower.

@@ -44,7 +44,7 @@ with DAG(
             pipeline = dlt.pipeline(
                 "onebox",
                 destination=dlt.destinations.duckdb(params["database"]),
-                # Not the name of the file: DuckDB could not tell them apart.
+                # Not the name of the file: DuckDB could not distinguish them.
                 dataset_name="crm",
                 pipelines_dir=folder,
             )

@@ -177,7 +177,7 @@ def test_rejection_without_a_message():
         (sent(200, "  <p>hm", Content_Type="text/html"), "a page (text/html)"),
         (
             sent(200, '{"data": [{"Id": "1"', Content_Type="application/json"),
-            "answered 200 with JSON that was cut off after 20 bytes: usually by a proxy",
+            "received status 200 with JSON that was cut off after 20 bytes: usually by a proxy",
         ),
         (sent(200, b"\xff\xfe\x00"), "3 bytes of no content type that begin with '\ufffd\ufffd', which is not JSON"),
         (sent(200, "[" * 100000), "which is not JSON"),

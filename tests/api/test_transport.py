@@ -160,7 +160,7 @@ def test_verify_of_the_connection_wins(verify, expected, monkeypatch):
 
 
 def refusing_proxy(status=b"503 No way"):
-    """Answer every CONNECT with a refusal."""
+    """Reject every CONNECT."""
 
     def respond(peer, conn):
         if peer.read(conn):

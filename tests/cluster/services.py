@@ -30,11 +30,11 @@ def program(name: str, package: str) -> str:
 
 
 def wait_for(answers: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a service answers."""
+    """Wait until a service responds."""
     deadline = time.monotonic() + PATIENCE
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"{log.stem} does not answer:\n{log.read_text()}")
+            pytest.fail(f"{log.stem} does not respond:\n{log.read_text()}")
         time.sleep(0.1)
 
 

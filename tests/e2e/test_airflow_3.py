@@ -59,7 +59,7 @@ ANNOTATE = """element => {
         .replace(/(Check Email.*)$/s, text => mark('③', text))
 }"""
 
-# In these the Test button of a connection without a port always answers Bad Request (apache/airflow#73298).
+# In these the Test button of a connection without a port always shows Bad Request (apache/airflow#73298).
 TEST_NEEDS_PORT = version("apache-airflow") in ("3.3.1", "3.3.2")
 
 
@@ -178,7 +178,7 @@ def test_add(page, home, onebox, stored, picture):
         ("Onebox URL", "https://cloud.onebox.co.id"),
         ("Email", "name@example.com"),
         ("Password", hint),
-        (PORT, "Enter 443 if Test answers Bad Request"),
+        (PORT, "Enter 443 if Test shows Bad Request"),
     ):
         expect(form.get_by_label(label)).to_have_attribute("placeholder", placeholder)
     expect(form.get_by_label("Password")).to_have_attribute("type", "password")

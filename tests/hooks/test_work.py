@@ -93,11 +93,11 @@ def test_new_message(connected, hook):
 
 @pytest.mark.parametrize("how", ["conversation_id", "previous_id"])
 def test_answer(connected, hook, how):
-    """An answer to a conversation or to a comment, of plain text by default, arrives in the ticket's conversation."""
+    """A reply to a conversation or to a comment, of plain text by default, arrives in the ticket's conversation."""
     connected.state.configure(message_page=2)
     ticket = connected.state.ids()[0]
-    answered = ticket if how == "conversation_id" else hook.list_conversations(ticket)[0]["Id"]
-    message_id = hook.send_message(**MESSAGE, **{how: answered})
+    target = ticket if how == "conversation_id" else hook.list_conversations(ticket)[0]["Id"]
+    message_id = hook.send_message(**MESSAGE, **{how: target})
     last = hook.list_conversations(ticket)[-1]
     assert (last["Id"], last["Content"]) == (message_id, "<p>x</p>")
     assert set(body(connected)) == {"ConnectionId", "Content", {"c": "ConversationId", "p": "PreviousId"}[how[0]]}

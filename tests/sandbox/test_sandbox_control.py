@@ -380,7 +380,7 @@ def test_every_kind_is_tried():
     ],
 )
 def test_no_response(user, sandbox, fault, timeout, error, problem):
-    """Nothing comes, too late, or nothing that is HTTP; the next request is answered."""
+    """Nothing comes, too late, or nothing that is HTTP; the next request gets a response."""
     sandbox.state.fail(**fault)
     with pytest.raises(error, match=problem):
         user.get("/api/ticketrz", timeout=timeout)

@@ -117,7 +117,7 @@ def test_listing_by_offset(user, sandbox):
 
 
 def test_head(user):
-    """HEAD is answered like GET, without the body."""
+    """The response to HEAD is that to GET, without the body."""
     row_id = user.page(limit=1)["data"][0]["Id"]
     for path in ("/api/ticketrz", f"/api/ticketrz/{row_id}"):
         response = user.head(path)
@@ -546,7 +546,7 @@ def test_unknown_paths(user):
 
 
 def test_base_path(connect):
-    """Under a base path the API answers there and nowhere else."""
+    """Under a base path the API is found there and nowhere else."""
     with Sandbox(records=3, base_path="/feature/voc/") as sandbox, connect(sandbox) as caller:
         assert sandbox.url.endswith("/feature/voc")
         caller.sign_in()

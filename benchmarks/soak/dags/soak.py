@@ -21,7 +21,7 @@ except ImportError:  # Airflow 2.11 has no watchers.
 SOAK = json.loads(os.environ["ONEBOX_SOAK"])
 
 
-def tell(context: Any) -> None:
+def report(context: Any) -> None:
     """Write down the processes of the task: its own, and the supervisor's, which is its parent."""
     file = Path(SOAK["folder"]) / "task.new"
     file.write_text(json.dumps([os.getpid(), os.getppid()]))
@@ -42,7 +42,7 @@ with DAG("pokes", schedule=None, catchup=False):
         poke_interval=SOAK["poke_interval"],
         timeout=timedelta(days=7).total_seconds(),
         onebox_conn_id="poked",
-        on_execute_callback=tell,
+        on_execute_callback=report,
     )
 
 if AssetWatcher is not None:

@@ -1,4 +1,4 @@
-"""Loaded by every Python of the soak: tells how many strings Airflow's secrets masker holds in this process.
+"""Loaded by every Python of the soak: reports how many strings Airflow's secrets masker holds in this process.
 
 Nothing outside of a process can see that. All else is measured from there.
 """
@@ -25,7 +25,7 @@ def masked() -> int:
     return sum(maskers.values())
 
 
-def tell() -> None:
+def report() -> None:
     """Write the number down again and again."""
     file = FOLDER / str(os.getpid())
     while True:
@@ -36,8 +36,8 @@ def tell() -> None:
 
 
 def start() -> None:
-    """Begin to tell; a thread does not outlive a fork, so each child has its own."""
-    threading.Thread(target=tell, name="soak-probe", daemon=True).start()
+    """Begin to report; a thread does not outlive a fork, so each child has its own."""
+    threading.Thread(target=report, name="soak-probe", daemon=True).start()
 
 
 os.register_at_fork(after_in_child=start)
