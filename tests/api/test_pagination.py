@@ -195,7 +195,7 @@ def test_max_records_of_an_odd_server(quirks):
 
 def test_pages_of_one_record_for_ever():
     """Pages of one record, always the last one again, lead on by offset; not where sinceId or offset is ignored."""
-    server = Server(range(1, 9), cap=1, total=None, since_included=True)
+    server = Server(range(5, 30, 3), cap=1, total=None, since_included=True)
     assert server.paginate() == server.ids
     for quirks in (
         {"since_ignored": True, "total": None},
@@ -217,6 +217,13 @@ def test_total(most, total):
     server.total = None
     server.paginate(max_records=most)
     assert set(server.announced) == {most}
+
+
+def test_total_that_is_exceeded():
+    """A total is not believed any more when more records arrive than it says."""
+    server = Server(range(1, 92), total="page")
+    server.paginate()
+    assert server.announced == [10, *[None] * 9]
 
 
 @pytest.mark.parametrize("parallelism", [1, 2, 4])
