@@ -101,7 +101,7 @@ class OneboxSession(requests.Session):
         """
         own = {**self.proxies, **(proxies or {})}
         options = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if select_proxy(url, own):
+        if own and select_proxy(url, own):
             options["proxies"] = own
         return options
 

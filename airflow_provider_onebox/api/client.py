@@ -203,9 +203,12 @@ class OneboxClient:
         if not isinstance(method, str) or not re.fullmatch("[A-Za-z]+", method):
             raise OneboxConfigError(f"method={sanitize(method)!r} is not an HTTP method such as 'GET'.")
         method = method.upper()
-        call = partial(self._call, method, endpoint, params=params, json=json, data=data, files=files)
+        body = {"params": params, "json": json, "data": data, "files": files}
         try:
-            response = self.turns.take(call) if self.turns else call()
+            if self.turns:
+                response = self.turns.take(partial(self._call, method, endpoint, **body))
+            else:
+                response = self._call(method, endpoint, **body)
         except OneboxError as error:
             if method not in READS:
                 self._count("writes.uncertain" if error.uncertain else "writes.rejected")

@@ -29,13 +29,17 @@ def without_secrets(data: Any, objects: int = sys.maxsize) -> Any:
     while level:
         found = [item for item in level if type(item) is dict]
         secret = set(filter(_is_secret, set().union(*found)))
-        if any(_is_value(item[name]) for item in (found if secret else ()) for name in secret.intersection(item)):
+        if secret and any(_is_value(item[name]) for item in found for name in secret.intersection(item)):
             return _copy_without_secrets(data)
         objects -= len(found)
         if objects <= 0:
             break
-        values = (item.values() if type(item) is dict else item for item in level)
-        level = [value for some in values for value in some if type(value) in _CONTAINERS]
+        level = [
+            value
+            for item in level
+            for value in (item.values() if type(item) is dict else item)
+            if type(value) in _CONTAINERS
+        ]
     return data
 
 

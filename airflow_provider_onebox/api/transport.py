@@ -98,7 +98,10 @@ def attempt_of(request: requests.PreparedRequest) -> Attempt:
     :param request: a request that a session of ours has sent, or any other.
     :return: its attempt, made here if it has none.
     """
-    attempt: Attempt = vars(request).setdefault("attempt", Attempt())
+    known = vars(request)
+    if "attempt" not in known:
+        known["attempt"] = Attempt()
+    attempt: Attempt = known["attempt"]
     return attempt
 
 
@@ -168,9 +171,9 @@ def _connection_class(base: type[HTTPConnection]) -> type[HTTPConnection]:
         used = 0.0
 
         def putheader(self, header: str, *values: Any) -> None:
-            super().putheader(
-                header, *(f"Bearer {v.token.value}" if isinstance(v, Bearer) and v.token else v for v in values)
-            )
+            if isinstance(values[0], Bearer) and values[0].token:
+                values = (f"Bearer {values[0].token.value}",)
+            super().putheader(header, *values)
 
         def endheaders(self, *args: Any, **kwargs: Any) -> None:
             if self.sock is None:
@@ -288,7 +291,7 @@ class OneboxAdapter(HTTPAdapter):
         """
         attempt = attempt_of(request)
         attempt.is_sent, attempt.is_read, attempt.began = False, request.method in READS, time.monotonic()
-        attempt.proxy = _without_user(select_proxy(request.url or "", proxies) or "")
+        attempt.proxy = _without_user(select_proxy(request.url or "", proxies) or "") if proxies else ""
         response = super().send(request, True, timeout, verify, cert, proxies)
         if not stream:
             read_body(response, attempt.limit)
