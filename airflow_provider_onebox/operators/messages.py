@@ -317,7 +317,8 @@ class OneboxSendMessageOperator(_WriteOperator):
         token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(journal=journal, onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
+        super().__init__(onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
+        self._set_journal(journal)
         self.connection_id = connection_id
         self.body = body
         self.body_text = body_text

@@ -64,8 +64,8 @@ class _WriteOperator(_OneboxOperator):
     Not for use in DAGs.
     """
 
-    def __init__(self, *, journal: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    # Not an __init__: Airflow wraps each of them, and the DAG's parser pays for it.
+    def _set_journal(self, journal: bool) -> None:
         self.journal = journal
         if journal:
             for name in ("on_success_callback", "on_skipped_callback"):
@@ -466,7 +466,8 @@ class OneboxRequestOperator(_WriteOperator):
         token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(journal=journal, onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
+        super().__init__(onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
+        self._set_journal(journal)
         self.endpoint = endpoint
         self.method = method
         self.query = query
@@ -569,7 +570,8 @@ class OneboxCreateTicketOperator(_WriteOperator):
         token: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(journal=journal, onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
+        super().__init__(onebox_conn_id=onebox_conn_id, site_id=site_id, token=token, **kwargs)
+        self._set_journal(journal)
         self.full_name = full_name
         self.contact = contact
         self.subject = subject
