@@ -388,8 +388,9 @@ def test_no_response(user, sandbox, fault, timeout, error, problem):
 
 
 def test_times_and_after(user, sandbox):
-    """A fault lets some requests pass, meets some, and is over."""
+    """A fault lets some requests of its path pass, meets some, and is over."""
     sandbox.state.fail("status", path="ticketrz", times=2, after=1)
+    assert user.page("contactrz")["count"] == 20
     statuses = [user.get("/api/ticketrz").status_code for _ in range(4)]
     assert statuses == [200, 503, 503, 200]
 
