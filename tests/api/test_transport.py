@@ -53,6 +53,12 @@ from airflow_provider_onebox.exceptions import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _machine_may_be_slow(monkeypatch):
+    """Let no connection be too old for the next write, however long a test takes."""
+    monkeypatch.setattr(transport, "MAX_IDLE_BEFORE_WRITE", PATIENCE)
+
+
 def make(url, **options):
     """A session for one connection."""
     return OneboxSession(Settings("crm", url, "e", "p", "1", **options))

@@ -126,6 +126,7 @@ class Compliance:
     def serve(self, make_way, monkeypatch, capsys, caplog):
         """Start a server with responses, and a way to it that does not wait between tries; nothing shows a secret."""
         monkeypatch.setattr("airflow_provider_onebox.api.client.MAX_RETRY_AFTER", 0.0)
+        monkeypatch.setattr("airflow_provider_onebox.api.transport.MAX_IDLE_BEFORE_WRITE", PATIENCE)
         monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
         caplog.set_level("DEBUG")
         with ExitStack() as stack:
