@@ -223,6 +223,7 @@ class Compliance:
             ({"token": "a b " + NEW_TOKEN}, OneboxResponseError, "characters that no token has"),
             ({"response_code": "401", "token": NEW_TOKEN}, OneboxAuthError, "rejected the login"),
             (b'{"token": "' + NEW_TOKEN.encode(), OneboxResponseError, "cut off"),
+            (b" " * (2**20 + 1), OneboxResponseError, "larger than 1 MiB"),
         ],
     )
     def test_login_without_a_usable_token(self, serve, response, error, message):
