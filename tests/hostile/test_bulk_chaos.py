@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 from hostile.faults import FAULTS
 
-from airflow_provider_onebox.api.client import OneboxClient
 from airflow_provider_onebox.exceptions import OneboxError, OneboxUncertainWriteError
 from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
@@ -35,16 +34,6 @@ KINDS = {
     "message": lambda name: {"connection_id": "1", "body": "x", "subject": name},
 }
 NAME = {"ticket": "fullName", "contact": "Name", "message": "Subject"}
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Let no client wait between its tries."""
-
-    def make(settings, time_limit=None):
-        return OneboxClient(settings, time_limit=time_limit, pause=lambda abandoned, seconds: None)
-
-    monkeypatch.setattr(OneboxHook, "_new_client", staticmethod(make))
 
 
 class Died(BaseException):

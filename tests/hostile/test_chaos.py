@@ -44,7 +44,7 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def unpaced(monkeypatch):
     """Start requests without a pause after a rejection, as the client sends the rejected one again without one."""
     delay = RateController.delay
 

@@ -19,10 +19,8 @@ from hostile.test_replies import LOGIN, Scripted, client_of, http
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_onebox.api.client import OneboxClient
 from airflow_provider_onebox.exceptions import OneboxError
 from airflow_provider_onebox.files.attachments import Attachments
-from airflow_provider_onebox.hooks.onebox import OneboxHook
 from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator
 
 RUNS = int(os.environ.get("CHAOS_CONVERSATIONS", "12"))
@@ -220,17 +218,6 @@ class Outsider:
             data = {str(3 * number): message for number, message in enumerate(data)}
         self.state.fail("wrong_type", path=f"conversations/{ticket}$", times=10**9, value={"data": data})
         return [contents for _, contents in found]
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Let nothing wait between tries."""
-
-    def make(settings, time_limit=None):
-        return OneboxClient(settings, time_limit=time_limit, pause=lambda abandoned, seconds: None)
-
-    monkeypatch.setattr(OneboxHook, "_new_client", staticmethod(make))
-    monkeypatch.setitem(Attachments.__init__.__kwdefaults__, "pause", lambda seconds: None)
 
 
 @pytest.mark.usefixtures("impatient")
