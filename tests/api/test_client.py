@@ -325,6 +325,34 @@ def test_many_threads(sandbox):
     assert sandbox.state.logins == 1
 
 
+def test_another_adapter():
+    """If another adapter sends, or another session, nothing is known of a write that fails: it is uncertain."""
+    client, lost = client_of("https://dev.example"), {"exc": requests.ConnectionError("no idea")}
+    with rm.Mocker(session=client.session) as mock:
+        mock.post(rm.ANY, **lost)
+        with pytest.raises(OneboxUncertainWriteError, match="no idea"):
+            write(client)
+    adapter = rm.Adapter()
+    adapter.register_uri("POST", rm.ANY, **lost)
+    client.session.mount("https://", adapter)
+    with pytest.raises(OneboxUncertainWriteError, match="no idea"):
+        write(client)
+    assert client.waits == []
+
+
+def test_counts():
+    """Logins and retries are counted, and writes by their result."""
+    counted = []
+    responses = [http_response(status) for status in (429, 200, 404, 500, 404)]
+    with Peer(script(*responses)) as peer:
+        settings = Settings("crm", peer.url, "care@example.com", PASSWORD, "169")
+        client = OneboxClient(settings, pause=lambda abandoned, seconds: None, count=counted.append)
+        for call in (write, write, write, read):
+            with contextlib.suppress(OneboxRequestError, OneboxUncertainWriteError):
+                call(client)
+    assert counted == ["logins", "retries", "writes.done", "writes.rejected", "writes.uncertain"]
+
+
 def test_secrets_of_others_in_a_servers_message():
     """A token and the user of an address are known by their shape, and what is around them stays."""
     message = "see https://me:pw@proxy.example and eyJhbGciOiJ.eyJzdWIiOjF9.c2ln, please"

@@ -366,21 +366,6 @@ def test_read_that_was_sent(method):
         assert len(peer.requests) == 2
 
 
-def test_another_adapter():
-    """If another adapter sends, or another session, nothing is known of a write that fails: it is uncertain."""
-    client, lost = client_of("https://dev.example"), {"exc": requests.ConnectionError("no idea")}
-    with rm.Mocker(session=client.session) as mock:
-        mock.post(rm.ANY, **lost)
-        with pytest.raises(OneboxUncertainWriteError, match="no idea"):
-            write(client)
-    adapter = rm.Adapter()
-    adapter.register_uri("POST", rm.ANY, **lost)
-    client.session.mount("https://", adapter)
-    with pytest.raises(OneboxUncertainWriteError, match="no idea"):
-        write(client)
-    assert client.waits == []
-
-
 def test_writes_avoid_old_connections(monkeypatch):
     """A write goes out on a new connection where the old one has idled; reads and quick writes share one."""
     with Peer(script(http_response())) as peer:
