@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -24,35 +25,46 @@ def template(node: ast.expr) -> str | None:
     return None
 
 
-def messages(package: Path = PACKAGE) -> dict[str, str]:
+NODES = [
+    (file, node)
+    for file in sorted(PACKAGE.rglob("*.py"))
+    if "sandbox" not in file.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Call | ast.Constant | ast.JoinedStr)
+]
+
+
+def messages() -> dict[str, str]:
     """Return each message that is given to an error, directly or by a helper, and where it is."""
     found = {}
-    for file in sorted(package.rglob("*.py")):
-        if "sandbox" in file.parts:
+    for file, node in NODES:
+        if not isinstance(node, ast.Call):
             continue
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            # In api, a ValueError is for the caller, which turns it into one of the family.
-            if not re.fullmatch(RAISED if "api" in file.parts else f"{RAISED}|ValueError", called):
-                continue
-            words = [text for text in map(template, node.args) if text and " " in text.strip(GAP)]
-            if words and re.search("[a-z]{2}", max(words, key=len)):
-                found[max(words, key=len)] = f"{file.name}:{node.lineno}"
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        # In api, a ValueError is for the caller, which turns it into one of the family.
+        if not re.fullmatch(RAISED if "api" in file.parts else f"{RAISED}|ValueError", called):
+            continue
+        words = [text for text in map(template, node.args) if text and " " in text.strip(GAP)]
+        if words and re.search("[a-z]{2}", max(words, key=len)):
+            found[max(words, key=len)] = f"{file.name}:{node.lineno}"
     return found
 
 
-def texts(package: Path = PACKAGE) -> set[str]:
+def texts() -> set[str]:
     """Return every text in the source, with a gap for each value in it."""
-    nodes = (node for file in package.rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-    return {text for node in nodes if isinstance(node, ast.expr) and (text := template(node))}
+    return {text for _, node in NODES if (text := template(node)) and " " in text}
+
+
+@functools.cache
+def pattern(fragment: str) -> re.Pattern[str]:
+    """Return what finds the pieces of a fragment, in their order."""
+    pieces = map(re.escape, filter(None, (piece.strip() for piece in fragment.split(GAP))))
+    return re.compile(".*".join(pieces), re.DOTALL)
 
 
 def fits(fragment: str, message: str) -> bool:
     """Return whether a message holds the pieces of a fragment, in their order."""
-    pieces = map(re.escape, filter(None, (piece.strip() for piece in fragment.split(GAP))))
-    return re.search(".*".join(pieces), message, re.DOTALL) is not None
+    return pattern(fragment).search(message) is not None
 
 
 def test_troubleshooting():

@@ -170,11 +170,13 @@ def test_413_at_the_first_page(lists):
     assert [query["limit"] for query in lists.asked[:4]] == [100, 25, 6, 1]
 
 
-def test_413_for_a_single_row(lists):
-    """A record that is too large by itself ends the listing with the server's message."""
-    lists.fault = lambda limit, number: (413, b"<title>Too Large</title>")
+@pytest.mark.parametrize(("status", "limits"), [(413, [100, 25, 6, 1]), (404, [100]), (403, [100])])
+def test_error_of_every_page(lists, status, limits):
+    """A record that is too large by itself ends the listing with the server's message; other errors end it at once."""
+    lists.fault = lambda limit, number: (status, b"<title>Too Large</title>")
     with pytest.raises(OneboxRequestError, match="Too Large"):
         listed(lists.client())
+    assert [query["limit"] for query in lists.asked] == limits
 
 
 def test_response_that_is_too_large(lists, monkeypatch):
@@ -185,15 +187,6 @@ def test_response_that_is_too_large(lists, monkeypatch):
     assert [query["limit"] for query in lists.asked[:2]] == [100, 25]
     # A mebibyte holds five such records.
     assert {query["limit"] for query in lists.asked[12:]} <= set(range(1, 7))
-
-
-@pytest.mark.parametrize("status", [404, 403])
-def test_rejection_of_the_first_page_is_not_repeated(lists, status):
-    """What is wrong with the call is not put down to its size."""
-    lists.fault = lambda limit, number: (status, b"")
-    with pytest.raises(OneboxRequestError):
-        listed(lists.client())
-    assert len(lists.asked) == 1
 
 
 def test_error_at_a_page_no_larger_than_before(lists):
@@ -245,22 +238,8 @@ def test_trouble_that_lasts(lists):
     assert len(lists.asked) == 3
 
 
-def test_listing_that_is_left_ends_its_threads(lists):
-    """The threads of a listing end with it, those too that wait for their turn."""
-    lists.fault = lambda limit, number: time.sleep(0.05)
-    batches = lists.client().lists.pages("ticketrz", page_size=10, parallelism=2)
-    next(batches)
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("onebox-page")]
-    assert threads
-    batches.close()
-    for thread in threads:
-        thread.join(5)
-        assert not thread.is_alive()
-    assert len(lists.asked) <= 4
-
-
 def test_listing_that_is_left_tries_nothing_again(lists):
-    """A page that waits to be tried again when the listing ends is not, and does not wait any longer."""
+    """A page that waits to be tried again when the listing ends is not, and its thread ends at once."""
     lists.fault = lambda limit, number: (503, b"") if number > 1 else None
     client, waits, ends = lists.client(), threading.Event(), []
 
@@ -276,6 +255,7 @@ def test_listing_that_is_left_tries_nothing_again(lists):
     batches.close()
     for thread in threads:
         thread.join(10)
+        assert not thread.is_alive()
     assert ends == [True]
     assert len(lists.asked) == 2
 

@@ -418,7 +418,7 @@ def test_write_refused(user, sandbox, path, body):
 
 @pytest.mark.parametrize("status", [0, 200])
 def test_connection(user, sandbox, status):
-    """A connection comes back with its secrets; one that is refused is so in words, under 401 or 200."""
+    """A connection comes back with its secrets; a refusal is only a message, with status 401 or 200."""
     sandbox.state.configure(envelope_status=status)
     row = user.post("/api/connection", json={"Name": "n", "Type": "Email", "Password": "p"}).json()
     assert (row["Name"], row["Password"], row["Id"]) == ("n", "p", sandbox.state.ids("connection")[-1])
@@ -433,7 +433,7 @@ def test_connection(user, sandbox, status):
 
 @pytest.mark.parametrize("bare", [False, True])
 def test_news(user, sandbox, bare):
-    """News are created with longitude first, and found by their date and words."""
+    """News are created with longitude first, and found by their date and text."""
     sandbox.state.configure(news_as_list=bare, utc_offset=0, clock_skew=0)
     for subject, place in (("Banjir", "106.8, -6.2"), ("Macet", None)):
         body = {"Subject": subject, "Coordinate": place, "Location": "Jakarta"}
