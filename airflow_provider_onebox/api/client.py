@@ -338,18 +338,21 @@ class OneboxClient:
         raise self._judge(failure, method, endpoint, login, attempt)
 
     def _prepare(self, method: str, endpoint: str, login: bool, body: dict[str, Any]) -> requests.PreparedRequest:
-        url = self.url_for(endpoint)
+        url, session = self.url_for(endpoint), self.session
+        body = {"headers": session.headers, "auth": session.auth, **body}
         if login:
             settings = self.settings
             form = {"email": settings.email, "password": settings.password, "siteId": settings.site_id}
-            # An auth that adds nothing keeps the session's own away.
-            body = {
+            # An auth that adds nothing, for None would be looked for in the URL.
+            body |= {
                 "auth": lambda request: request,
                 "data": SecretBody(urlencode(form).encode()),
-                "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+                "headers": {**session.headers, "Content-Type": "application/x-www-form-urlencoded"},
             }
         try:
-            prepared = self.session.prepare_request(requests.Request(method, url, **body))
+            # Half of what the session itself takes, which also merges cookies, parameters and hooks that it has not.
+            prepared = requests.PreparedRequest()
+            prepared.prepare(method, url, **body)
         except (requests.RequestException, ValueError, TypeError) as failure:
             problem = sanitize(self.redact(str(failure)))
         else:
