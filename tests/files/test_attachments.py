@@ -17,6 +17,7 @@ from airflow_provider_onebox.api.token import Token, TokenSource
 from airflow_provider_onebox.exceptions import (
     OneboxAuthError,
     OneboxConfigError,
+    OneboxError,
     OneboxRequestError,
     OneboxServiceHoursError,
     OneboxUnavailableError,
@@ -532,8 +533,15 @@ def test_url_of_a_folder(connected, own, download, tmp_path):
     assert (tmp_path / "f_/12/7-1-a.txt").read_bytes()
 
 
-def test_folder_in_the_way(download, own, tmp_path):
-    """A file that can't be written fails the task, and the argument that leads there is named."""
+def test_file_that_cannot_be_written(download, own, tmp_path):
+    """A file that can't be written fails the task; if a folder is in its place, the argument for that is named."""
+    (tmp_path / "files").write_text("")
+    with pytest.raises(
+        OneboxError, match=r"7-1-a\.txt was not written: .+ \(an existing file is unchanged\)"
+    ) as caught:
+        download(own)
+    assert caught.value.retryable
+    (tmp_path / "files").unlink()
     (tmp_path / "files/12/7-1-a.txt").mkdir(parents=True)
     with pytest.raises(OneboxConfigError, match=r"attachments_path='.*/7-1-a\.txt' is a folder"):
         download(own)
