@@ -99,7 +99,7 @@ class Memory(threading.Thread):
 
 
 def test_cluster(tmp_path: Path) -> None:
-    """Nothing is lost, nothing comes twice, and each task try logs in once."""
+    """Nothing is lost, nothing is doubled, and each task try logs in once."""
     output = tmp_path / "output"
     output.mkdir()
     with ExitStack() as stack:

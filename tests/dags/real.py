@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
     task,
 )
 
+from airflow_provider_onebox.files import watermark
 from airflow_provider_onebox.notifications.onebox import OneboxTicketNotifier
 from airflow_provider_onebox.operators.onebox import OneboxListOperator
 from airflow_provider_onebox.retry_policy import OneboxRetryPolicy
@@ -24,6 +25,10 @@ from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
 PATH = os.environ.get("REAL_FOLDER", "") + "/{{ ti.task_id }}_{{ run_id }}.jsonl.gz"
 RETRIES = {"retries": 2, "retry_delay": timedelta(0)}
 WAIT = {"resource": "ticketrz", "since_id": "{{ dag_run.conf.since_id }}", "poke_interval": 1}
+# Of two that wait for each other one fails within this many seconds, and not within a minute.
+watermark.PATIENCE = 4
+# The tests do something else meanwhile.
+sensors.BACKSTOP = timedelta(hours=1)
 
 with DAG("incremental", schedule=None, default_args=RETRIES):
     listing = {"resource": "ticketrz", "site_id": "171", "incremental": True, "output_path": PATH}
@@ -71,7 +76,7 @@ class BackstopSensor(OneboxRecordSensor):
 
 
 with DAG("backstop", schedule=None, default_args=RETRIES):
-    BackstopSensor(task_id="wait", deferrable=True, timeout=600, site_id="175", **WAIT)
+    BackstopSensor(task_id="wait", deferrable=True, timeout=3600, site_id="175", **WAIT)
 
 WHO = {"full_name": "Airflow", "contact": "data-team@example.com", "category": "Pipelines"}
 

@@ -74,7 +74,7 @@ def test_form(page, home):
 
 
 def test_add(page, home, onebox, stored):
-    """Letters in Site ID are refused, by Test with words and by Save; with digits both work."""
+    """Letters in Site ID are refused, by Test with a message and by Save; with digits both work."""
     page.fill("#conn_id", "onebox_211")
     page.fill("#host", onebox.url)
     page.fill("#login", onebox.email)
@@ -112,7 +112,7 @@ def test_edit(page, home, onebox, stored):
 
 
 def test_wrong_password(page, home):
-    """The message has Onebox's words and ours."""
+    """Onebox's message and ours are shown."""
     edit(page, home, "onebox_211")
     page.fill("#password", "wrong password")
     message = press_test(page)
@@ -122,7 +122,7 @@ def test_wrong_password(page, home):
 
 
 def test_made_elsewhere(page, home, onebox, stored):
-    """A connection made from JSON comes through an edit as it was, but for JSON's false, which the page can't show."""
+    """A connection made from JSON is kept by an edit, but for JSON's false, which the page can't show."""
     given = {"site_id": "169", "verify": True, "proxies": PROXIES, "allow_http": "false", "max_retries": "2"}
     body = {"connection_id": "onebox_json", "conn_type": "onebox", "host": onebox.url, "login": onebox.email}
     home.api("POST", "/connections", body | {"password": onebox.password, "extra": json.dumps(given)})

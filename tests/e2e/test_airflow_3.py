@@ -234,7 +234,7 @@ def test_edit(page, home, onebox, stored):
 
 
 def test_wrong_password(page, home, onebox, stored, picture):
-    """The message has Onebox's words and ours; the page of a task that fails with it opens with it on screen."""
+    """Onebox's message and ours are shown; the page of a task that fails with it opens with it on screen."""
     for password, result in (("wrong password", "Failed"), (onebox.password, "Successful")):
         connections(page, home)
         row(page, "onebox_default").get_by_role("button", name="Edit Connection").click()
@@ -262,7 +262,7 @@ def test_wrong_password(page, home, onebox, stored, picture):
 
 
 def test_made_elsewhere(page, home, onebox, stored):
-    """A connection made from JSON is shown where the page can, and comes through an edit as it was."""
+    """A connection made from JSON is shown where the page can, and is kept by an edit."""
     given = {"site_id": "169", "verify": True, "proxies": PROXIES, "allow_http": False, "timeout": "10"}
     body = {"connection_id": "onebox_made", "conn_type": "onebox", "host": onebox.url, "login": onebox.email}
     home.api("POST", "/connections", body | {"password": onebox.password, "extra": json.dumps(given)})
@@ -389,6 +389,6 @@ def test_results(page, home, onebox, tmp_path, picture):
 
 
 def found(text: str, *secrets: str) -> list[str]:
-    """Return which of the secrets, or long parts of them, stand in a text."""
+    """Return which of the secrets, or long parts of them, are in a text."""
     parts = [part for secret in secrets for part in (secret, *secret.split(".")) if len(part) > 8]
     return [part for part in parts if part in text]

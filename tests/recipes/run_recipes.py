@@ -189,7 +189,7 @@ def test_new_tickets(world):
 
 @pytest.fixture
 def events(world, monkeypatch):
-    """The events of the two files of new tickets, as a run gets them that stands for both."""
+    """The events of the two files of new tickets, as one run for both gets them."""
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", f"postgres://airflow@{world.address}")
     runs = [runs["recipe_tickets_to_s3"] for runs in (world.first, world.second)]
     return {"asset": [SimpleNamespace(extra=run.xcoms["list_tickets", -1, "return_value"]) for run in runs]}

@@ -56,7 +56,7 @@ _SETTINGS_2 = """
 api auth_backends=airflow.api.auth.backend.default
 database load_default_connections=False
 metrics timer_unit_consistency=True
-scheduler dag_dir_list_interval=2 parsing_processes=1
+scheduler parsing_processes=1 min_file_process_interval=300
 webserver base_url=http://127.0.0.1:{port} web_server_host=127.0.0.1 web_server_port={port}
 webserver workers=1 secret_key={secret} web_server_master_timeout=0
 """
@@ -64,7 +64,7 @@ _SETTINGS_3 = """
 api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret_key={secret}
 api_auth jwt_secret={secret} jwt_issuer=airflow-home
 core simple_auth_manager_all_admins=True
-dag_processor parsing_processes=1 refresh_interval=2 bundle_refresh_check_interval=1
+dag_processor parsing_processes=1 min_file_process_interval=300
 workers execution_api_timeout=300
 """
 # Airflow 3.4 keeps every try of a task as a row, and XComs by task instance.
@@ -84,7 +84,7 @@ _JOBS = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processo
 
 
 class AirflowHomeError(Exception):
-    """Airflow did not do what was asked; the message holds the end of its output."""
+    """Airflow did not do what was asked; the message has the end of its output."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Run:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now, of those that no client and no port 0 is given."""
+    """Return a port of 127.0.0.1 that nobody listens on now, outside the range of ephemeral ports."""
     while True:
         with suppress(OSError), socket.create_server(("127.0.0.1", 20000 + secrets.randbelow(12000))) as server:
             return int(server.getsockname()[1])
@@ -310,14 +310,14 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
     def until(self, done: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
         """Wait until ``done()`` is true and return it; a process that ends meanwhile ends the wait."""
         deadline = time.monotonic() + timeout
-        while not (answer := done()):
+        while not (found := done()):
             ended = [name for name, process in self.processes.items() if process.poll() is not None]
             if ended or time.monotonic() > deadline:
                 why = f"{', '.join(ended)} ended" if ended else f"not within {timeout} s"
                 logs = [f"--- {n}\n{_tail(self._log(n).read_text())}" for n in ended or self.processes]
                 raise AirflowHomeError("\n".join([f"Waited until {what}: {why}", *logs]))
             time.sleep(0.1)
-        return answer
+        return found
 
     def alive(self, *components: str) -> list[psutil.Process]:
         """Return the processes of components (all that were started by default), orphans included."""
@@ -368,10 +368,10 @@ class AirflowHome(AbstractContextManager["AirflowHome"]):
                 login.raise_for_status()
                 session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
             url = f"{self.url}/api/v{2 if AIRFLOW_3 else 1}{path}"
-            answer = session.request(method, url, json=body, timeout=PATIENCE)
-        if not answer.ok:
-            raise AirflowHomeError(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer.json()
+            response = session.request(method, url, json=body, timeout=PATIENCE)
+        if not response.ok:
+            raise AirflowHomeError(f"{method} {path}: {response.status_code} {response.text}")
+        return response.json()
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a run as soon as the DAG is parsed and return its run id."""
