@@ -36,7 +36,7 @@ demo: $(INSTALLED) ## Run the example DAG in a real Airflow against a local Oneb
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(INSTALLED) ## Run the whole test suite with branch coverage
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --junitxml=build/tests.xml
+	$(BIN)/coverage run -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --junitxml=build/tests.xml
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
