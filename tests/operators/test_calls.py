@@ -6,7 +6,6 @@ import gzip
 import json
 import re
 from datetime import datetime
-from inspect import get_annotations
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
@@ -37,7 +36,6 @@ from airflow_provider_onebox.operators.onebox import (
     OneboxListOperator,
     OneboxRequestOperator,
 )
-from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
 
 TICKET = {"full_name": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
 
@@ -609,34 +607,6 @@ def test_create_ticket(connected, context, tmp_path, monkeypatch):
     (ticket,) = connected.state.tickets
     assert (ticket["ticketId"], ticket["fullName"]) == (ticket_id, "A")
     assert [file["filename"] for file in ticket["attachment"] + ticket["file"]] == ["a.txt", "b.txt"]
-
-
-@pytest.mark.parametrize(
-    ("operator", "renderers"),
-    [
-        (OneboxAuthenticateOperator, {}),
-        (OneboxListOperator, {"fields": "json"}),
-        (OneboxRequestOperator, {"query": "json", "json": "json", "data": "json"}),
-        (OneboxCreateTicketOperator, {"attachment": "json", "file": "json"}),
-        (OneboxListConversationsOperator, {"tickets": "json", "attachment_hosts": "json"}),
-        (OneboxSendMessageOperator, {"attachments": "json", "users": "json"}),
-        (OneboxBulkWriteOperator, {"rows": "json"}),
-        (OneboxRecordSensor, {}),
-    ],
-)
-def test_renderers(operator, renderers):
-    """Airflow's page shows each templated field that can be a list or a dictionary as JSON."""
-    assert operator.template_fields_renderers == renderers
-    assert set(renderers) <= set(operator.template_fields)
-    assert re.fullmatch("#[0-9a-f]{6}", operator.ui_color)
-    assert "incremental" not in operator.template_fields
-    assert {"onebox_conn_id", "site_id"} <= set(operator.template_fields)
-    assert ("token" in operator.template_fields) is (operator is not OneboxAuthenticateOperator)
-    hints = get_annotations(operator.__init__)
-    structured = {
-        name for name in operator.template_fields if re.search(r"\b(Sequence|list|dict|Any)\b", hints.get(name, ""))
-    }
-    assert structured - {"output_path", "results_path", "attachments_path", "attachments_root"} == set(renderers)
 
 
 def test_authenticate_takes_no_token():

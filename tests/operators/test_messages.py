@@ -304,5 +304,7 @@ def test_send(connected, tmp_path, logged):
 
 
 def test_send_templates():
-    """Each field of a message is a template."""
+    """Each field of a message is a template, and lists are shown as JSON."""
+    assert OneboxListConversationsOperator.template_fields_renderers == {"tickets": "json", "attachment_hosts": "json"}
+    assert OneboxSendMessageOperator.template_fields_renderers == {"attachments": "json", "users": "json"}
     assert set(OneboxSendMessageOperator.message_fields) < set(OneboxSendMessageOperator.template_fields)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
+from inspect import get_annotations
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,15 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from support.polling import Log
 
 from airflow_provider_onebox.exceptions import OneboxAuthError, OneboxConfigError, OneboxUnavailableError
-from airflow_provider_onebox.operators.onebox import OneboxAuthenticateOperator, OneboxListOperator
+from airflow_provider_onebox.operators.bulk import OneboxBulkWriteOperator
+from airflow_provider_onebox.operators.messages import OneboxListConversationsOperator, OneboxSendMessageOperator
+from airflow_provider_onebox.operators.onebox import (
+    OneboxAuthenticateOperator,
+    OneboxCreateTicketOperator,
+    OneboxListOperator,
+    OneboxRequestOperator,
+)
+from airflow_provider_onebox.sensors.onebox import OneboxRecordSensor
 
 
 @pytest.fixture
@@ -76,6 +86,34 @@ def test_errors(connected, reconnect, run):
     with pytest.raises(OneboxAuthError, match="Check Email, Password and Site ID"):
         run()
     assert connected.state.failed_logins == 1
+
+
+@pytest.mark.parametrize(
+    ("operator", "renderers"),
+    [
+        (OneboxAuthenticateOperator, {}),
+        (OneboxListOperator, {"fields": "json"}),
+        (OneboxRequestOperator, {"query": "json", "json": "json", "data": "json"}),
+        (OneboxCreateTicketOperator, {"attachment": "json", "file": "json"}),
+        (OneboxListConversationsOperator, {"tickets": "json", "attachment_hosts": "json"}),
+        (OneboxSendMessageOperator, {"attachments": "json", "users": "json"}),
+        (OneboxBulkWriteOperator, {"rows": "json"}),
+        (OneboxRecordSensor, {}),
+    ],
+)
+def test_renderers(operator, renderers):
+    """Airflow's page shows each templated field that can be a list or a dictionary as JSON."""
+    assert operator.template_fields_renderers == renderers
+    assert set(renderers) <= set(operator.template_fields)
+    assert re.fullmatch("#[0-9a-f]{6}", operator.ui_color)
+    assert "incremental" not in operator.template_fields
+    assert {"onebox_conn_id", "site_id"} <= set(operator.template_fields)
+    assert ("token" in operator.template_fields) is (operator is not OneboxAuthenticateOperator)
+    hints = get_annotations(operator.__init__)
+    structured = {
+        name for name in operator.template_fields if re.search(r"\b(Sequence|list|dict|Any)\b", hints.get(name, ""))
+    }
+    assert structured - {"output_path", "results_path", "attachments_path", "attachments_root"} == set(renderers)
 
 
 def test_template_fields():
