@@ -204,9 +204,10 @@ def test_rejections_slow_the_listing_down(lists):
         starts.append(time.monotonic())
         return (429, b"", b"Retry-After: 0") if number == 9 else time.sleep(0.05)
 
-    lists.count, lists.fault = 600, fault
-    assert listed(lists.client(), page_size=40, parallelism=4) == list(range(1, 601))
-    assert {query["limit"] for query in lists.asked} == {40}
+    lists.count, lists.fault = 1800, fault
+    # More than the size to which a page shrinks after another error.
+    assert listed(lists.client(), page_size=120, parallelism=4) == list(range(1, 1801))
+    assert {query["limit"] for query in lists.asked} == {120}
     assert max(lists.in_flight) == 4
     # Eight pages came in 0.1 to 0.2 s before the rejection, so that is how far apart all others start.
     assert starts[-1] - starts[12] > 0.01 * (len(starts) - 13)

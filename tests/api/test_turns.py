@@ -128,7 +128,8 @@ def test_request_that_waits_for_a_time():
     """After a rejection, a request starts when the time is up, though nothing has ended meanwhile."""
     turns = Turns(RateController(1, 2))
     with turns.turn() as turn:
-        turn.is_rejected(OneboxUnavailableError("x", status=429, retry_after=0.2))
+        assert turn.is_rejected(OneboxUnavailableError("x", status=502)) is False
+        assert turn.is_rejected(OneboxUnavailableError("x", status=429, retry_after=0.2)) is True
         begun = turns.clock()
         turns.take(lambda on_transient: None)
         assert turns.clock() - begun > 0.15
