@@ -443,59 +443,53 @@ def test_bad_incremental(incremental, options, reason):
         listing(incremental=incremental, **options)
 
 
-def test_request(connected, context, monkeypatch):
+@pytest.fixture
+def call(context):
+    """Make a call, as a task does."""
+    return lambda **options: OneboxRequestOperator(task_id="t", **options).execute(context())
+
+
+def test_request(connected, call, monkeypatch):
     """One call, its JSON returned and logged in one line; `data` is sent as a form, `json` as JSON."""
     logged = Log.of(monkeypatch, OneboxRequestOperator)
-
-    def request(**options):
-        return OneboxRequestOperator(task_id="t", **options).execute(context())
-
     first = connected.state.ids()[0]
-    assert request(endpoint=f"ticketrz/{first}")["Id"] == first
+    assert call(endpoint=f"ticketrz/{first}")["Id"] == first
     assert logged[-1:] == [("info", f"GET ticketrz/{first} succeeded.")]
-    assert request(endpoint="ticketrz", query={"limit": 2})["limit"] == "2"
-    assert request(method="POST", endpoint="message", json={"Subject": "s"})
+    assert call(endpoint="ticketrz", query={"limit": 2})["limit"] == "2"
+    assert call(method="POST", endpoint="message", json={"Subject": "s"})
     form = {"fullName": "A", "contact": "a@example.com", "subject": "s", "category": "c", "content": "x"}
-    created = request(method="POST", endpoint="ticket/create", data=form)
+    created = call(method="POST", endpoint="ticket/create", data=form)
     (ticket,) = connected.state.tickets
     assert (created["ticketId"], ticket["subject"]) == (ticket["ticketId"], "s")
 
 
 @pytest.mark.parametrize("method", ["POST", "post"])
-def test_response_filter_that_fails(connected, context, method):
+def test_response_filter_that_fails(connected, call, method):
     """The write is done, so a filter that fails afterwards must not have Airflow repeat it."""
-    options = {"task_id": "t", "endpoint": "contactrz", "json": {"Name": "A"}}
-    task = OneboxRequestOperator(**options, method=method, response_filter=lambda response: response["data"])
-    with pytest.raises(
-        OneboxUnusableResultError,
-        match=r"contactrz succeeded, but response_filter failed: KeyError: 'data'\. The write",
-    ) as caught:
-        task.execute(context())
+    message = r"contactrz succeeded, but response_filter failed: KeyError: 'data'\. The write"
+    with pytest.raises(OneboxUnusableResultError, match=message) as caught:
+        call(endpoint="contactrz", method=method, json={"Name": "A"}, response_filter=lambda found: found["data"])
     assert caught.value.uncertain
     assert len([entry for entry in connected.state.books() if entry["id"]]) == 1
 
 
-@pytest.mark.parametrize(("method", "error"), [("GET", KeyError), ("POST", AirflowSkipException)])
-def test_response_filter_that_decides(connected, context, method, error):
+@pytest.mark.parametrize(("options", "error"), [({}, KeyError), ({"method": "POST", "json": {}}, AirflowSkipException)])
+def test_response_filter_that_decides(connected, call, options, error):
     """After a read, what the filter raises is the task's to be retried; a skip is a skip, and is not repeated."""
 
     def response_filter(_):
         raise error("x")
 
-    body = None if method == "GET" else {"Name": "A"}
-    task = OneboxRequestOperator(
-        task_id="t", endpoint="contactrz", method=method, json=body, response_filter=response_filter
-    )
     with pytest.raises(error):
-        task.execute(context())
+        call(endpoint="contactrz", response_filter=response_filter, **options)
 
 
-def test_response_filter(connected, context):
+def test_response_filter(connected, call):
     """What the filter makes of a response is what goes to the XCom: JSON, or what Airflow itself can serialize."""
-    options = {"task_id": "t", "endpoint": "ticketrz", "query": {"limit": 3}}
-    task = OneboxRequestOperator(**options, response_filter=lambda found: [row["Id"] for row in found["data"]])
-    assert task.execute(context()) == connected.state.ids()[:3]
-    assert OneboxRequestOperator(**options, response_filter=lambda _: {1, 2}).execute(context()) == {1, 2}
+    options = {"endpoint": "ticketrz", "query": {"limit": 3}}
+    ids = call(**options, response_filter=lambda found: [record["Id"] for record in found["data"]])
+    assert ids == connected.state.ids()[:3]
+    assert call(**options, response_filter=lambda _: {1, 2}) == {1, 2}
 
 
 @pytest.mark.parametrize("native", [False, True])
