@@ -90,8 +90,9 @@ def test_prepared_request_can_be_sent_again():
     with Peer(script(http_response(), http_response(401, EXPIRED), http_response())) as peer:
         session = client_of(peer.url).session
         prepared = session.prepare_request(requests.Request("GET", f"{peer.url}/api/x"))
-        for _ in range(3):
-            assert session.send(prepared).status_code == 200
+        responses = [session.send(prepared) for _ in range(3)]
+        assert [response.status_code for response in responses] == [200] * 3
+        assert [[first.status_code for first in response.history] for response in responses] == [[], [401], []]
         assert peer.tokens() == [TOKEN, TOKEN, NEW_TOKEN, NEW_TOKEN]
         assert prepared.headers["Authorization"] == "Bearer ***"
 
