@@ -310,12 +310,13 @@ def test_count_where_totals_ignore_since_id(lists, count):
     assert lists.client().lists.count("ticketrz", since_id=3000 - count) == (count, 3000 if count else None)
 
 
-@pytest.mark.parametrize(("count", "packed"), [(1, True), (150, False)])
+@pytest.mark.parametrize(("count", "packed"), [(1, True), (1, False), (150, False)])
 @pytest.mark.parametrize(
     ("row", "cleaned"),
     [
         ({"Token": "x", "Name": "{"}, {"Name": "{"}),
         ({"Token": None, "a": [{"b": {"app_secret": "x", "c": 1}}]}, {"Token": None, "a": [{"b": {"c": 1}}]}),
+        ({"a": {"Password": "x"}}, {"a": {}}),
     ],
 )
 def test_secrets_are_left_out(lists, row, cleaned, count, packed):
