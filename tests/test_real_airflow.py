@@ -67,6 +67,7 @@ class World:
         self.password = sandbox.password
         self.begun: dict[str, str] = {}
         self.deferred = 0.0
+        self.triggers: list[dict[str, Any]] = []
 
     def begin(self, dag_id: str, conf: dict[str, Any] | None = None) -> None:
         """Start a run that a test waits for later."""
@@ -414,6 +415,9 @@ def test_triggerer_restart(world: World) -> None:
     # The notifiers have opened some, too.
     new = world.state.ids()[250:]
 
+    # The DAG that is searched for secrets waits, too.
+    home.until_state("leaks", world.begun["leaks"], "deferred", "wait")
+    world.triggers = home.database("SELECT * FROM trigger")
     home.start("triggerer")
     run = world.finish("example_onebox_sensor")
     assert run.state == "success"
@@ -469,8 +473,6 @@ def forms(secret: str) -> set[str]:
 def test_no_secret_leaves(world: World, secretive: Sandbox) -> None:
     """Logs, rendered fields, trigger rows, events and import errors hold no secret; one XCom does, in plain mode."""
     home, onebox, run_id = world.home, secretive.state, world.begun["leaks"]
-    home.until_state("leaks", run_id, "deferred", "wait")
-    triggers = home.database("SELECT * FROM trigger")
     onebox.add(1, "prospectrz")
     home.wait("leaks", run_id)
     home.kill(*home.processes)
@@ -506,7 +508,8 @@ def test_no_secret_leaves(world: World, secretive: Sandbox) -> None:
         else text
         for place, text in texts.items()
     }
-    texts["trigger rows"] = str(triggers)
+    assert world.triggers
+    texts["trigger rows"] = str(world.triggers)
     texts |= {str(path): path.read_text() for path in files}
     # From Airflow 3.4 on, an XCom names its task by the id of the try.
     tries = home.database("SELECT * FROM task_instance WHERE task_id = 'plain'")
