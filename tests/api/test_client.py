@@ -309,6 +309,19 @@ def test_whole_list(lists_of, page, ids):
     assert [row["Id"] for batch in lists_of(page).pages("ticketrz") for row in batch.rows] == ids
 
 
+@pytest.mark.parametrize(
+    "quirks", [{}, {"total_ignores_since_id": True}, {"page_overflow": 2}, {"offset_ignored": True}]
+)
+def test_count(sandbox, quirks):
+    """How many records match, and which is the last, whatever the server's totals are worth."""
+    ids = sandbox.state.ids()
+    sandbox.state.configure(**quirks)
+    lists = OneboxClient(Settings("crm", sandbox.url, sandbox.email, sandbox.password, "169")).lists
+    assert lists.count("ticketrz", since_id=ids[99]) == (150, int(ids[-1]))
+    assert lists.count("ticketrz", since_id=ids[-2]) == (1, int(ids[-1]))
+    assert lists.count("ticketrz", since_id=ids[-1]) == (0, None)
+
+
 def test_count_without_a_total(lists_of):
     """Records of a server that sends no total are counted page by page."""
     pages = [[{"Id": "1"}], [{"Id": "1"}, {"Id": "2"}], []]
