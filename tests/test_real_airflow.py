@@ -160,6 +160,8 @@ def idle(tmp_path_factory: pytest.TempPathFactory, secretive: Sandbox) -> Iterat
             },
             config={
                 ("core", "parallelism"): 6,
+                # Before Airflow 3.3, a watcher starts when its file is parsed for the second time.
+                ("dag_processor", "min_file_process_interval"): 300 if HAS_STORE else 5,
                 ("triggerer", "triggerer_health_check_threshold"): 5,
                 ("scheduler", "trigger_timeout_check_interval"): 1,
             },

@@ -56,7 +56,7 @@ _SETTINGS_2 = """
 api auth_backends=airflow.api.auth.backend.default
 database load_default_connections=False
 metrics timer_unit_consistency=True
-scheduler parsing_processes=1 min_file_process_interval=300
+scheduler parsing_processes=1
 webserver base_url=http://127.0.0.1:{port} web_server_host=127.0.0.1 web_server_port={port}
 webserver workers=1 secret_key={secret} web_server_master_timeout=0
 """
@@ -64,7 +64,7 @@ _SETTINGS_3 = """
 api base_url=http://127.0.0.1:{port} host=127.0.0.1 port={port} workers=1 secret_key={secret}
 api_auth jwt_secret={secret} jwt_issuer=airflow-home
 core simple_auth_manager_all_admins=True
-dag_processor parsing_processes=1 min_file_process_interval=300
+dag_processor parsing_processes=1
 workers execution_api_timeout=300
 """
 # Airflow 3.4 keeps every try of a task as a row, and XComs by task instance.
