@@ -50,7 +50,6 @@ def test_token_life_and_clock_skew(caller, sandbox, life):
         ),
         ({"endless_tokens": True}, {"sub", "sid", "jti"}),
     ],
-    ids=str,
 )
 def test_forms_of_a_token(caller, sandbox, settings, names):
     """A token can be no JWT, have other claims, as integers too, or none of its end; it expires all the same."""
