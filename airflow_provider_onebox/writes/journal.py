@@ -187,7 +187,7 @@ class Journal:
         )
 
 
-def write_once(context: Any, hook: Any, write: Callable[[], Any], *, keep_result: bool = True) -> Any:
+def write_once(context: Any, hook: Any, write: Callable[[], Any], *, keep_result: bool) -> Any:
     """Make a task's write, unless an earlier try of the task has made it or may have.
 
     :param context: the task's context.

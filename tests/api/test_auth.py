@@ -97,6 +97,15 @@ def test_prepared_request_can_be_sent_again():
         assert prepared.headers["Authorization"] == "Bearer ***"
 
 
+def test_hook_of_a_user_sees_the_last_response():
+    """A hook of the caller's is called once, with what the caller gets, and can replace it."""
+    seen = []
+    with Peer(script(http_response(401, EXPIRED), http_response())) as peer:
+        hooks = {"response": lambda response, **_: seen.append(response.status_code) or "replaced"}
+        assert client_of(peer.url).session.get(f"{peer.url}/api/x", hooks=hooks) == "replaced"
+    assert seen == [200]
+
+
 def test_users_request_without_a_token():
     """A user's own authorization is sent as it is, and nothing is renewed for it."""
     with Peer(script(http_response(401))) as peer:

@@ -296,6 +296,10 @@ class Clock:
 def test_growth():
     """A quick page is followed by one of six times the records, any other by one of twice as many."""
     clock = Clock(None, 2)
+    clock.now = 0.0
+    clock.page(0.15)
+    assert clock.rate.rows == 200
+    clock = Clock(None, 2)
     clock.page(0.149)
     assert clock.rate.rows == 600
     clock.page(0.15)

@@ -208,6 +208,7 @@ def test_bad_fields(tmp_path, fields):
         ("a.csv.bz2", ["Id"], r"\.bz2 is not a format"),
         ("a.jsonl.zst", None, r"\.zst is not a format"),
         ("a.xlsx", ["Id"], r"\.xlsx is not a format"),
+        ("a.7z", None, r"\.7z is not a format"),
     ],
 )
 def test_bad_table(tmp_path, name, fields, reason):

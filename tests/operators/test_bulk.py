@@ -57,6 +57,11 @@ def test_all_done(connected, bulk, tmp_path, monkeypatch, kind, rows):
     assert os.listdir(tmp_path) == ["results.jsonl"]  # noqa: PTH208 - names are what is compared
 
 
+def test_renderers():
+    """Airflow's page shows rows that are a list as JSON."""
+    assert OneboxBulkWriteOperator.template_fields_renderers == {"rows": "json"}
+
+
 def test_no_rows(connected, bulk):
     """No rows are no failure."""
     assert bulk.run([])["count"] == 0
