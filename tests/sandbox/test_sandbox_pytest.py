@@ -21,7 +21,7 @@ def test_page(pytester):
     pytester.makepyfile(test_hook=hook_tests, test_closed_tickets=dag_tests)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = run(*command, cwd=pytester.path, env={**unmeasured(), "HOME": str(pytester.path)})
-    assert done.stdout.splitlines()[-1].startswith("4 passed in "), done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("4 passed"), done.stdout + done.stderr
 
 
 def test_site(onebox_connection, onebox_sandbox):
